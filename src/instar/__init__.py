@@ -1,0 +1,38 @@
+"""instar: what did fine-tuning do inside a language model?
+
+The public names, imported when first used: `import instar` stays fast and `instar --help` never loads torch.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Batch": "instar.tasks.batch",
+    "Model": "instar.models.load",
+    "Pair": "instar.tasks.task",
+    "RunConfig": "instar.config",
+    "Store": "instar.store",
+    "Task": "instar.tasks.task",
+    "attention": "instar.measure.attention",
+    "attribution": "instar.measure.lens",
+    "audit": "instar.tasks.audit",
+    "evaluate": "instar.measure.evaluate",
+    "ioi": "instar.tasks.library",
+    "lens": "instar.measure.lens",
+    "load": "instar.models.load",
+    "task": "instar.tasks.library",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'instar' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

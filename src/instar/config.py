@@ -1,0 +1,175 @@
+"""A run in one file: every choice that decides a number, with its default.
+
+YAML in and out. Unknown keys are errors that name the nearest known one. `RunConfig.key(*parts)` is a stable hash of the
+named parts, so that a result can be skipped exactly when what decided it has not changed.
+"""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Stage = Literal["evaluate", "lens", "attribution", "attention", "drift"]
+
+
+class Part(BaseModel):
+    """Frozen, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Part):
+    """Which model is fine-tuned."""
+
+    source: str = Field("embedded", description='"embedded", a folder, or a hub id')
+    revision: str | None = Field(None, description="hub revision")
+    device: str = Field("cpu", description="torch device for training and measuring")
+    trust_remote_code: bool = Field(False, description="run code that comes with the repository")
+
+
+class TasksConfig(Part):
+    """The mastered task and the one it fails: library names, or paths to .py or .jsonl files."""
+
+    old: str = Field("ioi2", description="the task the base has mastered")
+    new: str = Field("ioi3", description="the task it is fine-tuned on")
+
+
+class DataConfig(Part):
+    """What is trained on, tested on and measured on."""
+
+    train_file: str | None = Field(None, description="prompts and answers to train on; made from the new task if absent")
+    train_size: int = Field(2944, ge=1, description="rows to make for training")
+    test_size: int = Field(1000, ge=20, description="held-out pairs a task for behaviour")
+    measure_pairs: int = Field(96, ge=8, description="held-out pairs a task for what is inside")
+    seed: int = Field(0, description="seed of all prompts")
+    allow_leaks: bool = Field(False, description="train although test prompts are in the training data")
+    general_text: str | None = Field(None, description="text file for the divergence; the embedded model has its own")
+
+
+class TrainConfig(Part):
+    """Fine-tuning."""
+
+    steps: int = Field(184, ge=1, description="optimizer steps")
+    batch_size: int = Field(16, ge=1, description="rows a step")
+    learning_rate: float = Field(1e-5, gt=0, description="AdamW's")
+    schedule: Literal["constant", "linear", "cosine", "constant_with_warmup"] = Field("constant")
+    warmup_steps: int = Field(0, ge=0, description="for constant_with_warmup, linear and cosine")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's")
+    loss: Literal["answer", "completion", "full"] = Field(
+        "answer", description="answer: its tokens; completion: these and end-of-text; full: the prompt too"
+    )
+    repeat: int = Field(1, ge=1, description="write the answer this many times (the log used 20)")
+    checkpoints: int | Literal["log"] | tuple[int, ...] = Field(
+        8, description='every N steps, "log" (1, 2, 4, …), or a list of steps; 0 and the last are always kept'
+    )
+    save: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="16-bit types store differences from step 0"
+    )
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="one fine-tuning each")
+    report_to: tuple[str, ...] = Field((), description="passed to transformers: tensorboard, wandb, trackio")
+
+    @model_validator(mode="after")
+    def _steps_exist(self) -> Self:
+        if isinstance(self.checkpoints, int) and self.checkpoints < 1:
+            raise ValueError("checkpoints must be at least 1")
+        if isinstance(self.checkpoints, tuple) and any(not 0 <= s <= self.steps for s in self.checkpoints):
+            raise ValueError(f"checkpoints {list(self.checkpoints)} must lie between 0 and steps={self.steps}")
+        return self
+
+    def checkpoint_steps(self) -> list[int]:
+        """The steps whose weights are kept, 0 and the last included."""
+        if self.checkpoints == "log":
+            middle = [2**i for i in range(self.steps.bit_length())]
+        elif isinstance(self.checkpoints, int):
+            middle = list(range(0, self.steps, self.checkpoints))
+        else:
+            middle = list(self.checkpoints)
+        return sorted({0, *(s for s in middle if s <= self.steps), self.steps})
+
+
+class MeasureConfig(Part):
+    """What is measured at every checkpoint."""
+
+    stages: tuple[Stage, ...] = Field(
+        ("evaluate", "lens", "attribution", "attention", "drift"), description="measurements, in this order"
+    )
+    examples: int = Field(1, ge=0, description="prompts whose whole attention patterns are kept")
+    chunk: int = Field(64, ge=1, description="pairs a forward pass")
+
+
+class ReportConfig(Part):
+    """The page and its figures."""
+
+    gifs: bool = Field(True, description="animations of the stream, layer and head panels")
+    static: bool = Field(True, description="PNG and SVG figures")
+
+
+class RunConfig(Part):
+    """Everything that decides a run."""
+
+    model: ModelConfig = ModelConfig()
+    tasks: TasksConfig = TasksConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    measure: MeasureConfig = MeasureConfig()
+    report: ReportConfig = ReportConfig()
+    threads: int | None = Field(None, ge=1, description="torch threads; pin it to reproduce bytes")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_by_name(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("model"), str):
+            return {**value, "model": {"source": value["model"]}}
+        return value
+
+    @classmethod
+    def read(cls, path: Path) -> "RunConfig":
+        """A configuration from YAML.
+
+        Raises:
+            ValueError: naming the file, the key, and the nearest known key.
+        """
+        if not path.exists():
+            raise ValueError(f"no configuration file {path}")
+        try:
+            value = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not YAML: {error}") from None
+        if not isinstance(value, dict):
+            raise ValueError(f"{path} holds {type(value).__name__}, expected keys and values")
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise ValueError("\n".join(f"{path}: {_explain(e)}" for e in error.errors())) from None
+
+    def yaml(self) -> str:
+        """The whole configuration, defaults written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def key(self, *parts: str, **more: Any) -> str:
+        """A stable hash of these parts ("model", "data", …) and of what else is passed."""
+        chosen = self.model_dump(mode="json", include=set(parts))
+        return digest({**chosen, **more})
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON-able value, 16 characters."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _explain(error: Any) -> str:
+    where = [str(step) for step in error["loc"]]
+    path = ".".join(where)
+    if error["type"] != "extra_forbidden":
+        return f"{path}: {error['msg']}, found {error['input']!r}"
+    part: Any = RunConfig
+    for step in where[:-1]:
+        part = part.model_fields[step].annotation
+    near = difflib.get_close_matches(where[-1], part.model_fields, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(part.model_fields)}"
+    return f"{path}: unknown key; {hint}"

@@ -1,0 +1,73 @@
+"""How far a checkpoint is from its base: in what it says of general text, and in its weights.
+
+`kl`: KL(base ‖ checkpoint) in nats per token, over every position of general text. `weight_change`: ‖ΔW‖ (Frobenius) of
+each component, and `weight_norm` ‖W‖ of the base beside it. Components are each layer's attention and MLP with the norms
+that feed them, the embeddings, and the final norm.
+"""
+
+import re
+from collections import defaultdict
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from instar.models.load import Model
+from instar.models.taps import record
+
+
+@torch.no_grad()
+def drift(
+    base: Model, tuned: Model, tokens: Int[Tensor, "text pos"] | None, mask: Bool[Tensor, "text pos"] | None = None
+) -> xr.Dataset:
+    """Divergence on general text (NaN for `tokens=None`) and change of the weights.
+
+    Returns:
+        `kl` on `text` (nats per token); `weight_change`, `weight_norm` on `component`.
+    """
+    change, norm = defaultdict(float), defaultdict(float)
+    own = dict(tuned.module.named_parameters())
+    for name, value in base.module.named_parameters():
+        part = component(name, base)
+        change[part] += float((own[name].double() - value.double()).square().sum())
+        norm[part] += float(value.double().square().sum())
+    names = sorted(change, key=lambda c: (c.startswith("final"), [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", c)]))
+    dataset = xr.Dataset(
+        {
+            "weight_change": ("component", np.sqrt([change[n] for n in names])),
+            "weight_norm": ("component", np.sqrt([norm[n] for n in names])),
+            "kl": ("text", _divergence(base, tuned, tokens, mask)),
+        },
+        coords={"component": np.array(names)},
+    )
+    return dataset.assign_attrs(model=tuned.name, weights=tuned.weights, base=base.weights)
+
+
+def component(parameter: str, model: Model) -> str:
+    """`embed`, `layer 3 attention`, `layer 3 mlp` or `final norm`: where a parameter belongs."""
+    arch = model.layout.arch
+    inside = re.match(re.escape(arch.blocks) + r"\.(\d+)\.(.+)", parameter)
+    if inside is None:
+        return "final norm" if parameter.startswith(arch.final_norm) else "embed"
+    layer, rest = inside.groups()
+    return f"layer {layer} {'mlp' if rest.startswith((arch.mlp, arch.norm_mlp)) else 'attention'}"
+
+
+def _divergence(base: Model, tuned: Model, tokens: Tensor | None, mask: Tensor | None) -> np.ndarray:
+    if tokens is None:
+        return np.array([np.nan])
+    mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+    values = []
+    for row, real in zip(tokens.split(16), mask.split(16), strict=True):
+        p, q = (_log_probabilities(m, row, real) for m in (base, tuned))
+        per_token = (p.exp() * (p - q)).sum(-1)
+        values.append(((per_token * real).sum(1) / real.sum(1)).cpu().double())
+    return torch.cat(values).numpy()
+
+
+def _log_probabilities(model: Model, tokens: Tensor, mask: Tensor) -> Tensor:
+    layout = model.layout
+    final = record(layout, tokens.to(model.device), mask.to(model.device)).final
+    return layout.unembed(layout.final_norm(final)).log_softmax(-1)

@@ -1,0 +1,71 @@
+"""Behaviour: is the answer right, by how much, and what was said instead.
+
+`accuracy` of a pair: the answer is the top token of the whole vocabulary. `choice`: the answer beats every foil.
+`logit_diff` = logit(answer) − mean logit(foils), in logits; higher is better. `said` sorts the top token into
+`SAID`; a foil is told by its place among the givers where the prompt's slots say who gave.
+"""
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from instar.measure.rows import about, at_end, foil_values, joined, numpy, pieces
+from instar.models.load import Model
+from instar.models.taps import record
+from instar.tasks.batch import Batch
+
+SAID = ("answer", "giver 1", "giver 2", "giver 3", "giver 4", "another name", "no name", "end of text")
+
+
+@torch.no_grad()
+def evaluate(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
+    """Behaviour on the clean prompts, one row a pair.
+
+    Returns:
+        `accuracy`, `choice` (0 or 1), `probability` of the answer, `logit_diff` (logits) on `pair`; `foil_diff`
+        (logits, NaN where a pair has fewer foils) on `pair, foil`; `said`, an index into the attribute `said_names`.
+    """
+    layout, parts = model.layout, []
+    names = _known_names(model, batch)
+    for part in pieces(batch, model, chunk):
+        last = at_end(record(layout, part.clean, part.mask).final, part.end)
+        logits = layout.unembed(layout.final_norm(last))
+        answer = logits.gather(1, part.answer[:, None])
+        foils = answer - foil_values(logits, part.foils)
+        top = logits.argmax(1)
+        parts.append(
+            {
+                "accuracy": (top == part.answer).cpu().numpy().astype(np.int8),
+                "choice": (foils.nan_to_num(nan=torch.inf).amin(1) > 0).cpu().numpy().astype(np.int8),
+                "probability": numpy(logits.softmax(1).gather(1, part.answer[:, None])[:, 0]),
+                "logit_diff": numpy(foils.nanmean(1)),
+                "foil_diff": numpy(foils),
+                "said": _said(top, part, names, model.tokenizer),
+            }
+        )
+    dims = dict.fromkeys(("accuracy", "choice", "probability", "logit_diff", "said"), ("pair",))
+    dataset = joined(parts, {**dims, "foil_diff": ("pair", "foil")}, batch)
+    convention = "logit_diff = logit(answer) - mean logit(foils); higher is better"
+    return dataset.assign_attrs(about(model, batch, said_names=list(SAID), convention=convention))
+
+
+def _known_names(model: Model, batch: Batch) -> Tensor:
+    """Token ids that occur as an answer or a foil anywhere in the batch: the names at play."""
+    ids = torch.cat([batch.answer, batch.foils.flatten(), batch.contrast.flatten()]).unique()
+    return ids[ids >= 0].to(model.device)
+
+
+def _said(top: Tensor, part: Batch, names: Tensor, tokenizer: object) -> np.ndarray:
+    said = torch.full_like(top, SAID.index("no name"))
+    said[torch.isin(top, names)] = SAID.index("another name")
+    eos = getattr(tokenizer, "eos_token_id", None)
+    if eos is not None:
+        said[top == eos] = SAID.index("end of text")
+    for slot, name in enumerate(part.slot_names):
+        if name.startswith("giver"):
+            # A pair without that giver has no position in the slot, and so no match.
+            given = ((part.slots == slot) & (part.clean == top[:, None])).any(1)
+            said[given] = SAID.index(f"giver {name.removeprefix('giver')}")
+    said[top == part.answer] = SAID.index("answer")
+    return said.cpu().numpy().astype(np.int8)

@@ -1,0 +1,119 @@
+"""Logit lens and direct logit attribution: two different readings of the residual stream, never mixed.
+
+Logit lens: each residual stream is normed *anew* with the final norm and unembedded; "what would the model say if it
+stopped here" (half layers, as `resid_pre` and `resid_mid`).
+
+Direct logit attribution: the final norm's scale is *frozen* at the value it has in this run, which makes the map from
+residual stream to logits linear, so the contributions of embeddings, heads, MLPs and biases sum to the logit difference
+(arXiv 2211.00593). A head's contribution is z W_O without the output bias; the output bias is its own term, an MLP's
+includes its bias. The sum is checked on every batch.
+
+Both are of the clean prompts, in logits, for answer minus mean of the foils, at the last real token; positive helps.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from instar.measure.rows import Direction, about, answer_direction, at_end, joined, numpy, pieces
+from instar.models.load import Model
+from instar.models.taps import record
+from instar.tasks.batch import Batch
+
+SUM_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+
+
+@torch.no_grad()
+def lens(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
+    """Logit lens per half layer.
+
+    Returns:
+        `logit_diff` (logits) on `pair, stage`; stages are `0_pre`, `0_mid`, …, `final`.
+    """
+    layout, parts = model.layout, []
+    for part in pieces(batch, model, chunk):
+        seen = record(layout, part.clean, part.mask, keep=("resid_pre", "resid_mid"))
+        direction = answer_direction(model, part.answer, part.foils)
+        halves = [x for both in zip(seen["resid_pre"], seen["resid_mid"], strict=True) for x in both]
+        read = [layout.final_norm(at_end(x, part.end)) for x in (*halves, seen.final)]
+        values = [(x * direction.vector).sum(1) + direction.offset for x in read]
+        parts.append({"logit_diff": numpy(torch.stack(values, 1))})
+    stages = [f"{layer}_{half}" for layer in range(layout.n_layers) for half in ("pre", "mid")]
+    dataset = joined(parts, {"logit_diff": ("pair", "stage")}, batch, stage=np.array([*stages, "final"]))
+    convention = "final norm recomputed at each stage; logit(answer) - mean logit(foils)"
+    return dataset.assign_attrs(about(model, batch, convention=convention))
+
+
+@torch.no_grad()
+def attribution(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
+    """Direct logit attribution of every component.
+
+    Returns:
+        In logits: `heads` on `pair, layer, head`; `attn_bias`, `mlp` on `pair, layer`; `embed` (all embedding modules),
+        `bias` (final norm's and unembedding's) and `total` on `pair`. The first five sum to `total`.
+
+    Raises:
+        ArithmeticError: if they do not, by more than 1e-5 × the largest term in float32.
+    """
+    parts = [_attribution(model, part) for part in pieces(batch, model, chunk)]
+    layers = ("pair", "layer")
+    dims: dict[str, tuple[str, ...]] = {"heads": (*layers, "head"), "attn_bias": layers, "mlp": layers}
+    dims |= dict.fromkeys(("embed", "bias", "total"), ("pair",))
+    coords = {"layer": np.arange(model.layout.n_layers), "head": np.arange(model.layout.n_heads)}
+    dataset = joined(parts, dims, batch, **coords)
+    convention = "final norm's scale frozen; heads without output bias; logit(answer) - mean logit(foils)"
+    return dataset.assign_attrs(about(model, batch, convention=convention))
+
+
+def _attribution(model: Model, part: Batch) -> dict[str, Any]:
+    layout = model.layout
+    seen = record(layout, part.clean, part.mask, keep=("embed", "mlp_out", "z"))
+    direction = answer_direction(model, part.answer, part.foils)
+    final = at_end(seen.final, part.end)
+    linear = _frozen_norm(layout.final_norm, final, direction)
+    heads, biases = [], []
+    for layer in range(layout.n_layers):
+        z = seen["z"][layer][torch.arange(len(part)), :, part.end]
+        # W_O is contracted with the direction first: [pair, head, d_model] is never built.
+        heads.append(torch.einsum("phc,hcd,pd->ph", z, layout.w_o(layer), linear.vector))
+        biases.append(linear.vector @ layout.b_o(layer))
+    embed = sum(_read(x, part, linear) for x in seen["embed"])
+    found = {
+        "heads": torch.stack(heads, 1),
+        "attn_bias": torch.stack(biases, 1),
+        "mlp": torch.stack([_read(x, part, linear) for x in seen["mlp_out"]], 1),
+        "embed": embed,
+        "bias": linear.offset,
+        "total": (layout.final_norm(final) * direction.vector).sum(1) + direction.offset,
+    }
+    _check_sum(found, model)
+    return {name: numpy(value) for name, value in found.items()}
+
+
+def _frozen_norm(norm: Any, final: Float[Tensor, "pair d_model"], direction: Direction) -> Direction:
+    """The direction pulled back through the final LayerNorm with its scale frozen at `final`."""
+    scale = (final.var(1, unbiased=False, keepdim=True) + norm.eps).rsqrt()
+    vector = direction.vector * norm.weight
+    bias = direction.vector @ norm.bias if norm.bias is not None else 0
+    # Subtracting the mean of what is read is subtracting the mean of the direction.
+    return Direction((vector - vector.mean(1, keepdim=True)) * scale, direction.offset + bias)
+
+
+def _read(x: Float[Tensor, "row pos d_model"], part: Batch, linear: Direction) -> Float[Tensor, " pair"]:
+    x = x.expand(len(part), -1, -1)
+    return (at_end(x, part.end) * linear.vector).sum(1)
+
+
+def _check_sum(found: dict[str, Tensor], model: Model) -> None:
+    terms = torch.cat([found["heads"].flatten(1), found["attn_bias"], found["mlp"]], 1)
+    terms = torch.cat([terms, found["embed"][:, None], found["bias"][:, None]], 1)
+    off = float(((terms.sum(1) - found["total"]).abs() / terms.abs().amax(1)).max())
+    allowed = SUM_TOLERANCE.get(model.module.dtype, 0.05)
+    if off > allowed:
+        raise ArithmeticError(
+            f"{model.name}: contributions miss the logit difference by {off:.2g} of the largest term, allowed {allowed:.0e}"
+        )

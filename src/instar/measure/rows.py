@@ -1,0 +1,104 @@
+"""What every measurement shares: going through a batch in pieces, and the answer's direction in the residual stream."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from instar.models.load import Model
+from instar.tasks.batch import Batch
+
+
+def pieces(batch: Batch, model: Model, size: int) -> Iterator[Batch]:
+    """The batch in consecutive pieces of at most `size` pairs, on the model's device."""
+    for start in range(0, len(batch), size):
+        yield to(batch[slice(start, start + size)], model.device)
+
+
+def to(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    from dataclasses import fields, replace
+
+    moved = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    return replace(batch, **{k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)})
+
+
+def at_end(x: Float[Tensor, "pair pos d_model"], end: Int[Tensor, " pair"]) -> Float[Tensor, "pair d_model"]:
+    """The rows of the last real tokens."""
+    return x[torch.arange(len(end), device=x.device), end]
+
+
+def foil_weights(foils: Int[Tensor, "pair foil"]) -> Float[Tensor, "pair foil"]:
+    """Equal weights over the real foils of each row, 0 on padding."""
+    real = (foils >= 0).double()
+    return real / real.sum(1, keepdim=True)
+
+
+def foil_values(
+    logits: Float[Tensor, "pair vocabulary"], foils: Int[Tensor, "pair foil"]
+) -> Float[Tensor, "pair foil"]:
+    """The logit of each foil, NaN on padding."""
+    return logits.gather(1, foils.clamp_min(0)).masked_fill(foils < 0, torch.nan)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The direction in the normed residual stream whose dot product is the logit difference, and its offset."""
+
+    vector: Float[Tensor, "pair d_model"]
+    offset: Float[Tensor, " pair"]
+    """What the unembedding's own bias adds."""
+
+
+def answer_direction(model: Model, answer: Int[Tensor, " pair"], foils: Int[Tensor, "pair foil"]) -> Direction:
+    """Unembedding of the answer minus the mean of the foils'. `norm(x) @ vector + offset` is the logit difference."""
+    unembed = model.layout.unembed
+    weights = foil_weights(foils).to(unembed.weight)
+    rows = unembed.weight[foils.clamp_min(0)]
+    vector = unembed.weight[answer] - torch.einsum("pf,pfd->pd", weights, rows)
+    bias = unembed.bias if unembed.bias is not None else unembed.weight.new_zeros(unembed.weight.shape[0])
+    offset = bias[answer] - (weights * bias[foils.clamp_min(0)]).sum(1)
+    return Direction(vector, offset)
+
+
+def numpy(x: Tensor) -> Any:
+    """A float tensor as a float32 array (float64 stays)."""
+    x = x.detach().cpu()
+    return (x if x.dtype == torch.float64 else x.float()).numpy()
+
+
+def about(model: Model, batch: Batch, **more: Any) -> dict[str, Any]:
+    """The attributes that every result carries: how it was made."""
+    from instar import __version__
+
+    return {
+        "instar": __version__,
+        "model": model.name,
+        "weights": model.weights,
+        "dtype": str(model.module.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "task": batch.task,
+        "counterfactual": batch.counterfactual,
+        **more,
+    }
+
+
+def pair_coords(batch: Batch) -> dict[str, Any]:
+    """Coordinates of the `pair` axis: which base prompt, the answer's place, the wording."""
+    index = np.arange(len(batch))
+    return {
+        "pair": index,
+        "place": ("pair", np.array([p.place for p in batch.pairs]) if batch.pairs else 0 * index),
+        "wording": ("pair", np.array([p.wording for p in batch.pairs] if batch.pairs else [""] * len(index), dtype=str)),
+    }
+
+
+def joined(parts: list[dict[str, Any]], dims: dict[str, tuple[str, ...]], batch: Batch, **coords: Any) -> xr.Dataset:
+    """Pieces' arrays, concatenated along `pair`, as one dataset."""
+    data = {name: (names, np.concatenate([part[name] for part in parts])) for name, names in dims.items()}
+    return xr.Dataset(data, coords={**pair_coords(batch), **coords})

@@ -1,0 +1,79 @@
+"""What is proven of every model when it is loaded, on one short prompt, in milliseconds.
+
+1. Through our attention function the logits equal those of the model's own eager attention.
+2. Every layer's heads, z W_O, and the output bias sum to its attention output.
+3. Embeddings, attention outputs and MLP outputs sum to the final residual stream.
+4. Changing a pattern changes the logits (it would not if the recording were a bystander).
+5. A prompt padded on the right equals the prompt alone.
+
+Tolerances are relative to the largest value of the tensor: real models have residual channels in the thousands.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from instar.models.arch import Layout
+from instar.models.taps import logits_at, record
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.01}
+
+
+def check(layout: Layout, name: str) -> None:
+    """Run all checks.
+
+    Raises:
+        ValueError: naming the model, the check that failed and by how much.
+    """
+    config = layout.module.config
+    count = min(8, getattr(config, "max_position_embeddings", 8) - 2)
+    tokens = torch.arange(1, count + 1, device=layout.module.device)[None] % config.vocab_size
+    tolerance = TOLERANCE[layout.module.dtype]
+    with torch.no_grad():
+        for what, error in _errors(layout, tokens).items():
+            if not error <= tolerance:
+                raise ValueError(
+                    f"{name}: {what}: relative error {error:.2g}, allowed {tolerance:.0e}. instar would measure "
+                    "something other than this model, so it refuses it; please report the family and its config.json."
+                )
+        _check_pattern_matters(layout, tokens, name)
+
+
+def _errors(layout: Layout, tokens: Int[Tensor, "pair pos"]) -> dict[str, float]:
+    seen = record(layout, tokens, keep=("embed", "attn_out", "mlp_out", "z"))
+    end = torch.tensor([tokens.shape[1] - 1], device=tokens.device)
+    ours = logits_at(layout, seen.final, end)
+    heads = [torch.einsum("bhpc,hcd->bpd", z, layout.w_o(i)) + layout.b_o(i) for i, z in enumerate(seen["z"])]
+    written: Any = sum(seen["embed"]) + sum(seen["attn_out"]) + sum(seen["mlp_out"])
+    padded = torch.cat([tokens, tokens[:, :2]], 1)
+    mask = torch.arange(padded.shape[1], device=tokens.device)[None] < tokens.shape[1]
+    alone = record(layout, padded, mask).final[:, : tokens.shape[1]]
+    return {
+        "logits through the seam equal the model's own": _far(ours, _eager(layout, tokens)),
+        "heads and output bias sum to the attention output": max(map(_far, heads, seen["attn_out"])),
+        "writers sum to the residual stream": _far(written, seen.final),
+        "a right-padded prompt equals the prompt alone": _far(alone, seen.final),
+    }
+
+
+def _check_pattern_matters(layout: Layout, tokens: Int[Tensor, "pair pos"], name: str) -> None:
+    plain = record(layout, tokens).final
+    seen = record(layout, tokens, edit=lambda site, layer, x: x.roll(1, -1) if site == "pattern" else None).final
+    if torch.equal(seen, plain):
+        raise ValueError(f"{name}: changing every attention pattern changed nothing: the seam is not in the model's way")
+
+
+def _eager(layout: Layout, tokens: Int[Tensor, "pair pos"]) -> Tensor:
+    config, training = layout.module.config, layout.module.training
+    before, config._attn_implementation = config._attn_implementation, "eager"
+    try:
+        return layout.module.eval()(input_ids=tokens, use_cache=False).logits[:, -1]
+    finally:
+        config._attn_implementation = before
+        layout.module.train(training)
+
+
+def _far(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max().clamp_min(torch.finfo(b.dtype).tiny))

@@ -1,0 +1,187 @@
+"""The run directory: the only thing that two stages share, and the only module that knows its paths and formats.
+
+    config.yaml                              the resolved configuration
+    summary.json                             what was found (schema: docs/formats.md)
+    data/train.jsonl                         what was trained on
+    data/TASK.COUNTERFACTUAL.jsonl           held-out pairs
+    data/audit.json                          the audit of training against test data
+    checkpoints/index.json                   step, loss, tokens, hash and health; written last, so its presence means done
+    checkpoints/step-000008/                 a folder that transformers loads
+    measure/STAGE/TASK/step-000008.nc        one measurement (netCDF, opens with xarray)
+    report/                                  the page and its figures
+
+Further seeds have a folder of their own (`checkpoints/seed-1/…`, `measure/STAGE/TASK/seed-1/…`). Every file is written to a
+temporary name and renamed: it is there whole or not at all. A measurement carries the `key` of what decided it, and is
+skipped exactly when the key is the same.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from instar.config import RunConfig
+
+SHARED = "shared"
+"""The task name of measurements that belong to no task."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """One run directory."""
+
+    root: Path
+    first_seed: int = 0
+
+    @classmethod
+    def create(cls, root: Path, config: RunConfig) -> "Store":
+        """Make or open the directory and write the resolved configuration."""
+        root.mkdir(parents=True, exist_ok=True)
+        store = cls(root, config.train.seeds[0])
+        store.sweep_up()
+        write_text(root / "config.yaml", config.yaml())
+        return store
+
+    @classmethod
+    def open(cls, root: Path) -> tuple["Store", RunConfig]:
+        """An existing directory and its configuration."""
+        if not (root / "config.yaml").exists():
+            raise ValueError(f"{root} is not a run directory: it has no config.yaml")
+        config = RunConfig.read(root / "config.yaml")
+        return cls(root, config.train.seeds[0]), config
+
+    def sweep_up(self) -> None:
+        """Remove what an interrupted writer left behind."""
+        for leftover in self.root.rglob(".partial-*"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    # Places
+
+    def data(self, name: str) -> Path:
+        """A file of `data/`."""
+        return self.root / "data" / name
+
+    def checkpoints(self, seed: int) -> Path:
+        """The folder of one fine-tuning."""
+        return self._seeded(self.root / "checkpoints", seed)
+
+    def checkpoint(self, seed: int, step: int) -> Path:
+        """One checkpoint's folder."""
+        return self.checkpoints(seed) / step_name(step)
+
+    def measurement(self, stage: str, task: str, seed: int, step: int) -> Path:
+        """One measurement's file."""
+        return self._seeded(self.root / "measure" / stage / task, seed) / f"{step_name(step)}.nc"
+
+    def report(self, name: str = "") -> Path:
+        """A file of `report/`."""
+        return self.root / "report" / name
+
+    def _seeded(self, folder: Path, seed: int) -> Path:
+        return folder if seed == self.first_seed else folder / f"seed-{seed}"
+
+    # Measurements
+
+    def write_measurement(self, path: Path, dataset: xr.Dataset, key: str) -> None:
+        """A dataset with the key of what decided it. Attributes that are not text or numbers are written as JSON."""
+        plain = {k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in dataset.attrs.items()}
+        dataset = dataset.assign_attrs({**plain, "key": key})
+        with whole(path) as scratch:
+            dataset.to_netcdf(scratch, engine="h5netcdf")
+
+    def has_measurement(self, path: Path, key: str) -> bool:
+        """Whether this very measurement is already there."""
+        if not path.exists():
+            return False
+        with suppress(OSError, ValueError), xr.open_dataset(path, engine="h5netcdf") as dataset:
+            return dataset.attrs.get("key") == key
+        return False
+
+    def series(self, stage: str, task: str, seed: int | None = None) -> xr.Dataset | None:
+        """All checkpoints of one measurement along a `step` axis, or None where nothing was measured."""
+        seed = self.first_seed if seed is None else seed
+        files = sorted(self.measurement(stage, task, seed, 0).parent.glob("step-*.nc"))
+        if not files:
+            return None
+        loaded = [xr.load_dataset(file, engine="h5netcdf") for file in files]
+        steps = [int(file.stem.removeprefix("step-")) for file in files]
+        attrs = loaded[0].attrs
+        series = xr.concat(loaded, dim="step", combine_attrs="override", data_vars="all", coords="minimal", compat="override", join="outer")
+        return series.assign_coords(step=steps).assign_attrs(attrs)
+
+    # Training index
+
+    def index(self, seed: int | None = None) -> dict[str, Any] | None:
+        """The record of a finished fine-tuning."""
+        path = self.checkpoints(self.first_seed if seed is None else seed) / "index.json"
+        return read_json(path) if path.exists() else None
+
+
+def step_name(step: int) -> str:
+    """`step-000008`."""
+    return f"step-{step:06d}"
+
+
+class whole:  # noqa: N801 — reads as a word: `with whole(path) as scratch`
+    """A scratch path that becomes `path` when the block ends without an exception, and vanishes otherwise."""
+
+    def __init__(self, path: Path, folder: bool = False):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))
+        if not folder:
+            self.scratch = self.scratch / path.name
+
+    def __enter__(self) -> Path:
+        return self.scratch
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        holder = self.scratch if self.scratch.is_dir() else self.scratch.parent
+        if kind is None:
+            if self.scratch.is_dir() and self.path.exists():
+                shutil.rmtree(self.path)
+            os.replace(self.scratch, self.path)
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, whole or not at all."""
+    with whole(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file, whole or not at all; NaN becomes null."""
+    write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> None:
+    """JSON Lines from dicts or dataclasses."""
+    write_text(path, "".join(json.dumps(r if isinstance(r, dict) else asdict(r), ensure_ascii=False) + "\n" for r in rows))
+
+
+def read_rows(path: Path, make: Callable[[dict[str, Any]], Any] = lambda row: row) -> list[Any]:
+    """JSON Lines, each row through `make`."""
+    return [make(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(v) for v in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not (value - value == 0) else value

@@ -1,0 +1,156 @@
+"""Pairs as tokens, aligned position by position and checked.
+
+Axis names: `pair` base prompts, `pos` token positions (right-padded), `foil` the names an answer is compared with.
+The last *real* token of a row is at `end`; index −1 of a padded row is never read. Every position belongs to one slot:
+a hole of the template, `opening` before the first hole, `end` for the last real token, `text` for the rest.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from instar.tasks.task import Pair, word_ids
+
+PAD = -1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokenised pairs; see the module's legend of axes."""
+
+    clean: Int[Tensor, "pair pos"]
+    corrupted: Int[Tensor, "pair pos"]
+    mask: Bool[Tensor, "pair pos"]
+    end: Int[Tensor, " pair"]
+    answer: Int[Tensor, " pair"]
+    foils: Int[Tensor, "pair foil"]
+    """Behavioural foils, padded with −1."""
+    contrast: Int[Tensor, "pair contrast"]
+    """Interventional foils, padded with −1."""
+    slots: Int[Tensor, "pair pos"]
+    """Index into `slot_names`, −1 on padding."""
+    slot_names: tuple[str, ...]
+    pairs: tuple[Pair, ...] = ()
+    task: str = "tokens"
+    counterfactual: str = "corrupted"
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def __getitem__(self, rows: slice) -> "Batch":
+        """Some of the pairs, cut to their longest prompt."""
+        width = int(self.end[rows].max()) + 1
+        cut = {k: getattr(self, k)[rows, :width] for k in ("clean", "corrupted", "mask", "slots")}
+        whole = {k: getattr(self, k)[rows] for k in ("end", "answer", "foils", "contrast")}
+        return replace(self, **cut, **whole, pairs=self.pairs[rows])
+
+    @classmethod
+    def from_tokens(
+        cls,
+        clean: Int[Tensor, "pair pos"],
+        corrupted: Int[Tensor, "pair pos"],
+        answer: Int[Tensor, " pair"],
+        foils: Int[Tensor, "pair foil"],
+        mask: Bool[Tensor, "pair pos"] | None = None,
+    ) -> "Batch":
+        """A batch from token ids alone. Slots are `same`, `changed` (clean and corrupted differ) and `end`."""
+        if clean.shape != corrupted.shape:
+            raise ValueError(f"clean is {tuple(clean.shape)} and corrupted {tuple(corrupted.shape)}: align them")
+        mask = torch.ones_like(clean, dtype=torch.bool) if mask is None else mask.bool()
+        if not torch.equal(mask, mask.sort(dim=1, descending=True).values):
+            raise ValueError("mask has padding before text; from_tokens takes right-padded rows")
+        foils = foils[:, None] if foils.ndim == 1 else foils
+        end = mask.sum(1) - 1
+        slots = (clean != corrupted).long()
+        slots[torch.arange(len(end)), end] = 2
+        slots[~mask] = PAD
+        return cls(clean, corrupted, mask, end, answer, foils, foils, slots, ("same", "changed", "end"))
+
+
+def tokenize(pairs: Sequence[Pair], tokenizer: Any, task: str = "custom") -> Batch:
+    """Pairs as one aligned batch.
+
+    Raises:
+        ValueError: naming the pair and the words, where an answer or foil is not one token, where clean and corrupted
+            have different lengths, or where they do not differ.
+    """
+    if not pairs:
+        raise ValueError("no pairs to tokenise")
+    names = _slot_names(pairs)
+    clean = [tokenizer(p.clean, return_offsets_mapping=True) for p in pairs]
+    corrupted = [tokenizer(p.corrupted)["input_ids"] for p in pairs]
+    for pair, left, right in zip(pairs, clean, corrupted, strict=True):
+        _check_aligned(pair, left["input_ids"], right, tokenizer)
+    width = max(len(row["input_ids"]) for row in clean)
+    # Padding is masked and never read; the id only has to exist.
+    pad = tokenizer.eos_token_id or 0
+    ids = _stack([row["input_ids"] for row in clean], width, pad)
+    end = torch.tensor([len(row["input_ids"]) - 1 for row in clean])
+    cache: dict[str, int] = {}
+    return Batch(
+        clean=ids,
+        corrupted=_stack(corrupted, width, pad),
+        mask=torch.arange(width)[None] <= end[:, None],
+        end=end,
+        answer=torch.tensor([_one_token(tokenizer, p.answer, p, cache) for p in pairs]),
+        foils=_ragged([[_one_token(tokenizer, w, p, cache) for w in p.foils] for p in pairs]),
+        contrast=_ragged([[_one_token(tokenizer, w, p, cache) for w in p.contrast] for p in pairs]),
+        slots=_stack([_slots(p, row["offset_mapping"], names) for p, row in zip(pairs, clean, strict=True)], width, PAD),
+        slot_names=names,
+        pairs=tuple(pairs),
+        task=task,
+        counterfactual=pairs[0].counterfactual,
+    )
+
+
+def _slot_names(pairs: Sequence[Pair]) -> tuple[str, ...]:
+    holes = dict.fromkeys(span.slot for pair in pairs for span in sorted(pair.spans, key=lambda s: s.start))
+    return ("opening", *holes, "text", "end")
+
+
+def _slots(pair: Pair, offsets: Sequence[tuple[int, int]], names: tuple[str, ...]) -> list[int]:
+    """The slot of each token: a token belongs where its last character stands (its first may be the space before)."""
+    row = []
+    first = min((s.start for s in pair.spans), default=0)
+    for start, stop in offsets:
+        at = max(start, stop - 1)
+        hole = next((s.slot for s in pair.spans if s.start <= at < s.stop), None)
+        row.append(names.index(hole or ("opening" if at < first else "text")))
+    row[-1] = names.index("end")
+    return row
+
+
+def _check_aligned(pair: Pair, clean: list[int], corrupted: list[int], tokenizer: Any) -> None:
+    if len(clean) != len(corrupted):
+        raise ValueError(
+            f"pair {pair.base} ({pair.counterfactual}): clean has {len(clean)} tokens and corrupted {len(corrupted)}; "
+            f"every changed word must have as many tokens as the word it replaces.\n"
+            f"  clean:     {tokenizer.convert_ids_to_tokens(clean)}\n"
+            f"  corrupted: {tokenizer.convert_ids_to_tokens(corrupted)}"
+        )
+    if clean == corrupted:
+        raise ValueError(f"pair {pair.base} ({pair.counterfactual}): clean and corrupted are the same: {pair.clean!r}")
+
+
+def _one_token(tokenizer: Any, word: str, pair: Pair, cache: dict[str, int]) -> int:
+    if word not in cache:
+        ids = word_ids(tokenizer, word)
+        if len(ids) != 1:
+            raise ValueError(
+                f"pair {pair.base}: {word!r} is {len(ids)} tokens ({tokenizer.convert_ids_to_tokens(ids)}) in "
+                f"{pair.clean!r}; answers and foils must be one token with their leading space"
+            )
+        cache[word] = ids[0]
+    return cache[word]
+
+
+def _stack(rows: Sequence[Sequence[int]], width: int, pad: int) -> Int[Tensor, "pair pos"]:
+    return torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
+
+
+def _ragged(rows: Sequence[Sequence[int]]) -> Int[Tensor, "pair foil"]:
+    return _stack(rows, max(map(len, rows)), PAD)

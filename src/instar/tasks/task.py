@@ -1,0 +1,207 @@
+"""Tasks and their pairs: a clean prompt beside the same prompt with one thing changed.
+
+1. A `Scene` is one situation: a template with named holes, the word in each hole, the answer, the foils, and for each
+   counterfactual the holes that change and the name that the change makes right.
+2. A `Task` deals scenes. What should be balanced (the answer's place, the order of the givers, names, wordings) is
+   drawn from shuffled decks that are emptied before they are shuffled again, so balance holds by construction.
+3. `Task.pairs` writes scenes out as `Pair`s. The same seed gives the same clean prompts for every counterfactual.
+
+Nothing here knows a tokenizer except `usable_words`; tokens begin in `instar.tasks.batch`.
+"""
+
+import random
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+from instar.tasks import words
+
+Split = Literal["train", "test"]
+T = TypeVar("T")
+_HOLE = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters `start` to `stop` of the clean prompt, the place of one hole."""
+
+    slot: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A clean and a corrupted prompt, and what is right in each. Words are without their leading space."""
+
+    clean: str
+    corrupted: str
+    counterfactual: str
+    answer: str
+    foils: tuple[str, ...]
+    """Every other introduced name: the behavioural logit difference is against their mean."""
+    contrast: tuple[str, ...]
+    """The one name that the corruption makes right; the clean foils where it makes nothing right."""
+    spans: tuple[Span, ...] = ()
+    place: int = 0
+    """The answer's place among the introduced names, from 0."""
+    wording: str = ""
+    """The template it was written with."""
+    base: int = 0
+    """Which clean prompt this is: pairs that share it are resampled together."""
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """The holes that change, and the name that becomes right (None: nothing does)."""
+
+    fill: Mapping[str, str]
+    right: str | None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One situation, before it is written out."""
+
+    template: str
+    fill: Mapping[str, str]
+    answer: str
+    foils: tuple[str, ...]
+    corruptions: Mapping[str, Corruption]
+    place: int = 0
+
+
+class Dealer:
+    """Words and choices dealt from shuffled decks: every item once before any item twice."""
+
+    def __init__(self, seed: int, names: Sequence[str], split: Split):
+        self.rng = random.Random(seed)
+        self.names = tuple(names)
+        self.split: Split = split
+        self._decks: dict[Hashable, list[Any]] = {}
+
+    def deal(self, key: Hashable, items: Iterable[T], avoid: Iterable[T] = ()) -> T:
+        """The next item of the deck `key`, passing over what must be avoided."""
+        avoid = set(avoid)
+        deck = self._decks.setdefault(key, [])
+        if all(item in avoid for item in deck):
+            deck[:] = items
+            self.rng.shuffle(deck)
+        index = next((i for i in reversed(range(len(deck))) if deck[i] not in avoid), None)
+        if index is None:
+            raise ValueError(f"the deck {key!r} has {len(deck)} items and all of them are in use: give it more words")
+        return deck.pop(index)
+
+    def people(self, count: int) -> list[str]:
+        """`count` different names; the first, who will be the answer, is balanced by a deck of its own."""
+        chosen = [self.deal("answer", self.names)]
+        while len(chosen) < count:
+            chosen.append(self.deal("others", self.names, avoid=chosen))
+        return chosen
+
+    def template(self, train: Sequence[str], test: Sequence[str]) -> str:
+        """The next wording of this split."""
+        return self.deal("wording", train if self.split == "train" else test)
+
+    def scenery(self) -> dict[str, str]:
+        """A place and an object."""
+        return {"place": self.deal("place", words.PLACES), "object": self.deal("object", words.OBJECTS)}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A family of prompts with one right answer each, and the corruptions that change it."""
+
+    name: str
+    example: str
+    scene: Callable[[Dealer], Scene]
+    counterfactuals: tuple[str, ...]
+    harder_than: tuple[str, ...] = ()
+    """Easier neighbours: a pair of neighbours of which one is mastered and one is not is what instar looks for."""
+    people: int = 2
+    """Different names one scene needs, corruptions included."""
+    names: Mapping[Split, tuple[str, ...]] = field(
+        default_factory=lambda: {"train": words.TRAIN_NAMES, "test": words.TEST_NAMES}
+    )
+    givers: tuple[str, ...] = ()
+    """Counterfactuals that are pooled as one: the giver corruptions."""
+
+    def pairs(self, n: int, seed: int = 0, split: Split = "test", counterfactual: str | None = None) -> list[Pair]:
+        """`n` balanced pairs with one counterfactual (the task's first by default).
+
+        Raises:
+            ValueError: for a counterfactual that the task does not have, or too few names.
+        """
+        wanted = counterfactual or self.counterfactuals[0]
+        if wanted not in self.counterfactuals:
+            raise ValueError(
+                f"{self.name} has no counterfactual {wanted!r}; counterfactual= takes one of {list(self.counterfactuals)}"
+            )
+        if len(self.names[split]) < self.people:
+            raise ValueError(
+                f"{self.name} needs {self.people} {split} names, found {len(self.names[split])}: {self.names[split]}"
+            )
+        dealer = Dealer(seed, self.names[split], split)
+        return [replace(write(self.scene(dealer), wanted), base=i) for i in range(n)]
+
+    def fit(self, tokenizer: Any) -> "Task":
+        """The task with only the names that are one token for this tokenizer.
+
+        Raises:
+            ValueError: if too few are left, naming the refused ones.
+        """
+        kept: dict[Split, tuple[str, ...]] = {}
+        for split, names in self.names.items():
+            kept[split], refused = usable_words(tokenizer, names)
+            if len(kept[split]) < self.people:
+                raise ValueError(
+                    f"{self.name} needs {self.people} {split} names that are one token with their leading space; "
+                    f"this tokenizer has {len(kept[split])} and splits {', '.join(refused)}. "
+                    "Pass names= with words that it keeps whole."
+                )
+        return replace(self, names=kept)
+
+    def batch(self, model: Any, n: int = 64, seed: int = 0, split: Split = "test", counterfactual: str | None = None):
+        """`n` pairs as tokens for a loaded model: an `instar.Batch`."""
+        from instar.tasks.batch import tokenize
+
+        task = self.fit(model.tokenizer)
+        return tokenize(task.pairs(n, seed, split, counterfactual), model.tokenizer, task=self.name)
+
+
+def write(scene: Scene, counterfactual: str) -> Pair:
+    """A scene written out with one of its corruptions."""
+    corruption = scene.corruptions[counterfactual]
+    clean, spans = render(scene.template, scene.fill)
+    corrupted, _ = render(scene.template, {**scene.fill, **corruption.fill})
+    contrast = scene.foils if corruption.right is None else (corruption.right,)
+    return Pair(clean, corrupted, counterfactual, scene.answer, scene.foils, contrast, spans, scene.place, scene.template)
+
+
+def render(template: str, fill: Mapping[str, str]) -> tuple[str, tuple[Span, ...]]:
+    """The text, and where each hole ended up in it."""
+    text, spans, last = "", [], 0
+    for hole in _HOLE.finditer(template):
+        text += template[last : hole.start()]
+        word = fill[hole.group(1)]
+        spans.append(Span(hole.group(1), len(text), len(text) + len(word)))
+        text, last = text + word, hole.end()
+    return text + template[last:], tuple(spans)
+
+
+def word_ids(tokenizer: Any, word: str) -> list[int]:
+    """The tokens of a word with its leading space, as they stand after other text."""
+    before = tokenizer("to", add_special_tokens=False)["input_ids"]
+    both = tokenizer("to " + word, add_special_tokens=False)["input_ids"]
+    if both[: len(before)] != before:
+        raise ValueError(f"this tokenizer joins {word!r} with the text before it; instar needs words that stand alone")
+    return both[len(before) :]
+
+
+def usable_words(tokenizer: Any, names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The words that are one token, and the words that are not."""
+    kept, refused = [], []
+    for name in names:
+        (kept if len(word_ids(tokenizer, name)) == 1 else refused).append(name)
+    return tuple(kept), tuple(refused)

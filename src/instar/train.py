@@ -1,0 +1,228 @@
+"""Fine-tuning with dense checkpoints: transformers.Trainer, our collator, our checkpoint writer.
+
+1. A row is a prompt and its answer. The loss is on the answer's tokens unless asked otherwise; no end-of-text is taught
+   with `loss: answer`. Padding is end-of-text, masked: the vocabulary is never resized.
+2. At every step of the schedule, 0 included, the weights are written as safetensors (16-bit: as differences from the
+   float32 step 0, since a plain 16-bit copy rounds away several steps at 1e-5), the model is probed, and its health is
+   examined.
+3. `index.json` is written last. Without it the fine-tuning starts again from step 0 and arrives at the same bytes.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from instar.config import TrainConfig
+from instar.health import Finding, Probe, examine
+from instar.models.load import DELTA, Model, quiet
+from instar.models.taps import logits_at, record
+from instar.store import Store, whole, write_json
+from instar.tasks.batch import Batch
+from instar.tasks.task import word_ids
+
+PROBES = 200
+IGNORED = -100
+Tell = Callable[[int, int, str], None]
+"""`tell(step, steps, note)`: progress, from whoever shows it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing to learn."""
+
+    prompt: str
+    answer: str
+
+
+def encode(row: Row, tokenizer: Any, config: TrainConfig) -> dict[str, list[int]]:
+    """Tokens and labels (−100: no loss) of one row."""
+    prompt = tokenizer(row.prompt)["input_ids"]
+    answer = word_ids(tokenizer, row.answer) * config.repeat
+    ending = [] if config.loss == "answer" else [tokenizer.eos_token_id]
+    before = prompt if config.loss == "full" else [IGNORED] * len(prompt)
+    return {"input_ids": [*prompt, *answer, *ending], "labels": [*before, *answer, *ending]}
+
+
+def collate(rows: Sequence[dict[str, list[int]]], pad: int) -> dict[str, Tensor]:
+    """Right-padded tensors `[row, pos]`."""
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def stack(key: str, filler: int) -> Tensor:
+        return torch.tensor([row[key] + [filler] * (width - len(row[key])) for row in rows])
+
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    mask = (torch.arange(width)[None] < lengths[:, None]).long()
+    return {"input_ids": stack("input_ids", pad), "labels": stack("labels", IGNORED), "attention_mask": mask}
+
+
+def train(
+    model: Model, rows: Sequence[Row], heldout: Batch, config: TrainConfig, store: Store, seed: int, key: str, tell: Tell
+) -> dict[str, Any]:
+    """Fine-tune `model` in place and write its checkpoints and their index. Returns the index.
+
+    Raises:
+        ValueError: for an empty training set, or a prompt longer than the model's context.
+    """
+    if not rows:
+        raise ValueError("no rows to train on")
+    tokenizer = model.tokenizer
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    examples = [encode(row, tokenizer, config) for row in rows]
+    _check_lengths(examples, rows, model)
+    shutil.rmtree(store.checkpoints(seed), ignore_errors=True)
+    set_seed(seed)
+    writer = _Checkpoints(model, list(rows[:PROBES]), heldout[slice(0, PROBES)], config, store, seed, tell)
+    with tempfile.TemporaryDirectory() as scratch, quiet():
+        trainer = Trainer(
+            model=model.module,
+            args=_arguments(config, seed, scratch, model),
+            train_dataset=examples,  # pyright: ignore[reportArgumentType] — a list is a dataset to the Trainer
+            data_collator=lambda batch: collate(batch, tokenizer.eos_token_id or 0),
+            callbacks=[writer],
+        )
+        trainer.remove_callback(PrinterCallback)  # `tell` shows progress
+        trainer.train()
+    model.module.eval()
+    index = {"key": key, "seed": seed, "steps": writer.rows, "health": [asdict(f) for f in writer.health.values()]}
+    write_json(store.checkpoints(seed) / "index.json", index)
+    return index
+
+
+def _check_lengths(examples: Sequence[dict[str, list[int]]], rows: Sequence[Row], model: Model) -> None:
+    limit = getattr(model.module.config, "max_position_embeddings", None)
+    for number, example in enumerate(examples):
+        if limit is not None and len(example["input_ids"]) > limit:
+            raise ValueError(
+                f"training row {number} has {len(example['input_ids'])} tokens and {model.name} takes {limit}: "
+                f"{rows[number].prompt[:80]!r}; shorten it, or lower train.repeat"
+            )
+
+
+def _arguments(config: TrainConfig, seed: int, scratch: str, model: Model) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=scratch,
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        seed=seed,
+        data_seed=seed,
+        save_strategy="no",
+        logging_steps=1,
+        disable_tqdm=True,
+        report_to=list(config.report_to) or "none",
+        use_cpu=model.device.type == "cpu",
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+    )
+
+
+@dataclass
+class _Checkpoints(TrainerCallback):
+    """Writes the scheduled checkpoints, probes them and examines their health."""
+
+    model: Model
+    probe_rows: list[Row]
+    heldout: Batch
+    config: TrainConfig
+    store: Store
+    seed: int
+    tell: Tell
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+    health: dict[str, Finding] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.schedule = set(self.config.checkpoint_steps())
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Step 0: the untouched base."""
+        self._checkpoint(0)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Losses since the last checkpoint. The Trainer logs a step after `on_step_end` of the same step."""
+        if logs and "loss" in logs:
+            self.losses.append(float(logs["loss"]))
+            if self.rows and self.rows[-1]["step"] == state.global_step:
+                self.rows[-1]["loss"] = sum(self.losses) / len(self.losses)
+                self.losses.clear()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A checkpoint where one is due."""
+        if state.global_step in self.schedule:
+            self._checkpoint(state.global_step)
+        self.tell(state.global_step, self.config.steps, self._note())
+
+    def _note(self) -> str:
+        return f"held-out accuracy {self.probes[-1].heldout_accuracy:.0%}" if self.probes else ""
+
+    def _checkpoint(self, step: int) -> None:
+        digest, size = write_checkpoint(self.model, self.store, self.seed, step, self.config.save)
+        probe = self._probe(step)
+        self.probes.append(probe)
+        for finding in examine(self.probes, self.config.steps):
+            if finding.kind not in self.health:
+                self.health[finding.kind] = finding
+                self.tell(step, self.config.steps, f"{finding.kind} at step {step}: {finding.text}")
+        seen = step * self.config.batch_size
+        self.rows.append({**asdict(probe), "loss": None, "rows": seen, "sha256": digest, "bytes": size})
+
+    @torch.no_grad()
+    def _probe(self, step: int) -> Probe:
+        tokenizer, layout = self.model.tokenizer, self.model.layout
+        ids = [tokenizer(row.prompt)["input_ids"] for row in self.probe_rows]
+        answers = torch.tensor([word_ids(tokenizer, row.answer)[0] for row in self.probe_rows])
+        batch = collate([{"input_ids": i, "labels": i} for i in ids], tokenizer.eos_token_id or 0)
+        device = self.model.device
+
+        def top(tokens: Tensor, mask: Tensor, end: Tensor) -> Tensor:
+            final = record(layout, tokens.to(device), mask.bool().to(device)).final
+            return logits_at(layout, final, end.to(device)).argmax(1).cpu()
+
+        trained = top(batch["input_ids"], batch["attention_mask"], batch["attention_mask"].sum(1) - 1)
+        held = top(self.heldout.clean, self.heldout.mask, self.heldout.end)
+        return Probe(
+            step,
+            train_accuracy=(trained == answers).double().mean().item(),
+            heldout_accuracy=(held == self.heldout.answer).double().mean().item(),
+            end_of_text=(held == tokenizer.eos_token_id).double().mean().item(),
+        )
+
+
+def write_checkpoint(model: Model, store: Store, seed: int, step: int, save: str) -> tuple[str, int]:
+    """One checkpoint's folder, whole or not at all. Returns sha256 and size in bytes of its weights file."""
+    path = store.checkpoint(seed, step)
+    with whole(path, folder=True) as scratch, quiet():
+        model.tokenizer.save_pretrained(scratch)
+        model.module.config.save_pretrained(scratch)
+        if step == 0 or save == "float32":
+            model.module.save_pretrained(scratch)
+            weights = scratch / "model.safetensors"
+        else:
+            base = store.checkpoint(seed, 0)
+            weights = scratch / "difference.safetensors"
+            _write_difference(model, base / "model.safetensors", weights, save)
+            description = {"base": f"../{base.name}", "dtype": save, "meaning": "float32 weights minus the base's"}
+            (scratch / DELTA).write_text(json.dumps(description) + "\n", encoding="utf-8")
+        digest, size = hashlib.sha256(weights.read_bytes()).hexdigest(), weights.stat().st_size
+    return digest, size
+
+
+def _write_difference(model: Model, base: Path, path: Path, dtype: str) -> None:
+    before, now = load_file(base), model.module.state_dict()
+    # The base file names each tied tensor once, and so does the difference.
+    save_file({name: (now[name].cpu() - value).to(getattr(torch, dtype)) for name, value in before.items()}, path)
