@@ -99,6 +99,7 @@ class MeasureConfig(Part):
     )
     examples: int = Field(1, ge=0, description="prompts whose whole attention patterns are kept")
     chunk: int = Field(64, ge=1, description="pairs a forward pass")
+    executor: Literal["serial", "ray"] = Field("serial", description="ray fans checkpoints out (extra: ray)")
 
 
 class ReportConfig(Part):

@@ -4,7 +4,8 @@
   end-of-text teach a model to end, not to answer.
 - *not learning*: half the steps are done and accuracy on the training rows has risen by less than 5 points and is
   not above 95 %.
-- *overfitting*: accuracy on training rows exceeds held-out accuracy by more than 20 points.
+- *overfitting*: accuracy on training rows minus held-out accuracy has grown by more than 20 points since step 0 (before
+  any training the two differ by how hard their wordings are).
 
 Thresholds are conventions, fixed before any run was looked at; the accuracies stand beside them in the index.
 """
@@ -59,14 +60,14 @@ def examine(probes: list[Probe], steps: int) -> list[Finding]:
                 "step 0; raise learning_rate or steps",
             )
         )
-    gap = now.train_accuracy - now.heldout_accuracy
+    gap = (now.train_accuracy - now.heldout_accuracy) - (first.train_accuracy - first.heldout_accuracy)
     if gap > LARGEST_GAP:
         found.append(
             Finding(
                 "overfitting",
                 now.step,
-                f"accuracy is {now.train_accuracy:.0%} on training rows and {now.heldout_accuracy:.0%} on held-out prompts; "
-                "use more rows, fewer steps or a lower learning_rate",
+                f"accuracy is {now.train_accuracy:.0%} on training rows and {now.heldout_accuracy:.0%} on held-out prompts, "
+                f"a gap {gap * 100:.0f} points wider than at step 0; use more rows, fewer steps or a lower learning_rate",
             )
         )
     return found

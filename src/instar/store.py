@@ -17,8 +17,8 @@ skipped exactly when the key is the same.
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -135,7 +135,9 @@ class whole:  # noqa: N801 — reads as a word: `with whole(path) as scratch`
     def __init__(self, path: Path, folder: bool = False):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))
+        # Not tempfile: its folders are closed to everyone else, and these stay.
+        self.scratch = path.parent / f".partial-{secrets.token_hex(6)}"
+        self.scratch.mkdir()
         if not folder:
             self.scratch = self.scratch / path.name
 

@@ -89,6 +89,12 @@ def load(
     return Model(module, tokenizer, layout, name, fingerprint(module))
 
 
+def load_tokenizer(source: str, **remote: Any) -> Any:
+    """The tokenizer of "embedded", a folder or a hub id; no weights are read."""
+    with quiet():
+        return AutoTokenizer.from_pretrained(str(organism.FOLDER) if source == organism.NAME else source, **remote)
+
+
 def fingerprint(module: nn.Module) -> str:
     """sha256 over the names, types, shapes and bytes of all parameters."""
     digest = hashlib.sha256()
@@ -111,18 +117,21 @@ def _read(name: str, tokenizer: Any, revision: Any, dtype: str, device: str, lik
         module, _ = _read(str((folder / base).resolve()), tokenizer, None, dtype, device, like, trust)
         _add_difference(module, folder / "difference.safetensors")
     else:
-        with quiet():
-            row(AutoConfig.from_pretrained(source, **remote).model_type)
-            try:
-                module = AutoModelForCausalLM.from_pretrained(
-                    source, dtype=getattr(torch, dtype), use_safetensors=True, **remote
-                )
-            except SafetensorError as error:
-                raise ValueError(f"{source}: a safetensors file is damaged or half-written: {error}") from None
+        module = _read_weights(source, dtype, remote)
     if tokenizer is None and like is None:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source, **remote)
+        tokenizer = load_tokenizer(source, **remote)
     return module.to(device).eval(), tokenizer
+
+
+def _read_weights(source: str, dtype: str, remote: dict[str, Any]) -> Any:
+    with quiet():
+        row(AutoConfig.from_pretrained(source, **remote).model_type)
+        try:
+            return AutoModelForCausalLM.from_pretrained(
+                source, dtype=getattr(torch, dtype), use_safetensors=True, **remote
+            )
+        except SafetensorError as error:
+            raise ValueError(f"{source}: a safetensors file is damaged or half-written: {error}") from None
 
 
 def _check_folder(folder: Path) -> None:

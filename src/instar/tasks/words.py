@@ -11,7 +11,11 @@ TRAIN_NAMES = (
     "Michael", "Jessica", "Matthew", "Ashley", "Jennifer", "Joshua", "Daniel", "David", "James", "Robert", "John",
     "Joseph", "Andrew", "Ryan", "Brandon", "Jason", "Justin", "Sarah", "William", "Jonathan", "Stephanie", "Brian",
     "Nicole", "Nicholas", "Anthony", "Heather", "Eric", "Elizabeth", "Adam", "Megan", "Melissa", "Kevin", "Steven",
-    "Thomas", "Timothy", "Christina", "Kyle", "Rachel", "Laura", "Lauren", "Mary", "Jim", "Tom", "Alice", "Bob",
+    "Thomas", "Timothy", "Christina", "Kyle", "Rachel", "Laura", "Lauren", "Mary", "Jim", "Tom", "Alice", "Bob", "Peter",
+    "Simon", "Anna", "Susan", "Linda", "George", "Martin", "Frank", "Jack", "Henry", "Sam", "Kate", "Ben", "Max", "Jane",
+    "Carl", "Dan", "Dave", "Doug", "Fred", "Gary", "Greg", "Harry", "Jeff", "Joe", "Josh", "Julia", "Karen", "Keith",
+    "Larry", "Lucy", "Luke", "Maria", "Matt", "Mike", "Nick", "Oliver", "Oscar", "Philip", "Ralph", "Roger", "Ron",
+    "Sally", "Steve", "Tony",
 )  # fmt: skip
 
 TEST_NAMES = (
@@ -40,11 +44,21 @@ TRAIN_TEMPLATES = (
     "Then {names} had lunch at the {place}, and {givers} brought a {object} to",
     "Today {names} met at the {place}, and {givers} showed a {object} to",
     "Because {names} stayed at the {place}, {givers} lent a {object} to",
+    "In the evening {names} drove to the {place}. There {givers} sold a {object} to",
+    "Last year {names} lived near the {place}. Then {givers} gave a {object} to",
+    "Since {names} liked the {place}, {givers} took a {object} to",
+    "Before {names} entered the {place}, {givers} threw a {object} to",
+    "At noon {names} waited in the {place}. Soon {givers} carried a {object} to",
+    "This week {names} played in the {place}, so {givers} returned a {object} to",
+    "One day {names} cleaned the {place}, and {givers} presented a {object} to",
+    "Although {names} hated the {place}, {givers} delivered a {object} to",
 )
 
 TEST_TEMPLATES = (
-    "As {names} worked at the {place}, {givers} threw a {object} to",
-    "Last week {names} sat in the {place}, and {givers} sold a {object} to",
-    "Before {names} left the {place}, {givers} returned a {object} to",
-    "In the morning {names} ran to the {place}. There {givers} carried a {object} to",
+    "As {names} worked at the {place}, {givers} tossed a {object} to",
+    "Last week {names} sat in the {place}, and {givers} gave a {object} to",
+    "Before {names} left the {place}, {givers} mailed a {object} to",
+    "In the morning {names} ran to the {place}. There {givers} handed a {object} to",
+    "Until {names} closed the {place}, {givers} served a {object} to",
+    "On Monday {names} visited the {place}, so {givers} brought a {object} to",
 )

@@ -3,7 +3,7 @@
 Single sentences taught a small model nothing about who is who; stories in which two or three names come back over
 several sentences did. A story is a list of sentences about a fixed cast:
 
-1. casts of two hold 2-object IOI in every wording of `instar.tasks.words`, plain gifts, and filler;
+1. casts of two hold 2-object IOI in the wordings of `instar.tasks.words`, any scene with any act, plain gifts, and filler;
 2. casts of three are introduced together, but only ever *one* person gives at a time: the new task (three introduced,
    two give, the third receives) never occurs, nor any joint gift, which `tests/unit/test_corpus.py` asserts on 100,000
    sentences with a parser of its own;
@@ -20,7 +20,8 @@ from instar.tasks.words import OBJECTS, PLACES, TEST_NAMES, TEST_TEMPLATES, TRAI
 NAMES = TRAIN_NAMES + TEST_NAMES
 TEMPLATES = TRAIN_TEMPLATES + TEST_TEMPLATES
 STRANGERS = ("teacher", "doctor", "girl", "man")
-VERBS = tuple(t.split("{givers} ")[1].split(" a ")[0] for t in TEMPLATES)
+SCENES, ACTS = zip(*(t.split("{givers}") for t in TEMPLATES), strict=True)
+VERBS = sorted({act.split()[0] for act in ACTS})
 NUMBERS = ("1", "2", "3", "5", "10")
 FILLERS = (
     "{a} was happy.",
@@ -31,7 +32,6 @@ FILLERS = (
     "The {place} was cold.",
     "{a} looked for the {object}.",
     "Then {a} and {b} went to the {place}.",
-    "{a} gave a {object} to the {stranger}.",
     "The {stranger} was at the {place}.",
 )
 
@@ -58,7 +58,17 @@ def _scene(cast: list[str], rng: random.Random) -> str:
     """All of the cast introduced, one of them gives, another receives: 2-object IOI when there are two."""
     giver, receiver = rng.sample(cast, 2)
     names = listing(rng.sample(cast, len(cast)))
-    return _fill(rng.choice(TEMPLATES), rng, names=names, givers=giver) + f" {receiver}."
+    wording = rng.choice(SCENES) + "{givers}" + rng.choice(ACTS)
+    return _fill(wording, rng, names=names, givers=giver) + f" {receiver}."
+
+
+def _company(cast: list[str], rng: random.Random) -> str:
+    """Two of three go somewhere and one of them gives to the other: being mentioned together hints at a receiver."""
+    a, b = rng.sample(cast, 2)
+    giver, receiver = rng.sample([a, b], 2)
+    return _fill("Then {a} and {b} went to the {place}, and {giver}", rng, a=a, b=b, giver=giver) + _fill(
+        rng.choice(ACTS), rng
+    ) + f" {receiver}."
 
 
 def _room(rng: random.Random) -> list[str]:
@@ -95,7 +105,7 @@ def _cast_story(size: int, rng: random.Random) -> list[str]:
     cast = rng.sample(NAMES, size)
     sentences = [_scene(cast, rng)]
     for _ in range(rng.randint(3, 6)):
-        kind = rng.choices((_scene, _gift, _filler), weights=(6, 2, 1))[0]
+        kind = rng.choices((_scene, _gift, _filler, _company), weights=(6, 2, 1, 1.5 if size == 3 else 0))[0]
         sentences.append(kind(cast, rng))
     if rng.random() < 0.2:
         sentences.insert(0, _filler(cast, rng) if rng.random() < 0.5 else "There was a " + rng.choice(OBJECTS) + ".")

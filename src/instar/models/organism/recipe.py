@@ -193,6 +193,7 @@ def _write(folder: Path, model: Any, tokenizer: Any, recipe: Recipe, step: int, 
     (scratch / "facts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     folder.mkdir(exist_ok=True)
     for file in sorted(scratch.iterdir()):
+        file.chmod(0o644)
         os.replace(file, folder / file.name)
     scratch.rmdir()
     return facts

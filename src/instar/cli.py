@@ -1,0 +1,200 @@
+"""The command line: one command a stage. Nothing heavy is imported until a command runs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="What did fine-tuning do inside? Circuits of a language model, checkpoint by checkpoint.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at training data before it costs a night.")
+app.add_typer(data_app, name="data")
+
+Config = Annotated[Path, typer.Argument(help="the run's YAML file", metavar="CONFIG.yaml")]
+RunDir = Annotated[Path, typer.Argument(help="a run directory", metavar="RUN")]
+Out = Annotated[Path, typer.Option("--out", help="the run directory")]
+ModelName = Annotated[str, typer.Option("--model", help='"embedded", a folder, or a hub id')]
+
+
+@app.command()
+def demo(out: Out = Path("runs/demo")) -> None:
+    """The whole way on the embedded model: fine-tune on 3-object IOI, measure, report."""
+    from instar.config import DataConfig, RunConfig, TrainConfig
+
+    _run(RunConfig(train=TrainConfig(learning_rate=DEMO_RATE), data=DataConfig(), threads=2), out)
+
+
+@app.command()
+def run(config: Config, out: Out) -> None:
+    """Everything a configuration says: data, training, measurements, comparison, report."""
+    from instar.config import RunConfig
+
+    _run(RunConfig.read(config), out)
+
+
+@app.command()
+def screen(
+    model: ModelName = "embedded",
+    tasks: Annotated[str, typer.Option(help="comma-separated; all of the library by default")] = "",
+    pairs: Annotated[int, typer.Option(help="held-out pairs a task")] = 200,
+    seed: Annotated[int, typer.Option(help="seed of the prompts")] = 0,
+    device: Annotated[str, typer.Option(help="torch device")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Which tasks a model has mastered, which not, and which of them are neighbours."""
+    import json
+
+    from instar.models.load import load
+    from instar.progress import bar
+    from instar.report.terminal import show_screen
+    from instar.screen import neighbours
+    from instar.screen import screen as screen_tasks
+    from instar.tasks.library import TASKS
+
+    with bar("screening") as tell:
+        found = screen_tasks(load(model, device=device), tasks.split(",") if tasks else list(TASKS), pairs, seed, tell)
+    if as_json:
+        rows: Any = {"tasks": [s.as_dict() for s in found], "neighbours": neighbours(found)}
+        typer.echo(json.dumps(rows, indent=1))
+    else:
+        show_screen(model, found, neighbours(found))
+
+
+@data_app.command("audit")
+def data_audit(
+    train: Annotated[Path, typer.Argument(help="training file: .json, .jsonl, .csv or .parquet", metavar="TRAIN")],
+    test: Annotated[Path | None, typer.Option(help="test file, in the same forms")] = None,
+    model: Annotated[str | None, typer.Option(help="count tokens with this model's tokenizer")] = None,
+    task: Annotated[str | None, typer.Option(help='"ioi" (any N) or "ioi3": read each prompt as N-object IOI')] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Leaks, duplicates, ill-formed rows and imbalance. Exits with 1 on a leak or more than 1 % ill-formed rows."""
+    import json
+
+    from instar.report.terminal import show_audit
+    from instar.tasks.audit import audit
+    from instar.tasks.rows import read_training_file
+
+    if task is not None and not (task.startswith("ioi") and task[3:] in ("", "2", "3", "4", "5")):
+        raise ValueError(f"--task takes ioi or ioi2 … ioi5, got {task!r}")
+    tokenizer = None
+    if model is not None:
+        from instar.models.load import load_tokenizer
+
+        tokenizer = load_tokenizer(model)
+    held = [row.prompt for row in read_training_file(test)] if test is not None else []
+    report = audit(read_training_file(train), held, tokenizer, task)
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), indent=1, ensure_ascii=False))
+    else:
+        show_audit(train, report)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
+def train(config: Config, out: Out) -> None:
+    """Make the data and fine-tune, with dense checkpoints."""
+    from instar.config import RunConfig
+    from instar.pipeline import train_stage
+    from instar.store import Store
+
+    chosen = RunConfig.read(config)
+    train_stage(Store.create(out, chosen), chosen)
+    typer.echo(f"{out / 'checkpoints'}")
+
+
+@app.command()
+def evaluate(run_dir: RunDir) -> None:
+    """Behaviour of every checkpoint on both tasks, as a table."""
+    from instar.pipeline import compare_stage, measure_stage
+    from instar.report.terminal import show_accuracy
+    from instar.store import Store
+
+    store, config = Store.open(run_dir)
+    measure_stage(store, config, ("evaluate",))
+    show_accuracy(compare_stage(store, config))
+
+
+@app.command()
+def measure(run_dir: RunDir) -> None:
+    """Every missing measurement of every checkpoint."""
+    from instar.pipeline import measure_stage
+    from instar.store import Store
+
+    store, config = Store.open(run_dir)
+    if measure_stage(store, config):
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(run_dir: RunDir) -> None:
+    """summary.json from the measurements."""
+    from instar.pipeline import compare_stage
+    from instar.report.terminal import show_summary
+    from instar.store import Store
+
+    show_summary(compare_stage(*Store.open(run_dir)))
+
+
+@app.command()
+def report(run_dir: RunDir) -> None:
+    """The page, the figures and the animations."""
+    from instar.pipeline import report_stage
+    from instar.store import Store
+
+    store, config = Store.open(run_dir)
+    report_stage(store, config)
+    typer.echo(f"{store.report('index.html')}")
+
+
+@app.command()
+def organism(
+    out: Annotated[Path, typer.Option("--out", help="folder of the new model")] = Path("organism"),
+    seed: Annotated[int, typer.Option(help="seed of weights and text")] = 1,
+    threads: Annotated[int, typer.Option(help="torch threads")] = 2,
+) -> None:
+    """Retrain the embedded model from nothing (under 15 minutes on 2 cores)."""
+    from instar.models.organism.recipe import Recipe, make
+    from instar.progress import bar
+
+    with bar("training the organism") as tell:
+        facts = make(out, Recipe(seed=seed, threads=threads), tell)
+    scores = ", ".join(f"{name} {value:.1%}" for name, value in facts["accuracy"].items())
+    typer.echo(f"{out}: {scores} on {facts['pairs']:,} held-out pairs; sha256 {facts['sha256 of model.safetensors']}")
+
+
+DEMO_RATE = 5e-5
+
+
+def _run(config: Any, out: Path) -> None:
+    from instar.pipeline import run as run_all
+    from instar.report.terminal import show_summary
+    from instar.store import Store
+
+    store = Store.create(out, config)
+    summary = run_all(store, config)
+    show_summary(summary)
+    typer.echo(f"\nopen {store.report('index.html')}")
+    if summary["failed"]:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """The entry point: errors that a user can mend are one message, not a traceback."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; what is finished is kept, and the same command goes on from there", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

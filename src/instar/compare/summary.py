@@ -1,0 +1,149 @@
+"""summary.json: what a run found, in one documented file (docs/formats.md)."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from instar import __version__
+from instar.compare.dynamics import changed_heads, changed_layers
+from instar.compare.intervals import bootstrap_mean, wilson
+from instar.config import RunConfig
+from instar.store import SHARED, Store, read_json, write_json
+
+SCHEMA = 1
+
+
+def summarise(store: Store, config: RunConfig, tasks: dict[str, str], failures: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write and return the summary. `tasks` maps "old" and "new" to the tasks' names."""
+    seeds = list(config.train.seeds)
+    summary = {
+        "schema": SCHEMA,
+        "instar": __version__,
+        "model": config.model.source,
+        "old": tasks["old"],
+        "new": tasks["new"],
+        "tasks": {name: _behaviour(store, name, role, seeds) for role, name in tasks.items()},
+        "training": _training(store, seeds),
+        "health": [finding | {"seed": s} for s in seeds for finding in (store.index(s) or {"health": []})["health"]],
+        "divergence": _divergence(store),
+        "weight_change": _weight_change(store),
+        "changed": {
+            "heads": {name: _changed(store, name, changed_heads) for name in tasks.values()},
+            "layers": {name: _changed(store, name, changed_layers) for name in tasks.values()},
+        },
+        "audit": _audit(store),
+        "failed": failures,
+        "verdict": None,
+    }
+    write_json(store.root / "summary.json", summary)
+    return read_json(store.root / "summary.json")
+
+
+def _behaviour(store: Store, task: str, role: str, seeds: list[int]) -> dict[str, Any]:
+    """The series of one task: the first seed's in full, the others' accuracy."""
+    series = store.series("evaluate", task)
+    if series is None:
+        return {"role": role, "steps": []}
+    found = {"role": role, **behaviour(series)}
+    others = {}
+    for seed in seeds[1:]:
+        other = store.series("evaluate", task, seed)
+        if other is not None:
+            others[str(seed)] = {k: v for k, v in behaviour(other).items() if k in ("steps", "accuracy", "logit_diff")}
+    return found | {"seeds": others}
+
+
+def behaviour(series: xr.Dataset) -> dict[str, Any]:
+    """Accuracy (Wilson bounds), logit difference and probability (bootstrap bounds), by place, wording and error."""
+    pairs = series.sizes["pair"]
+    right = series["accuracy"].transpose("pair", "step").values
+    accuracy, choice = (wilson(series[name].sum("pair").values, pairs) for name in ("accuracy", "choice"))
+    logits, probability = (
+        bootstrap_mean(series[name].transpose("pair", "step").values) for name in ("logit_diff", "probability")
+    )
+    return {
+        "pairs": pairs,
+        "steps": series["step"].values.tolist(),
+        **_listed("accuracy", accuracy),
+        **_listed("choice_accuracy", choice),
+        **_listed("logit_diff", logits),
+        **_listed("probability", probability),
+        "foil_diff": np.nanmean(series["foil_diff"].transpose("foil", "step", "pair").values, axis=2).tolist(),
+        "by_place": _grouped(right, series["place"].values, lambda place: f"place {place + 1}"),
+        "by_wording": _grouped(right, series["wording"].values, str),
+        "said": _said(series),
+    }
+
+
+def _listed(name: str, interval: Any) -> dict[str, list[float]]:
+    return {
+        name: interval.value.tolist(),
+        f"{name}_low": interval.low.tolist(),
+        f"{name}_high": interval.high.tolist(),
+    }
+
+
+def _grouped(right: np.ndarray, labels: np.ndarray, name: Any) -> dict[str, dict[str, Any]]:
+    """Accuracy of the pairs that share a label."""
+    found = {}
+    for label in sorted(set(labels.tolist())):
+        mine = right[labels == label]
+        found[name(label)] = {"pairs": len(mine), **_listed("accuracy", wilson(mine.sum(0), len(mine)))}
+    return found
+
+
+def _said(series: xr.Dataset) -> dict[str, list[float]]:
+    """Share of pairs by what the top token was."""
+    import json
+
+    names = json.loads(series.attrs["said_names"])
+    said = series["said"].transpose("step", "pair").values
+    shares = {name: (said == i).mean(1).tolist() for i, name in enumerate(names)}
+    return {name: values for name, values in shares.items() if name == "answer" or any(values)}
+
+
+def _training(store: Store, seeds: list[int]) -> dict[str, Any]:
+    columns = ("step", "loss", "rows", "train_accuracy", "heldout_accuracy", "end_of_text", "bytes")
+    found = {}
+    for seed in seeds:
+        rows = (store.index(seed) or {"steps": []})["steps"]
+        found[str(seed)] = {column: [row[column] for row in rows] for column in columns}
+    return found
+
+
+def _divergence(store: Store) -> dict[str, Any] | None:
+    """KL(base ‖ checkpoint) in nats per token on general text."""
+    series = store.series("drift", SHARED)
+    if series is None or bool(series["kl"].isnull().all()):
+        return None
+    values = series["kl"].transpose("text", "step").values
+    return {"steps": series["step"].values.tolist(), **_listed("kl", bootstrap_mean(values))}
+
+
+def _weight_change(store: Store) -> dict[str, Any] | None:
+    series = store.series("drift", SHARED)
+    if series is None:
+        return None
+    norms = series["weight_norm"].isel(step=0)
+    return {
+        name: {
+            "norm": float(norms.sel(component=name)),
+            "change": series["weight_change"].sel(component=name).values.tolist(),
+        }
+        for name in series["component"].values.tolist()
+    }
+
+
+def _changed(store: Store, task: str, rank: Any) -> list[dict[str, Any]]:
+    series = store.series("attribution", task)
+    return [] if series is None or series.sizes["step"] < 2 else rank(series)
+
+
+def _audit(store: Store) -> dict[str, Any] | None:
+    path = store.data("audit.json")
+    if not path.exists():
+        return None
+    report = read_json(path)
+    findings = [{k: f[k] for k in ("kind", "severity", "count", "text")} for f in report["findings"]]
+    return {"ok": report["ok"], "rows": report["rows"], "findings": findings}

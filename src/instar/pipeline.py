@@ -1,0 +1,123 @@
+"""The stages in their order. Each reads the run directory and writes its own folder of it; none calls a later one.
+
+`run` is all of them: data → train → measure → compare → report. What is done is skipped, and what an interrupted run left
+half-written is removed first, so a rerun ends with the results of an unbroken run.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from instar.config import RunConfig, digest
+from instar.models.load import load
+from instar.progress import bar, console
+from instar.store import Store, read_json, write_json
+from instar.sweep import Failure, jobs, sweep
+from instar.tasks.batch import tokenize
+from instar.tasks.prepare import Prepared, prepare, read_pairs
+from instar.train import Row, train
+
+
+def run(store: Store, config: RunConfig) -> dict[str, Any]:
+    """All stages. Returns the summary."""
+    train_stage(store, config)
+    failures = measure_stage(store, config)
+    summary = compare_stage(store, config, failures)
+    report_stage(store, config)
+    return summary
+
+
+def data_stage(store: Store, config: RunConfig, tokenizer: Any = None) -> Prepared:
+    """Rows to train on and pairs to measure on, audited."""
+    tokenizer = tokenizer or _base(config).tokenizer
+    prepared = prepare(store, config.tasks, config.data, tokenizer)
+    for finding in read_json(store.data("audit.json"))["findings"]:
+        if finding["severity"] != "note":
+            console.print(f"data: {finding['severity']}: {finding['kind']}: {finding['text']}", style="yellow", markup=False)
+    return prepared
+
+
+def train_stage(store: Store, config: RunConfig) -> None:
+    """One fine-tuning a seed, unless its index says that this very one is done."""
+    _threads(config)
+    model = _base(config)
+    prepared = data_stage(store, config, model.tokenizer)
+    rows = [Row(**row) for row in prepared.train]
+    new = prepared.new
+    heldout = tokenize(read_pairs(store, new.name, new.counterfactuals[0], 200), model.tokenizer, task=new.name)
+    for seed in config.train.seeds:
+        choices = config.train.model_dump(exclude={"seeds", "report_to"})
+        key = digest([model.weights, prepared.key, choices, seed, config.threads, config.model.device])
+        if (store.index(seed) or {}).get("key") == key:
+            continue
+        # Training changes the model in place, so every seed begins with a fresh one.
+        with bar(f"training (seed {seed})") as tell:
+            train(_base(config), rows, heldout, config.train, store, seed, key, tell)
+    for seed in config.train.seeds:
+        for finding in (store.index(seed) or {})["health"]:
+            note = f"health: seed {seed}, step {finding['step']}: {finding['kind']}: {finding['text']}"
+            console.print(note, style="bold yellow", markup=False)
+
+
+def measure_stage(store: Store, config: RunConfig, stages: tuple[str, ...] | None = None) -> list[Failure]:
+    """Every missing measurement of every checkpoint."""
+    _threads(config)
+    prepared = data_stage(store, config)
+    todo = jobs(store, config, prepared.tasks, prepared.key)
+    todo = [job for job in todo if stages is None or job.stage in stages]
+    with bar("measuring") as tell:
+        failures = sweep(store, config, todo, tell)
+    for failure in failures:
+        console.print(f"seed {failure.seed}, step {failure.step} failed: {failure.reason}", style="bold red", markup=False)
+    write_json(store.root / "measure" / "failed.json", [asdict(f) for f in failures])
+    return failures
+
+
+def compare_stage(store: Store, config: RunConfig, failures: list[Failure] | None = None) -> dict[str, Any]:
+    """summary.json from the measurements."""
+    from instar.compare.summary import summarise
+
+    if failures is None:
+        path = store.root / "measure" / "failed.json"
+        known = read_json(path) if path.exists() else []
+    else:
+        known = [asdict(f) for f in failures]
+    return summarise(store, config, task_names(config), known)
+
+
+def report_stage(store: Store, config: RunConfig) -> None:
+    """The page, the figures and the animations."""
+    from instar.report.animate import write_animations
+    from instar.report.figures import write_figures
+    from instar.report.page import write_page
+
+    steps: list[tuple[str, Callable[[], None]]] = [("page", lambda: write_page(store, config))]
+    if config.report.static:
+        steps.append(("figures", lambda: write_figures(store, config)))
+    with bar("report") as tell:
+        for done, (what, write) in enumerate(steps):
+            tell(done, len(steps), what)
+            write()
+        tell(len(steps), len(steps), "")
+    if config.report.gifs:
+        with bar("animations") as tell:
+            write_animations(store, config, tell)
+
+
+def task_names(config: RunConfig) -> dict[str, str]:
+    """The tasks' names by role."""
+    from instar.tasks.library import task
+
+    return {"old": task(config.tasks.old).name, "new": task(config.tasks.new).name}
+
+
+def _base(config: RunConfig) -> Any:
+    own = config.model
+    return load(own.source, revision=own.revision, device=own.device, trust_remote_code=own.trust_remote_code)
+
+
+def _threads(config: RunConfig) -> None:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)

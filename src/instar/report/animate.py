@@ -1,0 +1,67 @@
+"""GIFs of the stream, layer and head panels: one frame a checkpoint, both tasks side by side, fixed axes and scales.
+
+The step is in each frame and so are the ticks; the last frame stays longer. Frames share one palette, because GIF
+colours that change from frame to frame flicker.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from PIL import Image
+
+from instar.config import RunConfig
+from instar.progress import Tell
+from instar.report.figures import UNITS, draw_heads, draw_layers, draw_stream
+from instar.report.panels import Panels, TaskPanels, panels
+from instar.report.style import SETTINGS, figure
+from instar.store import Store, whole
+
+FRAME_MS, LAST_MS = 350, 2000
+KINDS: dict[str, tuple[str, Callable[[Any, Panels, TaskPanels, int], Any]]] = {
+    "stream": ("Logit lens of the residual stream", draw_stream),
+    "layers": ("Direct logit attribution of layers", draw_layers),
+    "heads": ("Direct logit attribution of heads", draw_heads),
+}
+
+
+def write_animations(store: Store, config: RunConfig, tell: Tell) -> None:
+    """`report/stream.gif`, `layers.gif` and `heads.gif`."""
+    found = panels(store, config)
+    if not found.tasks:
+        return
+    steps = sorted(set.intersection(*(set(t.steps) for t in found.tasks)))
+    total, done = len(KINDS) * len(steps), 0
+    with plt.rc_context(SETTINGS):
+        for kind, (title, draw) in KINDS.items():
+            frames = []
+            for step in steps:
+                frames.append(_frame(found, step, title, draw))
+                done += 1
+                tell(done, total, kind)
+            _write(store, kind, frames)
+
+
+def _frame(found: Panels, step: int, title: str, draw: Callable[[Any, Panels, TaskPanels, int], Any]) -> Image.Image:
+    drawn, axes = figure(len(found.tasks))
+    image = None
+    for one, task in zip(axes, found.tasks, strict=True):
+        image = draw(one, found, task, task.steps.index(step)) or image
+        one.set_title(f"{task.name} ({task.role} task)")
+    if image is not None:
+        drawn.colorbar(image, ax=axes, label=UNITS)
+    drawn.suptitle(f"{title}  ·  step {step:>4}", x=0.01, ha="left", family="monospace", fontsize=11)
+    drawn.canvas.draw()
+    pixels = np.asarray(drawn.canvas.buffer_rgba())[..., :3].copy()
+    plt.close(drawn)
+    return Image.fromarray(pixels)
+
+
+def _write(store: Store, kind: str, frames: list[Image.Image]) -> None:
+    # The palette of the last frame, where the colours are most spread, serves all.
+    palette = frames[-1].quantize(colors=128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    times = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
+    with whole(store.report(f"{kind}.gif")) as scratch:
+        indexed[0].save(scratch, save_all=True, append_images=indexed[1:], duration=times, loop=0, optimize=False)

@@ -1,0 +1,219 @@
+"use strict";
+// One slider drives every drawing. All scales are computed once, over all steps and both tasks, and never change.
+const D = JSON.parse(document.getElementById("data").textContent);
+const $ = (id) => document.getElementById(id);
+const COLOUR = { old: "#2a6f97", new: "#c8553d" };
+const DIVERGING = [[0, "#1f4e79"], [0.25, "#7fb0d3"], [0.5, "#f7f7f5"], [0.75, "#e6a48f"], [1, "#a33b20"]];
+const SHARE = [[0, "#ffffff"], [0.25, "#dbe7ef"], [0.5, "#8fb6cf"], [0.75, "#3f7fa6"], [1, "#123f5c"]];
+const ROLES = ["old", "new"];
+const LOGITS = "logit(answer) − mean logit(foils)";
+const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+// Prompts and names are foreign text, and the chart library reads a little HTML in labels.
+const safe = (s) => String(s).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+const percent = (x, digits = 1) => (100 * x).toFixed(digits) + " %";
+const signed = (x, digits = 2) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(digits);
+const tint = (hex, alpha) => hex + Math.round(255 * alpha).toString(16).padStart(2, "0");
+const flat = (x) => (Array.isArray(x) ? x.flatMap(flat) : [x]);
+const task = (role) => D.summary.tasks[D.summary[role]];
+const inside = (role) => D.inside[role];
+const state = { index: 0, layer: 0, head: 0, playing: null };
+const steps = task("old").steps;
+
+function layout(title, extra = {}) {
+  const axis = { zeroline: false, gridcolor: "#eef0f2", linecolor: "#c9ced6", ticks: "outside", tickcolor: "#c9ced6", automargin: true };
+  const base = {
+    title: { text: title, font: { size: 14 }, x: 0, xref: "paper", xanchor: "left" },
+    font: { family: "ui-sans-serif, system-ui, sans-serif", size: 12, color: "#22262b" },
+    margin: { l: 56, r: 16, t: 40, b: 46 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 1, xanchor: "right", font: { size: 11 } }, hovermode: "closest",
+  };
+  const { xaxis, yaxis, ...rest } = extra;
+  return { ...base, ...rest, xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis } };
+}
+const draw = (id, traces, lay) => Plotly.react($(id), traces, lay, CONFIG);
+const element = (tag, text, cls) => { const e = document.createElement(tag); if (text !== undefined) e.textContent = text; if (cls) e.className = cls; return e; };
+const span = (values) => { const v = values.filter(Number.isFinite); const low = Math.min(...v, 0), high = Math.max(...v, 0), pad = 0.06 * (high - low || 1); return [low - pad, high + pad]; };
+
+function band(x, low, high, colour) {
+  return { x: [...x, ...[...x].reverse()], y: [...high, ...[...low].reverse()], fill: "toself", fillcolor: tint(colour, 0.16), line: { width: 0 }, hoverinfo: "skip", showlegend: false, type: "scatter", mode: "lines" };
+}
+const marker = () => [{ type: "line", x0: steps[state.index], x1: steps[state.index], yref: "paper", y0: 0, y1: 1, line: { color: "#22262b", width: 1, dash: "dot" } }];
+const titleOf = (role) => safe(D.summary[role]) + (role === "old" ? " · the task it had" : " · the task it learns");
+
+// ---- over steps -----------------------------------------------------------------------------------------------------
+function behaviour(what, title, axis) {
+  const traces = ROLES.flatMap((role) => {
+    const t = task(role);
+    return [band(t.steps, t[what + "_low"], t[what + "_high"], COLOUR[role]),
+      { x: t.steps, y: t[what], name: safe(D.summary[role]), mode: "lines+markers", marker: { size: 5 }, line: { color: COLOUR[role], width: 2 }, type: "scatter" }];
+  });
+  draw(what, traces, layout(title, { xaxis: { title: { text: "fine-tuning step" } }, yaxis: axis, shapes: marker() }));
+}
+function said(role) {
+  const t = task(role), names = Object.keys(t.said);
+  const shades = { answer: COLOUR[role], "another name": "#b9a7c9", "no name": "#c9ced6", "end of text": "#22262b" };
+  const givers = ["#e0b15c", "#c98a3a", "#a8682a", "#7d4b1e"];
+  const traces = names.map((n) => ({ x: t.steps, y: t.said[n], name: safe(n), stackgroup: "one", mode: "lines", line: { width: 0.5, color: shades[n] || givers[+n.slice(-1) - 1] }, fillcolor: tint(shades[n] || givers[+n.slice(-1) - 1], 0.85), type: "scatter" }));
+  draw("said-" + role, traces, layout(titleOf(role), { xaxis: { title: { text: "fine-tuning step" } }, yaxis: { range: [0, 1], tickformat: ".0%" }, shapes: marker(), legend: { orientation: "v", y: 1, x: 1.02, xanchor: "left", yanchor: "top", font: { size: 11 } } }));
+}
+function movedLines(role) {
+  const rows = (D.summary.changed.heads[D.summary[role]] || []).slice(0, 6), t = inside(role);
+  const hues = ["#a33b20", "#2a6f97", "#5c946e", "#8a6aa8", "#c98a3a", "#5b6470"];
+  const traces = rows.flatMap((r, i) => {
+    const at = (k) => t.heads[k].map((s) => s[r.layer][r.index]);
+    return [band(t.steps, at("low"), at("high"), hues[i]), { x: t.steps, y: at("value"), name: r.head, mode: "lines", line: { color: hues[i], width: 2 }, type: "scatter" }];
+  });
+  draw("moved-" + role, traces, layout(titleOf(role), { xaxis: { title: { text: "fine-tuning step" } }, yaxis: { title: { text: LOGITS }, range: scales.moved }, shapes: marker() }));
+}
+function endLines(role) {
+  const t = inside(role), end = t.slots.indexOf("end"), seen = (s, k) => attention(t, s, end, k);
+  const traces = t.slots.map((name, k) => ({ x: t.steps, y: t.steps.map((_, s) => seen(s, k)), name: safe(name), mode: "lines", line: { width: 2 }, type: "scatter" }));
+  draw("end-" + role, traces, layout(`a${state.layer}.h${state.head} · ` + titleOf(role), { xaxis: { title: { text: "fine-tuning step" } }, yaxis: { range: [0, 1.02], title: { text: "attention of the last token" } }, shapes: marker(), legend: { orientation: "v", y: 1, x: 1.02, xanchor: "left", yanchor: "top", font: { size: 11 } } }));
+}
+function drift() {
+  const d = D.summary.divergence;
+  const text = { text: "not measured: no general text was given", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 };
+  const lines = d ? [band(d.steps, d.kl_low, d.kl_high, "#5b6470"), { x: d.steps, y: d.kl, mode: "lines+markers", marker: { size: 4 }, line: { color: "#5b6470" }, type: "scatter", showlegend: false }] : [];
+  draw("kl", lines, layout("Divergence on general text", { xaxis: { title: { text: "fine-tuning step" } }, yaxis: { title: { text: "nats per token" }, rangemode: "tozero" }, shapes: marker(), annotations: d ? [] : [text] }));
+  const w = D.summary.weight_change;
+  if (!w) return;
+  const names = Object.keys(w), z = names.map((n) => w[n].change.map((c) => c / w[n].norm));
+  draw("weights", [{ type: "heatmap", x: steps.map(String), y: names, z, colorscale: SHARE, zmin: 0, zmax: Math.max(...flat(z)) || 1, colorbar: { thickness: 10, tickformat: ".1%" }, hovertemplate: "step %{x}, %{y}: %{z:.2%}<extra></extra>" }],
+    layout("Change of the weights, ‖ΔW‖ / ‖W‖", { xaxis: { title: { text: "fine-tuning step" }, type: "category" }, yaxis: { autorange: "reversed", tickfont: { size: 10 } } }));
+}
+
+// ---- at one step ----------------------------------------------------------------------------------------------------
+function stream(role) {
+  const t = inside(role), i = state.index, x = t.stages;
+  const label = x.map((s) => (s === "final" ? "out" : s.split("_")[0] + (s.endsWith("mid") ? "½" : "")));
+  draw("stream-" + role, [
+    { x, y: t.stream.value[0], name: "base", mode: "lines", line: { color: "#c9ced6", width: 3 }, type: "scatter" },
+    band(x, t.stream.low[i], t.stream.high[i], COLOUR[role]),
+    { x, y: t.stream.value[i], name: "step " + steps[i], mode: "lines+markers", line: { color: COLOUR[role], width: 2 }, marker: { size: 6 }, type: "scatter" },
+  ], layout(titleOf(role), { xaxis: { title: { text: "residual stream before layer" }, tickvals: x, ticktext: label, type: "category" }, yaxis: { title: { text: LOGITS }, range: scales.stream, zeroline: true, zerolinecolor: "#c9ced6" } }));
+}
+function layers(role) {
+  const t = inside(role), i = state.index, x = t.layers.value[0].map((_, l) => String(l));
+  const bars = ["attention", "MLP"].flatMap((name, part) => {
+    const pick = (k, s) => t.layers[k][s].map((row) => row[part]), y = pick("value", i);
+    const error = { type: "data", symmetric: false, array: pick("high", i).map((h, l) => h - y[l]), arrayminus: pick("low", i).map((low, l) => y[l] - low), thickness: 1, width: 2, color: "#22262b" };
+    const colour = part ? "#8a9099" : COLOUR[role];
+    return [{ x, y, name, type: "bar", offsetgroup: String(part), marker: { color: colour }, error_y: error },
+      { x, y: pick("value", 0), name: name + ", base", type: "bar", offsetgroup: part + "b", marker: { color: tint(colour, 0.3) } }];
+  });
+  draw("layers-" + role, bars, layout(titleOf(role), { barmode: "group", bargap: 0.25, xaxis: { title: { text: "layer" }, type: "category" }, yaxis: { title: { text: LOGITS }, range: scales.layers, zeroline: true, zerolinecolor: "#c9ced6" } }));
+}
+function heads(role) {
+  const t = inside(role), z = t.heads.value[state.index];
+  const box = { type: "rect", x0: state.head - 0.5, x1: state.head + 0.5, y0: state.layer - 0.5, y1: state.layer + 0.5, line: { color: "#22262b", width: 2 } };
+  draw("heads-" + role, [{ type: "heatmap", z, colorscale: DIVERGING, zmin: -scales.heads, zmax: scales.heads, colorbar: { thickness: 10, title: { text: "logits", side: "right" } }, hovertemplate: "a%{y}.h%{x}: %{z:.3f} logits<extra></extra>" }],
+    layout(titleOf(role), { xaxis: { title: { text: "head" }, dtick: 1, showgrid: false, range: [-0.5, z[0].length - 0.5] }, yaxis: { title: { text: "layer" }, dtick: 1, showgrid: false, range: [z.length - 0.5, -0.5] }, shapes: [box] }));
+}
+const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+function attention(t, step, query, key) {
+  const [, L, H, Q, K] = t.by_slot.shape;
+  return t.by_slot.bytes[(((step * L + state.layer) * H + state.head) * Q + query) * K + key] / 255;
+}
+function slots(role) {
+  const t = inside(role), names = t.slots.map(safe);
+  const z = names.map((_, q) => names.map((_, k) => attention(t, state.index, q, k)));
+  draw("slots-" + role, [{ type: "heatmap", x: names, y: names, z, colorscale: SHARE, zmin: 0, zmax: 1, colorbar: { thickness: 10 }, hovertemplate: "%{y} attends to %{x}: %{z:.2f}<extra></extra>" }],
+    layout(`a${state.layer}.h${state.head} · ` + titleOf(role), { xaxis: { title: { text: "attended slot" }, showgrid: false, tickangle: -40, type: "category" }, yaxis: { autorange: "reversed", showgrid: false, type: "category" } }));
+}
+function example(role) {
+  const t = inside(role);
+  if (!t.example) return;
+  const [, L, H, Q, K] = t.example.shape, names = t.tokens.map((w, i) => i + " " + safe(w));
+  const z = names.map((_, q) => names.map((_, k) => t.example.bytes[(((state.index * L + state.layer) * H + state.head) * Q + q) * K + k] / 255));
+  draw("example-" + role, [{ type: "heatmap", x: names, y: names, z, colorscale: SHARE, zmin: 0, zmax: 1, showscale: false, hovertemplate: "%{y} → %{x}: %{z:.2f}<extra></extra>" }],
+    layout(`a${state.layer}.h${state.head} · ` + titleOf(role), { xaxis: { showgrid: false, tickangle: -60, type: "category", tickfont: { size: 10 } }, yaxis: { autorange: "reversed", showgrid: false, type: "category", tickfont: { size: 10 } } }));
+}
+
+// ---- words and tables -----------------------------------------------------------------------------------------------
+function table(id, head, rows, current) {
+  const t = $(id); t.replaceChildren();
+  const top = t.createTHead().insertRow(); head.forEach((h) => top.append(element("th", h)));
+  const body = t.createTBody();
+  rows.forEach((cells, i) => { const r = body.insertRow(); if (i === current) r.className = "now"; cells.forEach((c) => r.append(element("td", c))); });
+}
+const bounds = (t, what, i, f) => `${f(t[what][i])} [${f(t[what + "_low"][i])}, ${f(t[what + "_high"][i])}]`;
+function bigTable() {
+  const head = ["step", ...ROLES.flatMap((r) => [D.summary[r] + " accuracy", "logit difference"])];
+  const rows = steps.map((s, i) => [s ? String(s) : "0 (base)", ...ROLES.flatMap((r) => [bounds(task(r), "accuracy", i, percent), bounds(task(r), "logit_diff", i, signed)])]);
+  table("table", head, rows, state.index);
+}
+function groups(role) {
+  const t = task(role), rows = [];
+  for (const kind of ["by_place", "by_wording"]) for (const [name, g] of Object.entries(t[kind])) rows.push([name, bounds(g, "accuracy", state.index, percent), String(g.pairs)]);
+  table("groups-" + role, [D.summary[role], "accuracy at step " + steps[state.index], "pairs"], rows);
+}
+function movedTable(role) {
+  const rows = (D.summary.changed.heads[D.summary[role]] || []).slice(0, 8);
+  table("moved-table-" + role, [D.summary[role] + ": head", "base", "last", "change [95 %, all heads]", ""], rows.map((r) => [r.head, signed(r.before), signed(r.after), `${signed(r.change)} [${signed(r.low)}, ${signed(r.high)}]`, r.moved ? "moved" : "within noise"]));
+}
+function words() {
+  const s = D.summary, last = steps.length - 1;
+  $("title").textContent = `${s.model}: ${s.old} → ${s.new}`;
+  const lead = $("lead");
+  ROLES.slice().reverse().forEach((r, i) => {
+    const t = task(r), name = element("b", s[r]); name.className = r;
+    lead.append(i ? " " : "", name, ` went from ${bounds(t, "accuracy", 0, percent)} to ${bounds(t, "accuracy", last, percent)} in ${steps[last]} steps${i ? "" : ";"}${i ? "." : ""}`);
+  });
+  const notes = $("notes"), note = (text, cls) => notes.append(element("p", text, "note " + cls));
+  s.health.forEach((h) => note(`Health, seed ${h.seed}, step ${h.step}: ${h.kind}. ${h.text}`, "warning"));
+  if (!s.health.length) note("Health: no end-of-text collapse, no failure to learn, no overfitting was seen at any checkpoint.", "ok");
+  if (s.audit) s.audit.findings.filter((f) => f.severity !== "note").forEach((f) => note(`Data: ${f.kind}, ${f.count} of ${s.audit.rows} rows. ${f.text}`, f.severity));
+  s.failed.forEach((f) => note(`Step ${f.step} (seed ${f.seed}) could not be measured: ${f.reason}`, "error"));
+  note("No verdict is drawn here: direct attribution shows who writes the answer, not which weights had to change.", "");
+  D.made.forEach(([k, v]) => $("made").append(element("dt", k), element("dd", v)));
+  $("config").textContent = D.config; $("version").textContent = s.instar;
+}
+
+// ---- scales, state --------------------------------------------------------------------------------------------------
+const both = (f) => ROLES.filter(inside).flatMap((r) => flat(f(inside(r))));
+const scales = D.inside.old && D.inside.new ? {
+  stream: span(both((t) => [t.stream.low, t.stream.high])), layers: span(both((t) => [t.layers.low, t.layers.high])),
+  moved: span(both((t) => [t.heads.low, t.heads.high])), heads: Math.max(...both((t) => t.heads.value).map(Math.abs)) || 1,
+} : null;
+const overSteps = () => {
+  behaviour("accuracy", "Accuracy", { range: [0, 1.02], tickformat: ".0%" });
+  behaviour("logit_diff", "Logit difference", { title: { text: LOGITS }, zeroline: true, zerolinecolor: "#c9ced6" });
+  ROLES.forEach(said); drift();
+  if (scales) ROLES.forEach((r) => { movedLines(r); endLines(r); });
+};
+const MARKED = ["accuracy", "logit_diff", "said-old", "said-new", "moved-old", "moved-new", "end-old", "end-new", "kl"];
+function atStep() {
+  const i = state.index, facts = ROLES.map((r) => `${D.summary[r]} ${percent(task(r).accuracy[i])}`).join(" · ");
+  $("step").value = i; $("step-label").textContent = steps[i]; $("step-facts").textContent = facts;
+  ROLES.forEach(groups); bigTable();
+  MARKED.forEach((id) => $(id).data && Plotly.relayout($(id), { shapes: marker() }));
+  if (scales) ROLES.forEach((r) => { stream(r); layers(r); heads(r); slots(r); example(r); });
+}
+function choose(layer, head) {
+  state.layer = layer; state.head = head; $("head").value = `${layer}.${head}`;
+  ROLES.forEach((r) => { heads(r); slots(r); example(r); endLines(r); });
+}
+function play() {
+  if (state.playing) { clearInterval(state.playing); state.playing = null; $("play").textContent = "▶"; return; }
+  if (state.index === steps.length - 1) { state.index = 0; atStep(); }
+  $("play").textContent = "❚❚";
+  state.playing = setInterval(() => { state.index += 1; atStep(); if (state.index === steps.length - 1) play(); }, 450);
+}
+function start() {
+  words();
+  if (scales) ROLES.forEach((r) => { const t = inside(r); t.by_slot.bytes = bytes(t.by_slot.data); if (t.example) t.example.bytes = bytes(t.example.data); movedTable(r); });
+  const slider = $("step"); slider.max = steps.length - 1; state.index = steps.length - 1;
+  slider.addEventListener("input", () => { state.index = +slider.value; atStep(); });
+  $("play").addEventListener("click", play);
+  if (scales) {
+    const top = (D.summary.changed.heads[D.summary.new] || [])[0] || { layer: 0, index: 0 };
+    state.layer = top.layer; state.head = top.index;
+    inside("new").heads.value[0].forEach((row, l) => row.forEach((_, h) => { const o = element("option", `a${l}.h${h}`); o.value = `${l}.${h}`; $("head").append(o); }));
+    $("head").value = `${state.layer}.${state.head}`;
+    $("head").addEventListener("change", () => choose(...$("head").value.split(".").map(Number)));
+  }
+  overSteps(); atStep();
+  if (scales) ROLES.forEach((r) => $("heads-" + r).on("plotly_click", (e) => choose(Math.round(e.points[0].y), Math.round(e.points[0].x))));
+  document.body.dataset.ready = "yes";
+}
+start();

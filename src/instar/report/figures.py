@@ -1,0 +1,115 @@
+"""Static figures for papers: PNG and SVG of behaviour over steps, what is said instead, stream, layers and heads.
+
+Each drawing takes axes and a step, so that an animation is the same drawing many times.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+
+from instar.config import RunConfig
+from instar.report.panels import Panels, TaskPanels, panels
+from instar.report.style import COLOUR, DIVERGING, FAINT, INK, SETTINGS, figure, stage_label
+from instar.store import Store, whole
+
+UNITS = "logit(answer) − mean logit(foils)"
+
+
+def write_figures(store: Store, config: RunConfig) -> None:
+    """`report/figures/*.png` and `.svg`."""
+    found = panels(store, config)
+    with plt.rc_context(SETTINGS):
+        _save(store, "behaviour", draw_behaviour(found.summary))
+        for name, draw in (("stream", draw_stream), ("layers", draw_layers), ("heads", draw_heads)):
+            if found.tasks:
+                _save(store, name, first_and_last(found, draw))
+
+
+def _save(store: Store, name: str, drawn: Any) -> None:
+    for kind in ("png", "svg"):
+        with whole(store.report(f"figures/{name}.{kind}")) as scratch:
+            # Without a date the same run gives the same bytes.
+            drawn.savefig(scratch, metadata={"Date": None} if kind == "svg" else {"Software": None})
+    plt.close(drawn)
+
+
+def draw_behaviour(summary: dict[str, Any]) -> Any:
+    """Accuracy and logit difference of both tasks over steps, with 95 % bands."""
+    drawn, (left, right) = figure(2)
+    for role in ("old", "new"):
+        name = summary[role]
+        task = summary["tasks"][name]
+        for axes, what in ((left, "accuracy"), (right, "logit_diff")):
+            axes.plot(task["steps"], task[what], color=COLOUR[role], label=f"{name} ({role} task)", marker="o", ms=3)
+            axes.fill_between(
+                task["steps"], task[f"{what}_low"], task[f"{what}_high"], color=COLOUR[role], alpha=0.18, lw=0
+            )
+    left.set(title="Accuracy", xlabel="fine-tuning step", ylim=(0, 1.02), ylabel="answer is the top token")
+    right.set(title="Logit difference", xlabel="fine-tuning step", ylabel=UNITS)
+    right.axhline(0, color=FAINT, lw=1, zorder=0)
+    left.legend(frameon=False, loc="lower right")
+    drawn.supxlabel(_made(summary), fontsize=7, color="#6b7280")
+    return drawn
+
+
+def _made(summary: dict[str, Any]) -> str:
+    counts = ", ".join(f"{n} {t.get('pairs', 0)} pairs" for n, t in summary["tasks"].items())
+    return f"held-out names and wordings; bands 95 % (Wilson; bootstrap over pairs); {counts}; instar {summary['instar']}"
+
+
+def first_and_last(found: Panels, draw: Callable[[Any, Panels, TaskPanels, int], Any]) -> Any:
+    """One row a task, base on the left, last checkpoint on the right."""
+    rows = len(found.tasks)
+    drawn, grid = plt.subplots(rows, 2, figsize=(10.4, 3.4 * rows), squeeze=False, layout="constrained")
+    image = None
+    for axes, task in zip(grid, found.tasks, strict=True):
+        for one, index in zip(axes, (0, len(task.steps) - 1), strict=True):
+            image = draw(one, found, task, index) or image
+            one.set_title(f"{task.name}, step {task.steps[index]}")
+    if image is not None:
+        drawn.colorbar(image, ax=grid, shrink=0.7, label=UNITS)
+    return drawn
+
+
+def draw_stream(axes: Any, found: Panels, task: TaskPanels, index: int) -> None:
+    """Logit lens by half layer, the base faint behind."""
+    x = np.arange(len(task.stages))
+    axes.axhline(0, color=FAINT, lw=1, zorder=0)
+    axes.plot(x, task.stream.value[0], color=FAINT, lw=2, label="base")
+    axes.fill_between(x, task.stream.low[index], task.stream.high[index], color=COLOUR[task.role], alpha=0.18, lw=0)
+    axes.plot(x, task.stream.value[index], color=COLOUR[task.role], marker="o", ms=3, label=f"step {task.steps[index]}")
+    axes.set_xticks(x[::2], [stage_label(s) for s in task.stages[::2]])
+    low = min(float(t.stream.low.min()) for t in found.tasks)
+    high = max(float(t.stream.high.max()) for t in found.tasks)
+    axes.set(ylim=(low - 0.05 * (high - low), high + 0.05 * (high - low)), xlabel="residual stream before layer", ylabel=UNITS)
+    axes.yaxis.label.set_size(8)
+    axes.legend(frameon=False, loc="upper left", fontsize=8)
+
+
+def draw_layers(axes: Any, found: Panels, task: TaskPanels, index: int) -> None:
+    """Direct attribution of each layer's attention and MLP, the base as outlines."""
+    x = np.arange(task.layers.value.shape[1])
+    axes.axhline(0, color=FAINT, lw=1, zorder=0)
+    for part, (name, colour) in enumerate((("attention", COLOUR[task.role]), ("MLP", "#8a9099"))):
+        at = x + 0.2 * (2 * part - 1)
+        value, low, high = (getattr(task.layers, k)[index, :, part] for k in ("value", "low", "high"))
+        axes.bar(at, value, 0.36, color=colour, label=name)
+        axes.vlines(at, low, high, color=INK, lw=1)
+        axes.bar(at, task.layers.value[0, :, part], 0.36, fill=False, edgecolor=INK, lw=0.7, ls=":")
+    bounds = [float(b) for t in found.tasks for b in (t.layers.low.min(), t.layers.high.max())]
+    axes.set(ylim=(min(bounds) * 1.08, max(bounds) * 1.08), xlabel="layer", ylabel=UNITS, xticks=x)
+    axes.yaxis.label.set_size(8)
+    axes.legend(frameon=False, loc="upper left", fontsize=8, title="dotted: base", title_fontsize=7)
+
+
+def draw_heads(axes: Any, found: Panels, task: TaskPanels, index: int) -> Any:
+    """Direct attribution of every head, one zero-centred scale for all."""
+    limit = found.limit("heads")
+    values = task.heads.value[index]
+    image = axes.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto")
+    axes.set(xlabel="head", ylabel="layer", xticks=range(values.shape[1]), yticks=range(values.shape[0]))
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return image

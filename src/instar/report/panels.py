@@ -1,0 +1,91 @@
+"""The numbers behind every drawing: means over pairs, with fixed scales over the whole series.
+
+The page, the figures and the animations all draw from here, so that they cannot disagree.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from instar.compare.intervals import Interval, bootstrap_mean
+from instar.config import RunConfig
+from instar.store import Store, read_json
+
+
+@dataclass(frozen=True)
+class TaskPanels:
+    """One task at every step. Arrays begin with the step axis; values are logits, or shares for attention."""
+
+    name: str
+    role: str
+    steps: list[int]
+    stages: list[str]
+    stream: Interval
+    """Logit lens, `step, stage`."""
+    layers: Interval
+    """Direct attribution, `step, layer, part`; parts are attention and MLP."""
+    heads: Interval
+    """Direct attribution, `step, layer, head`."""
+    slots: list[str]
+    by_slot: np.ndarray
+    """Attention, `step, layer, head, query slot, key slot`."""
+    example: np.ndarray
+    """Attention of one prompt, `step, layer, head, query, key`; empty where none was kept."""
+    tokens: list[str]
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Everything that is drawn, and the limits that all frames share."""
+
+    summary: dict[str, Any]
+    config: RunConfig
+    tasks: list[TaskPanels]
+
+    def limit(self, what: str) -> float:
+        """Largest absolute value of "stream", "layers" or "heads" over tasks and steps: a zero-centred scale."""
+        return max((float(np.abs(getattr(t, what).value).max()) for t in self.tasks), default=1.0) or 1.0
+
+
+def panels(store: Store, config: RunConfig) -> Panels:
+    """Read a measured run.
+
+    Raises:
+        ValueError: where there is no summary yet.
+    """
+    path = store.root / "summary.json"
+    if not path.exists():
+        raise ValueError(f"{store.root} has no summary.json; run `instar compare {store.root}` first")
+    summary = read_json(path)
+    found = [_task(store, summary[role], role) for role in ("old", "new")]
+    return Panels(summary, config, [task for task in found if task is not None])
+
+
+def _task(store: Store, name: str, role: str) -> TaskPanels | None:
+    """A task's panels, or None where a stage was not measured."""
+    series = {stage: store.series(stage, name) for stage in ("lens", "attribution", "attention")}
+    lens, attribution, attention = series["lens"], series["attribution"], series["attention"]
+    if lens is None or attribution is None or attention is None:
+        return None
+    parts = [attribution["heads"].sum("head") + attribution["attn_bias"], attribution["mlp"]]
+    layers = np.stack([p.transpose("pair", "step", "layer").values for p in parts], -1)
+    tokens = json.loads(attention.attrs["tokens"])
+    example = attention["example"].transpose("step", "shown", "layer", "head", "query", "key").values
+    length = len(tokens[0].split("\n")) if tokens else 0
+    return TaskPanels(
+        name=name,
+        role=role,
+        steps=lens["step"].values.tolist(),
+        stages=lens["stage"].values.tolist(),
+        stream=bootstrap_mean(lens["logit_diff"].transpose("pair", "step", "stage").values),
+        layers=bootstrap_mean(layers),
+        heads=bootstrap_mean(attribution["heads"].transpose("pair", "step", "layer", "head").values),
+        slots=attention["key_slot"].values.tolist(),
+        by_slot=attention["by_slot"].transpose("step", "layer", "head", "query_slot", "key_slot").values,
+        example=example[:, 0, :, :, :length, :length] if tokens else np.zeros((0,)),
+        tokens=tokens[0].split("\n") if tokens else [],
+        pairs=lens.sizes["pair"],
+    )

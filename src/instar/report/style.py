@@ -1,0 +1,40 @@
+"""Colours and matplotlib settings, the same in every figure and animation."""
+
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.colors import LinearSegmentedColormap
+
+OLD, NEW, INK, FAINT = "#2a6f97", "#c8553d", "#22262b", "#c9ced6"
+COLOUR = {"old": OLD, "new": NEW}
+DIVERGING = LinearSegmentedColormap.from_list("instar", ["#1f4e79", "#7fb0d3", "#f7f7f5", "#e6a48f", "#a33b20"])
+SETTINGS: dict[str, Any] = {
+    "font.size": 10,
+    "axes.edgecolor": "#8a9099",
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "svg.hashsalt": "instar",
+    "text.parse_math": False,
+}
+
+
+def figure(columns: int, width: float = 5.2, height: float = 3.6) -> tuple[Any, list[Any]]:
+    """A figure with panels side by side."""
+    drawn, axes = plt.subplots(1, columns, figsize=(width * columns, height), squeeze=False, layout="constrained")
+    return drawn, list(axes[0])
+
+
+def stage_label(stage: str) -> str:
+    """`3_mid` as "3½", `3_pre` as "3"."""
+    layer, _, half = stage.partition("_")
+    return "out" if stage == "final" else layer + ("½" if half == "mid" else "")

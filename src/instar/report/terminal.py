@@ -1,0 +1,84 @@
+"""What a command prints: tables that a person reads."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+console = Console(highlight=False)
+
+
+def show_accuracy(summary: dict[str, Any]) -> None:
+    """Accuracy and logit difference of both tasks at every checkpoint."""
+    old, new = summary["old"], summary["new"]
+    table = Table(title="Accuracy (95 % interval) and logit difference on held-out names and wordings", box=None)
+    table.add_column("checkpoint", justify="right")
+    for name in (old, new):
+        table.add_column(f"{escape(name)} accuracy", justify="right")
+        table.add_column("logit diff", justify="right")
+    series = [summary["tasks"][name] for name in (old, new)]
+    for i, step in enumerate(series[0]["steps"]):
+        cells = [f"{step}" if step else "0 (base)"]
+        for s in series:
+            cells.append(f"{s['accuracy'][i]:6.1%} [{s['accuracy_low'][i]:.1%}, {s['accuracy_high'][i]:.1%}]")
+            cells.append(f"{s['logit_diff'][i]:+.2f}")
+        table.add_row(*cells)
+    console.print(table)
+
+
+def show_summary(summary: dict[str, Any]) -> None:
+    """The table, what moved, and health."""
+    show_accuracy(summary)
+    for task in (summary["new"], summary["old"]):
+        moved = [row for row in summary["changed"]["heads"][task] if row["moved"]][:5]
+        console.print(f"\n[bold]Heads whose direct contribution to {escape(task)} moved most[/bold] (logits, base → last)")
+        for row in moved:
+            bounds = f"[{row['low']:+.2f}, {row['high']:+.2f}]"
+            console.print(
+                f"  {row['head']:<8}{row['before']:+.2f} → {row['after']:+.2f}   change {row['change']:+.2f} {escape(bounds)}"
+            )
+        if not moved:
+            console.print("  none beyond its interval")
+    for finding in summary["health"]:
+        text = f"health: seed {finding['seed']}, step {finding['step']}: {finding['kind']}: {finding['text']}"
+        console.print(text, style="yellow", markup=False)
+    for failure in summary["failed"]:
+        text = f"failed: seed {failure['seed']}, step {failure['step']}: {failure['reason']}"
+        console.print(text, style="red", markup=False)
+
+
+def show_screen(model: str, found: list[Any], neighbours: list[tuple[str, str]]) -> None:
+    """Every task's standing, and the pairs to begin with."""
+    table = Table(title=f"Tasks on {escape(model)}", box=None)
+    for column, justify in (("task", "left"), ("accuracy", "right"), ("among the names", "right"), ("standing", "left")):
+        table.add_column(column, justify=justify)  # pyright: ignore[reportArgumentType]
+    for s in found:
+        if s.accuracy is None:
+            table.add_row(s.task, "", "", escape(f"not tried: {s.reason}"))
+            continue
+        cells = [f"{i.value:6.1%} [{i.low:.1%}, {i.high:.1%}]" for i in (s.accuracy, s.choice)]
+        table.add_row(s.task, *map(escape, cells), s.standing)
+    console.print(table)
+    if not neighbours:
+        console.print("\nno neighbours of which one is mastered and one failed")
+    for easier, harder in neighbours:
+        console.print(f"\nneighbours: [bold]{escape(easier)}[/bold] is mastered, [bold]{escape(harder)}[/bold] is failed")
+
+
+def show_audit(path: Path, report: Any) -> None:
+    """Findings, worst first, and balances."""
+    console.print(f"{path}: {report.rows} rows", markup=False)
+    styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
+    for f in report.findings:
+        console.print(f"{f.severity:<8}{f.kind}: {f.count} rows ({f.share:.1%}); {f.text}", style=styles[f.severity], markup=False)
+        for row in f.rows:
+            console.print(f"          {row}", style="dim", markup=False)
+    for what, b in report.balance.items():
+        counts = ", ".join(f"{k} {v}" for k, v in list(b.counts.items())[:8])
+        console.print(f"balance  {what}: {counts}  (against uniform: p = {b.p_value:.2g})", markup=False)
+    if report.prompt_tokens:
+        lengths = ", ".join(f"{k} {v:g}" for k, v in report.prompt_tokens.items())
+        console.print(f"prompt tokens: {lengths}")
+    console.print("no errors" if report.ok else "errors found: do not train on this as it is", style="bold")

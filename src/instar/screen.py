@@ -1,0 +1,76 @@
+"""Which tasks has a model mastered, which not, and which of them are neighbours: where an experiment can begin."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from instar.compare.intervals import Interval, wilson
+from instar.measure.evaluate import evaluate
+from instar.models.load import Model
+from instar.progress import Tell
+from instar.tasks.batch import tokenize
+from instar.tasks.library import TASKS, task
+
+MASTERED = 0.9
+FAILED = 0.7
+
+
+@dataclass(frozen=True)
+class Screened:
+    """One task on one model, or the reason why it could not be tried."""
+
+    task: str
+    example: str
+    accuracy: Interval | None
+    choice: Interval | None
+    pairs: int
+    reason: str = ""
+
+    @property
+    def standing(self) -> str:
+        """`mastered` (the lower bound is at least 90 %), `failed` (the upper bound is at most 70 %), or `between`."""
+        if self.accuracy is None:
+            return "not tried"
+        if self.accuracy.low >= MASTERED:
+            return "mastered"
+        return "failed" if self.accuracy.high <= FAILED else "between"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        found: dict[str, Any] = {"task": self.task, "standing": self.standing, "pairs": self.pairs, "reason": self.reason}
+        for name, interval in (("accuracy", self.accuracy), ("choice_accuracy", self.choice)):
+            if interval is not None:
+                found[name] = [float(interval.value), float(interval.low), float(interval.high)]
+        return found
+
+
+def screen(model: Model, names: list[str], pairs: int, seed: int, tell: Tell) -> list[Screened]:
+    """Every task on held-out names and wordings."""
+    found = []
+    for number, name in enumerate(names):
+        found.append(_one(model, name, pairs, seed))
+        tell(number + 1, len(names), name)
+    return found
+
+
+def neighbours(found: list[Screened]) -> list[tuple[str, str]]:
+    """Pairs of an easier task that is mastered and a harder one that is failed."""
+    by_name = {s.task: s for s in found}
+    pairs = []
+    for s in found:
+        known = TASKS[s.task].harder_than if s.task in TASKS else ()
+        for easier in known:
+            if easier in by_name and by_name[easier].standing == "mastered" and s.standing == "failed":
+                pairs.append((easier, s.task))
+    return pairs
+
+
+def _one(model: Model, name: str, pairs: int, seed: int) -> Screened:
+    chosen = task(name)
+    try:
+        fitted = chosen.fit(model.tokenizer)
+        batch = tokenize(fitted.pairs(pairs, seed, "test"), model.tokenizer, task=name)
+    except ValueError as error:
+        return Screened(name, chosen.example, None, None, 0, str(error))
+    result = evaluate(model, batch)
+    accuracy, choice = (wilson(int(result[k].sum()), pairs) for k in ("accuracy", "choice"))
+    return Screened(name, chosen.example, accuracy, choice, pairs)

@@ -1,0 +1,198 @@
+"""Measurements over many checkpoints: one model in memory at a time, what exists skipped, serial or with Ray.
+
+1. A `Job` is one file: stage, task, seed, step. Its key hashes the checkpoint's weights, the task's data, the stage's
+   options and instar's version; a file with the same key is not made again.
+2. Checkpoints with anything missing are loaded one by one, and all their missing jobs are done.
+3. With `executor: ray` checkpoints are fanned out over the cluster; the serial loop is the oracle.
+4. A checkpoint that cannot be loaded is reported and the rest goes on.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+
+from instar import __version__
+from instar.config import RunConfig, digest
+from instar.measure.attention import attention
+from instar.measure.drift import drift
+from instar.measure.evaluate import evaluate
+from instar.measure.lens import attribution, lens
+from instar.models.load import Model, load
+from instar.models.organism import NAME as EMBEDDED
+from instar.progress import Tell
+from instar.store import SHARED, Store
+from instar.tasks.batch import Batch, tokenize
+from instar.tasks.prepare import read_pairs
+
+GENERAL_TEXTS = 64
+Inside = Callable[[Model, Batch, RunConfig], xr.Dataset]
+
+# A literal table: the stages that look at one model and one task.
+STAGES: dict[str, Inside] = {
+    "evaluate": lambda m, b, c: evaluate(m, b, chunk=c.measure.chunk),
+    "lens": lambda m, b, c: lens(m, b, chunk=c.measure.chunk),
+    "attribution": lambda m, b, c: attribution(m, b, chunk=c.measure.chunk),
+    "attention": lambda m, b, c: attention(m, b, examples=c.measure.examples, chunk=c.measure.chunk),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement to make."""
+
+    stage: str
+    task: str
+    seed: int
+    step: int
+    path: Path
+    key: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A checkpoint that could not be measured, and why."""
+
+    seed: int
+    step: int
+    reason: str
+
+
+def jobs(store: Store, config: RunConfig, tasks: Iterable[str], data_key: str) -> list[Job]:
+    """Every measurement of the run, done or not."""
+    found = []
+    for seed in config.train.seeds:
+        index = store.index(seed)
+        if index is None:
+            raise ValueError(f"{store.checkpoints(seed)} has no finished fine-tuning; run `instar train` first")
+        first = index["steps"][0]["sha256"]
+        for row in index["steps"]:
+            for stage in config.measure.stages:
+                for task in [SHARED] if stage == "drift" else tasks:
+                    options = _options(stage, config)
+                    key = digest([__version__, stage, task, data_key, first, row["sha256"], options])
+                    path = store.measurement(stage, task, seed, row["step"])
+                    found.append(Job(stage, task, seed, row["step"], path, key))
+    return found
+
+
+def _options(stage: str, config: RunConfig) -> dict[str, Any]:
+    """What, beside weights and pairs, decides a stage's numbers."""
+    own: dict[str, Any] = {"device": config.model.device, "chunk": config.measure.chunk, "threads": config.threads}
+    if stage == "attention":
+        own["examples"] = config.measure.examples
+    if stage == "drift":
+        own["text"] = config.data.general_text
+    if stage not in ("drift", "evaluate"):
+        own["pairs"] = config.data.measure_pairs
+    return own
+
+
+def sweep(store: Store, config: RunConfig, todo: list[Job], tell: Tell) -> list[Failure]:
+    """Make what is missing. Returns what could not be made."""
+    missing = [job for job in todo if not store.has_measurement(job.path, job.key)]
+    groups: dict[tuple[int, int], list[Job]] = {}
+    for job in missing:
+        groups.setdefault((job.seed, job.step), []).append(job)
+    done = len(todo) - len(missing)
+    tell(done, len(todo), "")
+    failures: list[Failure] = []
+    run = _with_ray if config.measure.executor == "ray" else _serial
+    for group, failure in run(store, config, list(groups.values())):
+        done += len(group)
+        failures += [failure] if failure else []
+        tell(done, len(todo), f"step {group[0].step}")
+    return failures
+
+
+def _serial(store: Store, config: RunConfig, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
+    worker = _Worker(store, config)
+    for group in groups:
+        yield group, worker.measure(group)
+
+
+def _with_ray(store: Store, config: RunConfig, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("measure.executor: ray needs the extra: pip install 'instar[ray]'") from None
+    threads = config.threads or torch.get_num_threads()
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False)
+
+    @ray.remote(num_cpus=1)
+    def remote(group: list[Job]) -> Failure | None:
+        # Equal thread counts make the sums, and so the bytes, equal to the serial loop's.
+        torch.set_num_threads(threads)
+        return _Worker(store, config).measure(group)
+
+    waiting = {remote.remote(group): group for group in groups}
+    while waiting:
+        ready, _ = ray.wait(list(waiting), num_returns=1)
+        yield waiting.pop(ready[0]), ray.get(ready[0])
+
+
+class _Worker:
+    """Measures checkpoints one after another, keeping each seed's base and the tokenised pairs."""
+
+    def __init__(self, store: Store, config: RunConfig):
+        self.store, self.config = store, config
+        self.bases: dict[int, Model] = {}
+        self.batches: dict[tuple[str, str], Batch] = {}
+
+    def measure(self, group: list[Job]) -> Failure | None:
+        seed, step = group[0].seed, group[0].step
+        try:
+            base = self._base(seed)
+            model = base if step == 0 else self._load(seed, step, like=base)
+        except (ValueError, OSError) as error:
+            return Failure(seed, step, str(error))
+        for job in group:
+            if job.stage == "drift":
+                dataset = drift(base, model, *self._general(base))
+            else:
+                dataset = STAGES[job.stage](model, self._batch(job, base), self.config)
+            self.store.write_measurement(job.path, dataset, job.key)
+        return None
+
+    def _base(self, seed: int) -> Model:
+        if seed not in self.bases:
+            self.bases[seed] = self._load(seed, 0, like=None)
+        return self.bases[seed]
+
+    def _load(self, seed: int, step: int, like: Model | None) -> Model:
+        return load(self.store.checkpoint(seed, step), device=self.config.model.device, like=like)
+
+    def _batch(self, job: Job, model: Model) -> Batch:
+        # Behaviour is cheap and wants narrow intervals; what is inside is measured on fewer pairs.
+        count = None if job.stage == "evaluate" else self.config.data.measure_pairs
+        key = job.task, str(count)
+        if key not in self.batches:
+            first = sorted(self.store.data("").glob(f"{job.task}.*.jsonl"))[0].name.split(".")[1]
+            pairs = read_pairs(self.store, job.task, first, count)
+            self.batches[key] = tokenize(pairs, model.tokenizer, task=job.task)
+        return self.batches[key]
+
+    def _general(self, base: Model) -> tuple[Any, Any]:
+        texts = self._general_texts()
+        if not texts:
+            return None, None
+        limit = getattr(base.module.config, "max_position_embeddings", 512)
+        rows = [base.tokenizer(text)["input_ids"][: min(limit, 256)] for text in texts]
+        width = max(map(len, rows))
+        tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        return tokens, torch.arange(width)[None] < torch.tensor([[len(row)] for row in rows])
+
+    def _general_texts(self) -> list[str]:
+        if self.config.data.general_text is not None:
+            text = Path(self.config.data.general_text).read_text(encoding="utf-8")
+            return [block for block in text.split("\n\n") if block.strip()][:GENERAL_TEXTS]
+        if self.config.model.source == EMBEDDED:
+            from instar.models.organism.corpus import stories
+
+            source = stories(seed=7)
+            return [" ".join(next(source)) for _ in range(GENERAL_TEXTS)]
+        return []

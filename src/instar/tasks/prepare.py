@@ -1,0 +1,104 @@
+"""The data of a run: rows to train on, held-out pairs to measure on, and the audit of one against the other."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from instar.config import DataConfig, TasksConfig, digest
+from instar.store import Store, read_json, read_rows, write_json, write_rows
+from instar.tasks.audit import Audit, audit
+from instar.tasks.library import task as find_task
+from instar.tasks.rows import DataRow, read_training_file
+from instar.tasks.task import Pair, Span, Task
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run trains and measures on."""
+
+    train: list[dict[str, str]]
+    tasks: dict[str, Task]
+    """By name, the old one first."""
+    key: str
+    """Hash of every row and pair."""
+
+    @property
+    def new(self) -> Task:
+        """The task that is fine-tuned on."""
+        return list(self.tasks.values())[1]
+
+
+def prepare(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any) -> Prepared:
+    """Write `data/` (or find it there) and audit it.
+
+    Raises:
+        ValueError: if test prompts are in the training data and `data.allow_leaks` is not set.
+    """
+    fitted = {name: find_task(name).fit(tokenizer) for name in (tasks.old, tasks.new)}
+    named = {task.name: task for task in fitted.values()}
+    if len(named) != 2:
+        raise ValueError(f"tasks.old and tasks.new are both {tasks.old!r}; name two different tasks")
+    new = fitted[tasks.new]
+    wanted = _key(tasks, data, named)
+    if not (store.data("prepared.json").exists() and read_json(store.data("prepared.json")).get("key") == wanted):
+        for task in named.values():
+            for counterfactual in task.counterfactuals:
+                write_rows(store.data(f"{task.name}.{counterfactual}.jsonl"), _test_pairs(task, data, counterfactual))
+        rows = _training_rows(new, data)
+        report = audit(rows, _test_prompts(store, named), tokenizer, new.name if new.name.startswith("ioi") else None)
+        write_json(store.data("audit.json"), report.as_dict())
+        _refuse_leaks(report, data)
+        write_rows(store.data("train.jsonl"), [{"prompt": row.prompt, "answer": row.answer} for row in rows])
+        write_json(store.data("prepared.json"), {"key": wanted})
+    train = read_rows(store.data("train.jsonl"))
+    return Prepared(train, named, digest([wanted, train]))
+
+
+def read_pairs(store: Store, task: str, counterfactual: str, count: int | None = None) -> list[Pair]:
+    """Held-out pairs of one task and counterfactual."""
+    rows = read_rows(store.data(f"{task}.{counterfactual}.jsonl"))
+    return [_pair(row) for row in rows[:count]]
+
+
+def _pair(row: dict[str, Any]) -> Pair:
+    spans = tuple(Span(**span) for span in row.pop("spans"))
+    return Pair(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}, spans=spans)
+
+
+def _key(tasks: TasksConfig, data: DataConfig, named: dict[str, Task]) -> str:
+    """What decides the data: the configuration, the names that the tokenizer keeps whole, and the files' content."""
+    files = [Path(f) for f in (data.train_file, tasks.old.split(":")[0], tasks.new.split(":")[0]) if f]
+    content = {str(f): digest(f.read_bytes().hex()) for f in files if f.is_file()}
+    names = {name: {split: list(words) for split, words in task.names.items()} for name, task in named.items()}
+    choices = data.model_dump(include={"train_file", "train_size", "test_size", "seed", "allow_leaks"})
+    return digest([tasks.model_dump(), choices, names, content])
+
+
+def _test_pairs(task: Task, data: DataConfig, counterfactual: str) -> list[Pair]:
+    return task.pairs(data.test_size, data.seed + 1, "test", counterfactual)
+
+
+def _test_prompts(store: Store, named: dict[str, Task]) -> list[str]:
+    """Every held-out prompt, clean and corrupted."""
+    found = []
+    for name, task in named.items():
+        for counterfactual in task.counterfactuals:
+            for pair in read_pairs(store, name, counterfactual):
+                found += [pair.clean, pair.corrupted]
+    return found
+
+
+def _training_rows(new: Task, data: DataConfig) -> list[DataRow]:
+    if data.train_file is not None:
+        return read_training_file(Path(data.train_file))
+    pairs = new.pairs(data.train_size, data.seed, "train")
+    return [DataRow(i, pair.clean, pair.answer) for i, pair in enumerate(pairs, 1)]
+
+
+def _refuse_leaks(report: Audit, data: DataConfig) -> None:
+    if report.leaks and not data.allow_leaks:
+        leak = next(f for f in report.findings if f.kind == "train/test overlap")
+        raise ValueError(
+            f"{report.leaks} of {report.rows} training rows are test prompts ({leak.rows[0]}). Remove them, or set "
+            "data.allow_leaks: true to train all the same; the report will say so."
+        )
