@@ -53,8 +53,8 @@ def attribution(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
     """Direct logit attribution of every component.
 
     Returns:
-        In logits: `heads` on `pair, layer, head`; `attn_bias`, `mlp` on `pair, layer`; `embed` (all embedding modules),
-        `bias` (final norm's and unembedding's) and `total` on `pair`. The first five sum to `total`.
+        In logits: `heads` on `pair, layer, head`; `attn_bias`, `mlp` on `pair, layer`; `embed` on `pair, embedding`
+        (token embedding first); `bias` (final norm's and unembedding's) and `total` on `pair`. All sum to `total`.
 
     Raises:
         ArithmeticError: if they do not, by more than 1e-5 × the largest term in float32.
@@ -62,8 +62,9 @@ def attribution(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
     parts = [_attribution(model, part) for part in pieces(batch, model, chunk)]
     layers = ("pair", "layer")
     dims: dict[str, tuple[str, ...]] = {"heads": (*layers, "head"), "attn_bias": layers, "mlp": layers}
-    dims |= dict.fromkeys(("embed", "bias", "total"), ("pair",))
-    coords = {"layer": np.arange(model.layout.n_layers), "head": np.arange(model.layout.n_heads)}
+    dims |= {"embed": ("pair", "embedding"), "bias": ("pair",), "total": ("pair",)}
+    names = [path.split(".")[-1] for path in model.layout.arch.embeddings]
+    coords = {"layer": np.arange(model.layout.n_layers), "head": np.arange(model.layout.n_heads), "embedding": names}
     dataset = joined(parts, dims, batch, **coords)
     convention = "final norm's scale frozen; heads without output bias; logit(answer) - mean logit(foils)"
     return dataset.assign_attrs(about(model, batch, convention=convention))
@@ -81,12 +82,11 @@ def _attribution(model: Model, part: Batch) -> dict[str, Any]:
         # W_O is contracted with the direction first: [pair, head, d_model] is never built.
         heads.append(torch.einsum("phc,hcd,pd->ph", z, layout.w_o(layer), linear.vector))
         biases.append(linear.vector @ layout.b_o(layer))
-    embed = sum(_read(x, part, linear) for x in seen["embed"])
     found = {
         "heads": torch.stack(heads, 1),
         "attn_bias": torch.stack(biases, 1),
         "mlp": torch.stack([_read(x, part, linear) for x in seen["mlp_out"]], 1),
-        "embed": embed,
+        "embed": torch.stack([_read(x, part, linear) for x in seen["embed"]], 1),
         "bias": linear.offset,
         "total": (layout.final_norm(final) * direction.vector).sum(1) + direction.offset,
     }
@@ -109,8 +109,8 @@ def _read(x: Float[Tensor, "row pos d_model"], part: Batch, linear: Direction) -
 
 
 def _check_sum(found: dict[str, Tensor], model: Model) -> None:
-    terms = torch.cat([found["heads"].flatten(1), found["attn_bias"], found["mlp"]], 1)
-    terms = torch.cat([terms, found["embed"][:, None], found["bias"][:, None]], 1)
+    parts = [found["heads"].flatten(1), found["attn_bias"], found["mlp"], found["embed"], found["bias"][:, None]]
+    terms = torch.cat(parts, 1)
     off = float(((terms.sum(1) - found["total"]).abs() / terms.abs().amax(1)).max())
     allowed = SUM_TOLERANCE.get(model.module.dtype, 0.05)
     if off > allowed:

@@ -54,7 +54,7 @@ class Batch:
         clean: Int[Tensor, "pair pos"],
         corrupted: Int[Tensor, "pair pos"],
         answer: Int[Tensor, " pair"],
-        foils: Int[Tensor, "pair foil"],
+        foils: Int[Tensor, "pair foil"] | Int[Tensor, " pair"],
         mask: Bool[Tensor, "pair pos"] | None = None,
     ) -> "Batch":
         """A batch from token ids alone. Slots are `same`, `changed` (clean and corrupted differ) and `end`."""
