@@ -24,9 +24,9 @@ ModelName = Annotated[str, typer.Option("--model", help='"embedded", a folder, o
 @app.command()
 def demo(out: Out = Path("runs/demo")) -> None:
     """The whole way on the embedded model: fine-tune on 3-object IOI, measure, report."""
-    from instar.config import DataConfig, RunConfig, TrainConfig
+    from instar.config import demo_config
 
-    _run(RunConfig(train=TrainConfig(learning_rate=DEMO_RATE), data=DataConfig(), threads=2), out)
+    _run(demo_config(), out)
 
 
 @app.command()
@@ -166,9 +166,6 @@ def organism(
         facts = make(out, Recipe(seed=seed, threads=threads), tell)
     scores = ", ".join(f"{name} {value:.1%}" for name, value in facts["accuracy"].items())
     typer.echo(f"{out}: {scores} on {facts['pairs']:,} held-out pairs; sha256 {facts['sha256 of model.safetensors']}")
-
-
-DEMO_RATE = 5e-5
 
 
 def _run(config: Any, out: Path) -> None:

@@ -69,6 +69,7 @@ class TrainConfig(Part):
     save: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="16-bit types store differences from step 0"
     )
+    freeze_embeddings: bool = Field(False, description="train everything but token and position embeddings")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="one fine-tuning each")
     report_to: tuple[str, ...] = Field((), description="passed to transformers: tensorboard, wandb, trackio")
 
@@ -155,6 +156,16 @@ class RunConfig(Part):
         """A stable hash of these parts ("model", "data", …) and of what else is passed."""
         chosen = self.model_dump(mode="json", include=set(parts))
         return digest({**chosen, **more})
+
+
+def demo_config() -> RunConfig:
+    """The main job on the embedded model.
+
+    Its embeddings are frozen. They are tied to the unembedding, and the answers are a few dozen names, so AdamW would push
+    down every name that is not in the training data, and held-out names would pay for that.
+    """
+    train = TrainConfig(learning_rate=4e-4, freeze_embeddings=True)
+    return RunConfig(train=train, threads=2)
 
 
 def digest(value: Any) -> str:

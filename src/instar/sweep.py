@@ -181,7 +181,7 @@ class _Worker:
         if not texts:
             return None, None
         limit = getattr(base.module.config, "max_position_embeddings", 512)
-        rows = [base.tokenizer(text)["input_ids"][: min(limit, 256)] for text in texts]
+        rows = base.tokenizer(texts, truncation=True, max_length=min(limit, 256))["input_ids"]
         width = max(map(len, rows))
         tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
         return tokens, torch.arange(width)[None] < torch.tensor([[len(row)] for row in rows])

@@ -82,6 +82,8 @@ def train(
     _check_lengths(examples, rows, model)
     shutil.rmtree(store.checkpoints(seed), ignore_errors=True)
     set_seed(seed)
+    for embedding in model.layout.embeddings:
+        embedding.requires_grad_(not config.freeze_embeddings)
     writer = _Checkpoints(model, list(rows[:PROBES]), heldout[slice(0, PROBES)], config, store, seed, tell)
     with tempfile.TemporaryDirectory() as scratch, quiet():
         trainer = Trainer(

@@ -14,6 +14,8 @@ from instar.measure.rows import about, at_end, foil_values, joined, numpy, piece
 from instar.models.load import Model
 from instar.models.taps import record
 from instar.tasks.batch import Batch
+from instar.tasks.task import word_ids
+from instar.tasks.words import TEST_NAMES, TRAIN_NAMES
 
 SAID = ("answer", "giver 1", "giver 2", "giver 3", "giver 4", "another name", "no name", "end of text")
 
@@ -51,8 +53,13 @@ def evaluate(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
 
 
 def _known_names(model: Model, batch: Batch) -> Tensor:
-    """Token ids that occur as an answer or a foil anywhere in the batch: the names at play."""
-    ids = torch.cat([batch.answer, batch.foils.flatten(), batch.contrast.flatten()]).unique()
+    """Token ids of all names: those at play in the batch, and those of instar's pools that are one token."""
+    ids = torch.cat([batch.answer, batch.foils.flatten(), batch.contrast.flatten()])
+    pool: list[list[int]] = []
+    if model.tokenizer is not None:
+        pool = [word_ids(model.tokenizer, name) for name in TRAIN_NAMES + TEST_NAMES]
+    single = torch.tensor([row[0] for row in pool if len(row) == 1], dtype=ids.dtype)
+    ids = torch.cat([ids.cpu(), single]).unique()
     return ids[ids >= 0].to(model.device)
 
 

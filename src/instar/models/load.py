@@ -74,7 +74,7 @@ def load(
 
     Raises:
         ValueError: an unsupported family, a pickle, a grown vocabulary in use, or a failed check.
-        OSError: nothing to load there.
+        FileNotFoundError: nothing to load there, or the hub cannot be reached.
     """
     if isinstance(source, nn.Module):
         module, name = source, getattr(source, "name_or_path", "") or type(source).__name__
@@ -125,13 +125,23 @@ def _read(name: str, tokenizer: Any, revision: Any, dtype: str, device: str, lik
 
 def _read_weights(source: str, dtype: str, remote: dict[str, Any]) -> Any:
     with quiet():
-        row(AutoConfig.from_pretrained(source, **remote).model_type)
+        row(_config(source, remote).model_type)
         try:
             return AutoModelForCausalLM.from_pretrained(
                 source, dtype=getattr(torch, dtype), use_safetensors=True, **remote
             )
         except SafetensorError as error:
             raise ValueError(f"{source}: a safetensors file is damaged or half-written: {error}") from None
+
+
+def _config(source: str, remote: dict[str, Any]) -> Any:
+    try:
+        return AutoConfig.from_pretrained(source, **remote)
+    except OSError as error:
+        revision = f" at revision {remote['revision']!r}" if remote["revision"] else ""
+        raise FileNotFoundError(
+            f"{source!r}{revision} is no folder here, and the model hub did not give it: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def _check_folder(folder: Path) -> None:
@@ -161,8 +171,8 @@ def _trim_vocabulary(layout: Layout, tokenizer: Any, name: str, like: Model | No
         return
     if rows < wanted:
         raise ValueError(f"{name}: the unembedding has {rows} rows, its base {wanted}: not a checkpoint of that base")
-    base_tokens = (like.tokenizer if like is not None else tokenizer).get_vocab()
-    needed = [token for token, index in base_tokens.items() if index >= wanted and token != tokenizer.pad_token]
+    own = _own_tokenizer(name, tokenizer)
+    needed = [token for token, index in own.get_vocab().items() if index >= wanted and token != own.pad_token]
     if needed:
         raise ValueError(
             f"{name}: {rows} vocabulary rows where {wanted} are expected, and the extra ones are tokens that prompts can "
@@ -175,6 +185,14 @@ def _trim_vocabulary(layout: Layout, tokenizer: Any, name: str, like: Model | No
     )
     with quiet():
         layout.module.resize_token_embeddings(wanted)
+
+
+def _own_tokenizer(name: str, tokenizer: Any) -> Any:
+    """The tokenizer that lies beside a checkpoint's weights; its base's where there is none."""
+    try:
+        return load_tokenizer(name)
+    except (OSError, ValueError):
+        return tokenizer
 
 
 def _rows_without_pad(tokenizer: Any, rows: int) -> int:

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from instar.models.load import quiet
 from instar.models.organism import corpus
 from instar.tasks.batch import Batch, tokenize
 from instar.tasks.library import ioi
@@ -83,7 +84,8 @@ def rows(tokenizer: Any, seed: int, size: int, width: int) -> Iterator[Int[Tenso
     source = corpus.stories(seed)
     while True:
         texts = [" ".join(next(source)) for _ in range(size)]
-        ids = [[*row[: width - 1], tokenizer.eos_token_id] for row in tokenizer(texts)["input_ids"]]
+        cut = tokenizer(texts, truncation=True, max_length=width - 1)["input_ids"]
+        ids = [[*row, tokenizer.eos_token_id] for row in cut]
         longest = max(map(len, ids))
         yield torch.tensor([[*row, *[-1] * (longest - len(row))] for row in ids])
 
@@ -177,7 +179,8 @@ def _write(folder: Path, model: Any, tokenizer: Any, recipe: Recipe, step: int, 
     """Model, tokenizer and card, moved into place whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".organism-"))
-    model.save_pretrained(scratch)
+    with quiet():
+        model.save_pretrained(scratch)
     tokenizer.save_pretrained(scratch)
     digest = hashlib.sha256((scratch / "model.safetensors").read_bytes()).hexdigest()
     facts = {
