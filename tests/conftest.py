@@ -14,7 +14,7 @@ with install_import_hook(["instar.models", "instar.measure", "instar.tasks.batch
     import instar.measure.evaluate
     import instar.measure.lens
     import instar.models.load
-    import instar.tasks.batch  # noqa: F401
+    import instar.tasks.batch
 
 import pytest
 import torch

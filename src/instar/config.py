@@ -25,53 +25,57 @@ class Part(BaseModel):
 class ModelConfig(Part):
     """Which model is fine-tuned."""
 
-    source: str = Field("embedded", description='"embedded", a folder, or a hub id')
-    revision: str | None = Field(None, description="hub revision")
-    device: str = Field("cpu", description="torch device for training and measuring")
-    trust_remote_code: bool = Field(False, description="run code that comes with the repository")
+    source: str = Field(default="embedded", description='"embedded", a folder, or a hub id')
+    revision: str | None = Field(default=None, description="hub revision")
+    device: str = Field(default="cpu", description="torch device for training and measuring")
+    trust_remote_code: bool = Field(default=False, description="run code that comes with the repository")
 
 
 class TasksConfig(Part):
     """The mastered task and the one it fails: library names, or paths to .py or .jsonl files."""
 
-    old: str = Field("ioi2", description="the task the base has mastered")
-    new: str = Field("ioi3", description="the task it is fine-tuned on")
+    old: str = Field(default="ioi2", description="the task the base has mastered")
+    new: str = Field(default="ioi3", description="the task it is fine-tuned on")
 
 
 class DataConfig(Part):
     """What is trained on, tested on and measured on."""
 
-    train_file: str | None = Field(None, description="prompts and answers to train on; made from the new task if absent")
-    train_size: int = Field(2944, ge=1, description="rows to make for training")
-    test_size: int = Field(1000, ge=20, description="held-out pairs a task for behaviour")
-    measure_pairs: int = Field(96, ge=8, description="held-out pairs a task for what is inside")
-    seed: int = Field(0, description="seed of all prompts")
-    allow_leaks: bool = Field(False, description="train although test prompts are in the training data")
-    general_text: str | None = Field(None, description="text file for the divergence; the embedded model has its own")
+    train_file: str | None = Field(
+        default=None, description="prompts and answers to train on; made from the new task if absent"
+    )
+    train_size: int = Field(default=2944, ge=1, description="rows to make for training")
+    test_size: int = Field(default=1000, ge=20, description="held-out pairs a task for behaviour")
+    measure_pairs: int = Field(default=96, ge=8, description="held-out pairs a task for what is inside")
+    seed: int = Field(default=0, description="seed of all prompts")
+    allow_leaks: bool = Field(default=False, description="train although test prompts are in the training data")
+    general_text: str | None = Field(
+        default=None, description="text file for the divergence; the embedded model has its own"
+    )
 
 
 class TrainConfig(Part):
     """Fine-tuning."""
 
-    steps: int = Field(184, ge=1, description="optimizer steps")
-    batch_size: int = Field(16, ge=1, description="rows a step")
-    learning_rate: float = Field(1e-5, gt=0, description="AdamW's")
-    schedule: Literal["constant", "linear", "cosine", "constant_with_warmup"] = Field("constant")
-    warmup_steps: int = Field(0, ge=0, description="for constant_with_warmup, linear and cosine")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's")
+    steps: int = Field(default=184, ge=1, description="optimizer steps")
+    batch_size: int = Field(default=16, ge=1, description="rows a step")
+    learning_rate: float = Field(default=1e-5, gt=0, description="AdamW's")
+    schedule: Literal["constant", "linear", "cosine", "constant_with_warmup"] = Field(default="constant")
+    warmup_steps: int = Field(default=0, ge=0, description="for constant_with_warmup, linear and cosine")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's")
     loss: Literal["answer", "completion", "full"] = Field(
-        "answer", description="answer: its tokens; completion: these and end-of-text; full: the prompt too"
+        default="answer", description="answer: its tokens; completion: these and end-of-text; full: the prompt too"
     )
-    repeat: int = Field(1, ge=1, description="write the answer this many times (the log used 20)")
+    repeat: int = Field(default=1, ge=1, description="write the answer this many times (the log used 20)")
     checkpoints: int | Literal["log"] | tuple[int, ...] = Field(
-        8, description='every N steps, "log" (1, 2, 4, …), or a list of steps; 0 and the last are always kept'
+        default=8, description='every N steps, "log" (1, 2, 4, …), or a list of steps; 0 and the last are always kept'
     )
     save: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="16-bit types store differences from step 0"
+        default="float32", description="16-bit types store differences from step 0"
     )
-    freeze_embeddings: bool = Field(False, description="train everything but token and position embeddings")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="one fine-tuning each")
-    report_to: tuple[str, ...] = Field((), description="passed to transformers: tensorboard, wandb, trackio")
+    freeze_embeddings: bool = Field(default=False, description="train everything but token and position embeddings")
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="one fine-tuning each")
+    report_to: tuple[str, ...] = Field(default=(), description="passed to transformers: tensorboard, wandb, trackio")
 
     @model_validator(mode="after")
     def _steps_exist(self) -> Self:
@@ -96,18 +100,18 @@ class MeasureConfig(Part):
     """What is measured at every checkpoint."""
 
     stages: tuple[Stage, ...] = Field(
-        ("evaluate", "lens", "attribution", "attention", "drift"), description="measurements, in this order"
+        default=("evaluate", "lens", "attribution", "attention", "drift"), description="measurements, in this order"
     )
-    examples: int = Field(1, ge=0, description="prompts whose whole attention patterns are kept")
-    chunk: int = Field(64, ge=1, description="pairs a forward pass")
-    executor: Literal["serial", "ray"] = Field("serial", description="ray fans checkpoints out (extra: ray)")
+    examples: int = Field(default=2, ge=0, description="prompts whose whole attention patterns are kept")
+    chunk: int = Field(default=64, ge=1, description="pairs a forward pass")
+    executor: Literal["serial", "ray"] = Field(default="serial", description="ray fans checkpoints out (extra: ray)")
 
 
 class ReportConfig(Part):
     """The page and its figures."""
 
-    gifs: bool = Field(True, description="animations of the stream, layer and head panels")
-    static: bool = Field(True, description="PNG and SVG figures")
+    gifs: bool = Field(default=True, description="animations of the stream, layer and head panels")
+    static: bool = Field(default=True, description="PNG and SVG figures")
 
 
 class RunConfig(Part):
@@ -119,7 +123,7 @@ class RunConfig(Part):
     train: TrainConfig = TrainConfig()
     measure: MeasureConfig = MeasureConfig()
     report: ReportConfig = ReportConfig()
-    threads: int | None = Field(None, ge=1, description="torch threads; pin it to reproduce bytes")
+    threads: int | None = Field(default=None, ge=1, description="torch threads; pin it to reproduce bytes")
 
     @model_validator(mode="before")
     @classmethod

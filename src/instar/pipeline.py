@@ -35,7 +35,9 @@ def data_stage(store: Store, config: RunConfig, tokenizer: Any = None) -> Prepar
     prepared = prepare(store, config.tasks, config.data, tokenizer)
     for finding in read_json(store.data("audit.json"))["findings"]:
         if finding["severity"] != "note":
-            console.print(f"data: {finding['severity']}: {finding['kind']}: {finding['text']}", style="yellow", markup=False)
+            console.print(
+                f"data: {finding['severity']}: {finding['kind']}: {finding['text']}", style="yellow", markup=False
+            )
     return prepared
 
 
@@ -70,7 +72,9 @@ def measure_stage(store: Store, config: RunConfig, stages: tuple[str, ...] | Non
     with bar("measuring") as tell:
         failures = sweep(store, config, todo, tell)
     for failure in failures:
-        console.print(f"seed {failure.seed}, step {failure.step} failed: {failure.reason}", style="bold red", markup=False)
+        console.print(
+            f"seed {failure.seed}, step {failure.step} failed: {failure.reason}", style="bold red", markup=False
+        )
     write_json(store.root / "measure" / "failed.json", [asdict(f) for f in failures])
     return failures
 

@@ -17,7 +17,7 @@ console = Console(stderr=True, highlight=False)
 @contextmanager
 def bar(what: str) -> Iterator[Tell]:
     """A progress bar that lives as long as the block."""
-    with (_rich(what) if console.is_terminal else _plain(what)) as tell:
+    with _rich(what) if console.is_terminal else _plain(what) as tell:
         yield tell
 
 

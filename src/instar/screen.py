@@ -36,7 +36,12 @@ class Screened:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        found: dict[str, Any] = {"task": self.task, "standing": self.standing, "pairs": self.pairs, "reason": self.reason}
+        found: dict[str, Any] = {
+            "task": self.task,
+            "standing": self.standing,
+            "pairs": self.pairs,
+            "reason": self.reason,
+        }
         for name, interval in (("accuracy", self.accuracy), ("choice_accuracy", self.choice)):
             if interval is not None:
                 found[name] = [float(interval.value), float(interval.low), float(interval.high)]

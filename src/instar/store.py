@@ -16,7 +16,7 @@ skipped exactly when the key is the same.
 """
 
 import json
-import os
+import math
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from instar.config import RunConfig
@@ -113,7 +114,15 @@ class Store:
         loaded = [xr.load_dataset(file, engine="h5netcdf") for file in files]
         steps = [int(file.stem.removeprefix("step-")) for file in files]
         attrs = loaded[0].attrs
-        series = xr.concat(loaded, dim="step", combine_attrs="override", data_vars="all", coords="minimal", compat="override", join="outer")
+        series = xr.concat(
+            loaded,
+            dim="step",
+            combine_attrs="override",
+            data_vars="all",
+            coords="minimal",
+            compat="override",
+            join="outer",
+        )
         return series.assign_coords(step=steps).assign_attrs(attrs)
 
     # Training index
@@ -149,7 +158,7 @@ class whole:  # noqa: N801 — reads as a word: `with whole(path) as scratch`
         if kind is None:
             if self.scratch.is_dir() and self.path.exists():
                 shutil.rmtree(self.path)
-            os.replace(self.scratch, self.path)
+            self.scratch.replace(self.path)
         shutil.rmtree(holder, ignore_errors=True)
 
 
@@ -171,7 +180,9 @@ def read_json(path: Path) -> Any:
 
 def write_rows(path: Path, rows: Iterable[Any]) -> None:
     """JSON Lines from dicts or dataclasses."""
-    write_text(path, "".join(json.dumps(r if isinstance(r, dict) else asdict(r), ensure_ascii=False) + "\n" for r in rows))
+    write_text(
+        path, "".join(json.dumps(r if isinstance(r, dict) else asdict(r), ensure_ascii=False) + "\n" for r in rows)
+    )
 
 
 def read_rows(path: Path, make: Callable[[dict[str, Any]], Any] = lambda row: row) -> list[Any]:
@@ -184,6 +195,6 @@ def _finite(value: Any) -> Any:
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_finite(v) for v in value]
-    if hasattr(value, "item"):
+    if isinstance(value, np.generic):
         value = value.item()
-    return None if isinstance(value, float) and not (value - value == 0) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

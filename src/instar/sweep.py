@@ -8,7 +8,7 @@
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def _serial(store: Store, config: RunConfig, groups: list[list[Job]]) -> Iterabl
 
 def _with_ray(store: Store, config: RunConfig, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports] — an extra
     except ImportError:
         raise ValueError("measure.executor: ray needs the extra: pip install 'instar[ray]'") from None
     threads = config.threads or torch.get_num_threads()
@@ -164,7 +164,9 @@ class _Worker:
         return self.bases[seed]
 
     def _load(self, seed: int, step: int, like: Model | None) -> Model:
-        return load(self.store.checkpoint(seed, step), device=self.config.model.device, like=like)
+        model = load(self.store.checkpoint(seed, step), device=self.config.model.device, like=like)
+        # Results are the same wherever the run directory lies, so they do not name it.
+        return replace(model, name=f"{self.config.model.source}, seed {seed}, step {step}")
 
     def _batch(self, job: Job, model: Model) -> Batch:
         # Behaviour is cheap and wants narrow intervals; what is inside is measured on fewer pairs.

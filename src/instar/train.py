@@ -66,7 +66,14 @@ def collate(rows: Sequence[dict[str, list[int]]], pad: int) -> dict[str, Tensor]
 
 
 def train(
-    model: Model, rows: Sequence[Row], heldout: Batch, config: TrainConfig, store: Store, seed: int, key: str, tell: Tell
+    model: Model,
+    rows: Sequence[Row],
+    heldout: Batch,
+    config: TrainConfig,
+    store: Store,
+    seed: int,
+    key: str,
+    tell: Tell,
 ) -> dict[str, Any]:
     """Fine-tune `model` in place and write its checkpoints and their index. Returns the index.
 
@@ -86,13 +93,14 @@ def train(
         embedding.requires_grad_(not config.freeze_embeddings)
     writer = _Checkpoints(model, list(rows[:PROBES]), heldout[slice(0, PROBES)], config, store, seed, tell)
     with tempfile.TemporaryDirectory() as scratch, quiet():
-        trainer = Trainer(
+        trainer = _CountingTrainer(
             model=model.module,
             args=_arguments(config, seed, scratch, model),
             train_dataset=examples,  # pyright: ignore[reportArgumentType] — a list is a dataset to the Trainer
             data_collator=lambda batch: collate(batch, tokenizer.eos_token_id or 0),
             callbacks=[writer],
         )
+        writer.count = lambda: trainer.tokens
         trainer.remove_callback(PrinterCallback)  # `tell` shows progress
         trainer.train()
     model.module.eval()
@@ -132,6 +140,17 @@ def _arguments(config: TrainConfig, seed: int, scratch: str, model: Model) -> Tr
     )
 
 
+class _CountingTrainer(Trainer):
+    """Counts the tokens that were trained on; the data loader is a batch ahead and would count too many."""
+
+    tokens = 0
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """One forward and backward pass."""
+        self.tokens += int(inputs["attention_mask"].sum())
+        return super().training_step(model, inputs, *args, **kwargs)
+
+
 @dataclass
 class _Checkpoints(TrainerCallback):
     """Writes the scheduled checkpoints, probes them and examines their health."""
@@ -147,6 +166,7 @@ class _Checkpoints(TrainerCallback):
     probes: list[Probe] = field(default_factory=list)
     health: dict[str, Finding] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
+    count: Callable[[], int] = lambda: 0
 
     def __post_init__(self) -> None:
         self.schedule = set(self.config.checkpoint_steps())
@@ -180,8 +200,8 @@ class _Checkpoints(TrainerCallback):
             if finding.kind not in self.health:
                 self.health[finding.kind] = finding
                 self.tell(step, self.config.steps, f"{finding.kind} at step {step}: {finding.text}")
-        seen = step * self.config.batch_size
-        self.rows.append({**asdict(probe), "loss": None, "rows": seen, "sha256": digest, "bytes": size})
+        row = {**asdict(probe), "loss": None, "tokens": self.count(), "sha256": digest, "bytes": size}
+        self.rows.append(row)
 
     @torch.no_grad()
     def _probe(self, step: int) -> Probe:

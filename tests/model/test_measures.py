@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import random_batch, tiny_gpt2
-from torch.nn.functional import layer_norm
 
+from conftest import random_batch, tiny_gpt2
 from instar.measure.attention import attention
 from instar.measure.drift import drift
 from instar.measure.evaluate import SAID, evaluate
@@ -64,7 +63,10 @@ def test_attribution_is_linear_in_what_each_component_wrote(tiny, batch):
         wrote = streams[:, 2 * layer + 2] - streams[:, 2 * layer + 1]
         np.testing.assert_allclose(found["mlp"].isel(layer=layer).values, read(wrote), rtol=1e-8, atol=1e-9)
     np.testing.assert_allclose(found["embed"].sum("embedding").values, read(streams[:, 0]), rtol=1e-8, atol=1e-9)
-    terms = sum(found[name].sum([d for d in found[name].dims if d != "pair"]) for name in ("heads", "attn_bias", "mlp", "embed", "bias"))
+    terms = sum(
+        found[name].sum([d for d in found[name].dims if d != "pair"])
+        for name in ("heads", "attn_bias", "mlp", "embed", "bias")
+    )
     np.testing.assert_allclose(terms.values, found["total"].values, rtol=1e-9, atol=1e-9)
 
 
@@ -83,7 +85,9 @@ def test_one_head_equals_its_own_ablation_in_the_linear_part(tiny, batch):
     without = ((final - wrote) - (final - wrote).mean(1, keepdim=True)) / scale * norm.weight
     whole = (final - final.mean(1, keepdim=True)) / scale * norm.weight
     lost = ((whole - without) * direction).sum(1).detach().numpy()
-    np.testing.assert_allclose(attribution(tiny, batch)["heads"].sel(layer=1, head=2).values, lost, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(
+        attribution(tiny, batch)["heads"].sel(layer=1, head=2).values, lost, rtol=1e-8, atol=1e-9
+    )
 
 
 def test_evaluate_against_plain_logits(tiny, batch):
@@ -100,7 +104,10 @@ def test_evaluate_against_plain_logits(tiny, batch):
 def test_permuting_pairs_permutes_results_and_nothing_else(tiny, batch):
     order = [3, 0, 4, 1, 2]
     shuffled = type(batch)(
-        **{k: getattr(batch, k)[order] for k in ("clean", "corrupted", "mask", "end", "answer", "foils", "contrast", "slots")},
+        **{
+            k: getattr(batch, k)[order]
+            for k in ("clean", "corrupted", "mask", "end", "answer", "foils", "contrast", "slots")
+        },
         slot_names=batch.slot_names,
     )
     for measure, name in ((lens, "logit_diff"), (evaluate, "probability"), (attribution, "heads")):

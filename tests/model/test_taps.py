@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import tiny_gpt2
 from transformers import GPT2LMHeadModel
 
+from conftest import tiny_gpt2
 from instar.models.arch import Layout, row
 from instar.models.checks import check
 from instar.models.load import load
@@ -29,7 +29,8 @@ def test_every_site_equals_a_forward_written_by_hand(tokens):
     for layer, block in enumerate(model.transformer.h):
         torch.testing.assert_close(seen["resid_pre"][layer], x)
         q, k, v = (
-            t.view(3, 9, 4, 8).transpose(1, 2) for t in (block.ln_1(x) @ block.attn.c_attn.weight + block.attn.c_attn.bias).split(32, -1)
+            t.view(3, 9, 4, 8).transpose(1, 2)
+            for t in (block.ln_1(x) @ block.attn.c_attn.weight + block.attn.c_attn.bias).split(32, -1)
         )
         scores = (q @ k.transpose(-1, -2) / 8**0.5).masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)
         pattern = scores.softmax(-1)

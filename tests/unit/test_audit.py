@@ -33,7 +33,11 @@ def test_a_leak_is_an_error_also_under_another_spelling():
 
 
 def test_duplicates_are_told_apart():
-    rows = [*GOOD, DataRow(301, GOOD[0].prompt, GOOD[0].answer), DataRow(302, GOOD[1].prompt.lower(), GOOD[1].answer.lower())]
+    rows = [
+        *GOOD,
+        DataRow(301, GOOD[0].prompt, GOOD[0].answer),
+        DataRow(302, GOOD[1].prompt.lower(), GOOD[1].answer.lower()),
+    ]
     found = kinds(audit(rows))
     assert found["exact duplicates"].count == 1 and found["normalised duplicates"].count == 1
     assert "row 301: the same prompt as row 1" in found["exact duplicates"].rows[0]
@@ -73,10 +77,15 @@ def test_multi_token_answers_are_named(embedded):
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".parquet"])
-@pytest.mark.parametrize(("prompt", "answer"), [("question", "completion"), ("prompt", "completion"), ("prompt", "answer")])
+@pytest.mark.parametrize(
+    ("prompt", "answer"), [("question", "completion"), ("prompt", "completion"), ("prompt", "answer")]
+)
 def test_every_format_and_naming(tmp_path, suffix, prompt, answer):
     path = tmp_path / f"data{suffix}"
-    records = [{prompt: "After John and Mary met, John gave a ring to ", answer: a} for a in (" Mary", "Mary", " Mary" * 20, " Mary.")]
+    records = [
+        {prompt: "After John and Mary met, John gave a ring to ", answer: a}
+        for a in (" Mary", "Mary", " Mary" * 20, " Mary.")
+    ]
     table = pd.DataFrame(records)
     if suffix == ".json":
         path.write_text(json.dumps(records))
@@ -119,7 +128,12 @@ def test_files_that_cannot_be_read_say_so(tmp_path):
         ("In Paris, John and Mary met. Yesterday, Mary gave a ring to", "John", "John Mary", "Mary"),
         ("When Tom met Sue and Kim at the zoo, Sue and Kim gave a toy to", "Tom", "Tom Sue Kim", "Sue Kim"),
         ("After Ann & Bob & Eve met, Bob & Ann gave a pen to", "Eve", "Ann Bob Eve", "Bob Ann"),
-        ("After John, Mary, and Jim ate, Jim was tired. Mary, together with John, gave a cup to", "Jim", "John Mary Jim", "Mary John"),
+        (
+            "After John, Mary, and Jim ate, Jim was tired. Mary, together with John, gave a cup to",
+            "Jim",
+            "John Mary Jim",
+            "Mary John",
+        ),
         ("After Al, Bo, Cy and Di met, Di, Al and Cy gave a pen to", "Bo", "Al Bo Cy Di", "Di Al Cy"),
         ("John's dog ran. John, Mary and Jim saw it. Jim and Mary gave a bone to", "John", "John Mary Jim", "Jim Mary"),
     ],

@@ -162,7 +162,8 @@ def test_custom_tasks_from_python_and_json_lines(tmp_path, embedded):
     assert len(found.batch(embedded, n=3)) == 3
     rows = tmp_path / "rows.jsonl"
     rows.write_text(
-        '{"clean": "John gave a ball to", "corrupted": "Mary gave a ball to", "answer": " Mary", "foils": ["John"]}\n' * 4
+        '{"clean": "John gave a ball to", "corrupted": "Mary gave a ball to", "answer": " Mary", "foils": ["John"]}\n'
+        * 4
     )
     batch = task(str(rows)).batch(embedded, n=4)
     assert batch.slot_names[-1] == "end" and len(batch) == 4

@@ -29,7 +29,8 @@ def wilson(right: Any, total: Any) -> Interval:
     share = right / total
     middle = (share + Z**2 / (2 * total)) / (1 + Z**2 / total)
     half = Z * np.sqrt(share * (1 - share) / total + Z**2 / (4 * total**2)) / (1 + Z**2 / total)
-    return Interval(share, np.maximum(0.0, middle - half), np.minimum(1.0, middle + half))
+    # At 0 and 1 a bound equals the share but for rounding.
+    return Interval(share, np.clip(middle - half, 0, share), np.clip(middle + half, share, 1))
 
 
 def resamples(pairs: int, seed: int = 0, count: int = BOOTSTRAPS) -> np.ndarray:

@@ -104,7 +104,7 @@ def _said(series: xr.Dataset) -> dict[str, list[float]]:
 
 
 def _training(store: Store, seeds: list[int]) -> dict[str, Any]:
-    columns = ("step", "loss", "rows", "train_accuracy", "heldout_accuracy", "end_of_text", "bytes")
+    columns = ("step", "loss", "tokens", "train_accuracy", "heldout_accuracy", "end_of_text", "bytes")
     found = {}
     for seed in seeds:
         rows = (store.index(seed) or {"steps": []})["steps"]

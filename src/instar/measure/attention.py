@@ -55,6 +55,9 @@ def attention(model: Model, batch: Batch, *, examples: int = 2, chunk: int = 32)
 
 def _examples(model: Model, batch: Batch, count: int) -> tuple[Any, list[str]]:
     """Whole patterns of the first prompts, and their tokens joined by newlines."""
+    if count == 0:
+        layers, heads = model.layout.n_layers, model.layout.n_heads
+        return np.zeros((0, layers, heads, 1, 1), np.float32), []
     part = next(pieces(batch[slice(0, count)], model, count))
     patterns: Float[Tensor, "shown layer head query key"] = torch.stack(
         record(model.layout, part.clean, part.mask, keep=("pattern",))["pattern"], 1

@@ -33,7 +33,9 @@ def drift(
         part = component(name, base)
         change[part] += float((own[name].double() - value.double()).square().sum())
         norm[part] += float(value.double().square().sum())
-    names = sorted(change, key=lambda c: (c.startswith("final"), [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", c)]))
+    names = sorted(
+        change, key=lambda c: (c.startswith("final"), [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", c)])
+    )
     dataset = xr.Dataset(
         {
             "weight_change": ("component", np.sqrt([change[n] for n in names])),

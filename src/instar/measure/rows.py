@@ -94,7 +94,10 @@ def pair_coords(batch: Batch) -> dict[str, Any]:
     return {
         "pair": index,
         "place": ("pair", np.array([p.place for p in batch.pairs]) if batch.pairs else 0 * index),
-        "wording": ("pair", np.array([p.wording for p in batch.pairs] if batch.pairs else [""] * len(index), dtype=str)),
+        "wording": (
+            "pair",
+            np.array([p.wording for p in batch.pairs] if batch.pairs else [""] * len(index), dtype=str),
+        ),
     }
 
 

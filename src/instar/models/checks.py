@@ -62,7 +62,9 @@ def _check_pattern_matters(layout: Layout, tokens: Int[Tensor, "pair pos"], name
     plain = record(layout, tokens).final
     seen = record(layout, tokens, edit=lambda site, layer, x: x.roll(1, -1) if site == "pattern" else None).final
     if torch.equal(seen, plain):
-        raise ValueError(f"{name}: changing every attention pattern changed nothing: the seam is not in the model's way")
+        raise ValueError(
+            f"{name}: changing every attention pattern changed nothing: the seam is not in the model's way"
+        )
 
 
 def _eager(layout: Layout, tokens: Int[Tensor, "pair pos"]) -> Tensor:

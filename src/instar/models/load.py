@@ -29,8 +29,8 @@ from instar.models.checks import check
 
 DELTA = "instar-delta.json"
 _CONVERT = (
-    "python -c \"import sys, transformers as t; t.AutoModelForCausalLM.from_pretrained(sys.argv[1])"
-    ".save_pretrained(sys.argv[2], safe_serialization=True)\" OLD NEW"
+    'python -c "import sys, transformers as t; t.AutoModelForCausalLM.from_pretrained(sys.argv[1])'
+    '.save_pretrained(sys.argv[2], safe_serialization=True)" OLD NEW'
 )
 
 
@@ -76,6 +76,7 @@ def load(
         ValueError: an unsupported family, a pickle, a grown vocabulary in use, or a failed check.
         FileNotFoundError: nothing to load there, or the hub cannot be reached.
     """
+    module: Any
     if isinstance(source, nn.Module):
         module, name = source, getattr(source, "name_or_path", "") or type(source).__name__
     else:

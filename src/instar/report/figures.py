@@ -56,7 +56,9 @@ def draw_behaviour(summary: dict[str, Any]) -> Any:
 
 def _made(summary: dict[str, Any]) -> str:
     counts = ", ".join(f"{n} {t.get('pairs', 0)} pairs" for n, t in summary["tasks"].items())
-    return f"held-out names and wordings; bands 95 % (Wilson; bootstrap over pairs); {counts}; instar {summary['instar']}"
+    return (
+        f"held-out names and wordings; bands 95 % (Wilson; bootstrap over pairs); {counts}; instar {summary['instar']}"
+    )
 
 
 def first_and_last(found: Panels, draw: Callable[[Any, Panels, TaskPanels, int], Any]) -> Any:
@@ -83,7 +85,11 @@ def draw_stream(axes: Any, found: Panels, task: TaskPanels, index: int) -> None:
     axes.set_xticks(x[::2], [stage_label(s) for s in task.stages[::2]])
     low = min(float(t.stream.low.min()) for t in found.tasks)
     high = max(float(t.stream.high.max()) for t in found.tasks)
-    axes.set(ylim=(low - 0.05 * (high - low), high + 0.05 * (high - low)), xlabel="residual stream before layer", ylabel=UNITS)
+    axes.set(
+        ylim=(low - 0.05 * (high - low), high + 0.05 * (high - low)),
+        xlabel="residual stream before layer",
+        ylabel=UNITS,
+    )
     axes.yaxis.label.set_size(8)
     axes.legend(frameon=False, loc="upper left", fontsize=8)
 

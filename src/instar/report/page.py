@@ -63,7 +63,7 @@ def _task(task: TaskPanels) -> dict[str, Any]:
         "layers": _interval(task.layers),
         "heads": _interval(task.heads),
         "by_slot": _packed(task.by_slot),
-        "example": _packed(task.example) if task.tokens else None,
+        "example": _packed(task.example),
     }
 
 
@@ -95,11 +95,24 @@ def _made(found: Panels, store: Store) -> list[tuple[str, str]]:
         ("training rows", f"{summary['audit']['rows'] if summary['audit'] else '?'}"),
         ("pairs for behaviour", behaviour),
         ("pairs for what is inside", inside),
-        ("logit difference", "logit(answer) − mean logit of all other introduced names, at the last token; higher is better"),
+        (
+            "logit difference",
+            "logit(answer) − mean logit of all other introduced names, at the last token; higher is better",
+        ),
         ("logit lens", "final norm recomputed at each stage"),
-        ("direct attribution", "final norm's scale frozen; a head is z W_O without the output bias; positive helps the answer"),
-        ("intervals", "95 %: Wilson for shares, bootstrap over pairs for means, max-t bootstrap for lists of what moved"),
-        ("seeds of fine-tuning", f"{len(train.seeds)}: {'one fine-tuning; nothing here says how much another seed would differ' if len(train.seeds) == 1 else ', '.join(map(str, train.seeds))}"),
+        (
+            "direct attribution",
+            "final norm's scale frozen; a head is z W_O without the output bias; positive helps the answer",
+        ),
+        (
+            "intervals",
+            "95 %: Wilson for shares, bootstrap over pairs for means, max-t bootstrap for lists of what moved",
+        ),
+        (
+            "seeds of fine-tuning",
+            ", ".join(map(str, train.seeds))
+            + ("; nothing here says how much another seed would differ" if len(train.seeds) == 1 else ""),
+        ),
         ("instar", summary["instar"]),
     ]
     return rows

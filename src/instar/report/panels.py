@@ -32,8 +32,9 @@ class TaskPanels:
     by_slot: np.ndarray
     """Attention, `step, layer, head, query slot, key slot`."""
     example: np.ndarray
-    """Attention of one prompt, `step, layer, head, query, key`; empty where none was kept."""
-    tokens: list[str]
+    """Attention of the kept prompts, `step, shown, layer, head, query, key`; zero beyond a prompt's end."""
+    tokens: list[list[str]]
+    """The tokens of each kept prompt."""
     pairs: int
 
 
@@ -74,7 +75,6 @@ def _task(store: Store, name: str, role: str) -> TaskPanels | None:
     layers = np.stack([p.transpose("pair", "step", "layer").values for p in parts], -1)
     tokens = json.loads(attention.attrs["tokens"])
     example = attention["example"].transpose("step", "shown", "layer", "head", "query", "key").values
-    length = len(tokens[0].split("\n")) if tokens else 0
     return TaskPanels(
         name=name,
         role=role,
@@ -85,7 +85,7 @@ def _task(store: Store, name: str, role: str) -> TaskPanels | None:
         heads=bootstrap_mean(attribution["heads"].transpose("pair", "step", "layer", "head").values),
         slots=attention["key_slot"].values.tolist(),
         by_slot=attention["by_slot"].transpose("step", "layer", "head", "query_slot", "key_slot").values,
-        example=example[:, 0, :, :, :length, :length] if tokens else np.zeros((0,)),
-        tokens=tokens[0].split("\n") if tokens else [],
+        example=np.nan_to_num(example),
+        tokens=[text.split("\n") for text in tokens],
         pairs=lens.sizes["pair"],
     )

@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 OLD, NEW, INK, FAINT = "#2a6f97", "#c8553d", "#22262b", "#c9ced6"
 COLOUR = {"old": OLD, "new": NEW}
 DIVERGING = LinearSegmentedColormap.from_list("instar", ["#1f4e79", "#7fb0d3", "#f7f7f5", "#e6a48f", "#a33b20"])
-SETTINGS: dict[str, Any] = {
+SETTINGS: Any = {
     "font.size": 10,
     "axes.edgecolor": "#8a9099",
     "axes.labelcolor": INK,

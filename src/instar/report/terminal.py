@@ -16,13 +16,14 @@ def show_accuracy(summary: dict[str, Any]) -> None:
     table = Table(title="Accuracy (95 % interval) and logit difference on held-out names and wordings", box=None)
     table.add_column("checkpoint", justify="right")
     for name in (old, new):
-        table.add_column(f"{escape(name)} accuracy", justify="right")
-        table.add_column("logit diff", justify="right")
+        table.add_column(f"{escape(name)} accuracy", justify="right", no_wrap=True)
+        table.add_column("logit diff", justify="right", no_wrap=True)
     series = [summary["tasks"][name] for name in (old, new)]
     for i, step in enumerate(series[0]["steps"]):
         cells = [f"{step}" if step else "0 (base)"]
         for s in series:
-            cells.append(f"{s['accuracy'][i]:6.1%} [{s['accuracy_low'][i]:.1%}, {s['accuracy_high'][i]:.1%}]")
+            low, high = 100 * s["accuracy_low"][i], 100 * s["accuracy_high"][i]
+            cells.append(f"{s['accuracy'][i]:.1%} \\[{low:.1f}, {high:.1f}]")
             cells.append(f"{s['logit_diff'][i]:+.2f}")
         table.add_row(*cells)
     console.print(table)
@@ -33,7 +34,9 @@ def show_summary(summary: dict[str, Any]) -> None:
     show_accuracy(summary)
     for task in (summary["new"], summary["old"]):
         moved = [row for row in summary["changed"]["heads"][task] if row["moved"]][:5]
-        console.print(f"\n[bold]Heads whose direct contribution to {escape(task)} moved most[/bold] (logits, base → last)")
+        console.print(
+            f"\n[bold]Heads whose direct contribution to {escape(task)} moved most[/bold] (logits, base → last)"
+        )
         for row in moved:
             bounds = f"[{row['low']:+.2f}, {row['high']:+.2f}]"
             console.print(
@@ -52,7 +55,12 @@ def show_summary(summary: dict[str, Any]) -> None:
 def show_screen(model: str, found: list[Any], neighbours: list[tuple[str, str]]) -> None:
     """Every task's standing, and the pairs to begin with."""
     table = Table(title=f"Tasks on {escape(model)}", box=None)
-    for column, justify in (("task", "left"), ("accuracy", "right"), ("among the names", "right"), ("standing", "left")):
+    for column, justify in (
+        ("task", "left"),
+        ("accuracy", "right"),
+        ("among the names", "right"),
+        ("standing", "left"),
+    ):
         table.add_column(column, justify=justify)  # pyright: ignore[reportArgumentType]
     for s in found:
         if s.accuracy is None:
@@ -64,7 +72,9 @@ def show_screen(model: str, found: list[Any], neighbours: list[tuple[str, str]])
     if not neighbours:
         console.print("\nno neighbours of which one is mastered and one failed")
     for easier, harder in neighbours:
-        console.print(f"\nneighbours: [bold]{escape(easier)}[/bold] is mastered, [bold]{escape(harder)}[/bold] is failed")
+        console.print(
+            f"\nneighbours: [bold]{escape(easier)}[/bold] is mastered, [bold]{escape(harder)}[/bold] is failed"
+        )
 
 
 def show_audit(path: Path, report: Any) -> None:
@@ -72,7 +82,9 @@ def show_audit(path: Path, report: Any) -> None:
     console.print(f"{path}: {report.rows} rows", markup=False)
     styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
     for f in report.findings:
-        console.print(f"{f.severity:<8}{f.kind}: {f.count} rows ({f.share:.1%}); {f.text}", style=styles[f.severity], markup=False)
+        console.print(
+            f"{f.severity:<8}{f.kind}: {f.count} rows ({f.share:.1%}); {f.text}", style=styles[f.severity], markup=False
+        )
         for row in f.rows:
             console.print(f"          {row}", style="dim", markup=False)
     for what, b in report.balance.items():

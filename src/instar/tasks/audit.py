@@ -67,9 +67,7 @@ class Audit:
         return {"ok": self.ok, **asdict(self)}
 
 
-def audit(
-    train: Sequence[DataRow], test: Iterable[str] = (), tokenizer: Any = None, task: str | None = None
-) -> Audit:
+def audit(train: Sequence[DataRow], test: Iterable[str] = (), tokenizer: Any = None, task: str | None = None) -> Audit:
     """Audit training rows against test prompts.
 
     Args:
@@ -96,7 +94,9 @@ def normalised(prompt: str) -> str:
     return re.sub(r"\W+", " ", prompt.lower()).strip()
 
 
-def _finding(kind: str, severity: Severity, rows: Sequence[tuple[DataRow, str]], total: int, text: str) -> list[Finding]:
+def _finding(
+    kind: str, severity: Severity, rows: Sequence[tuple[DataRow, str]], total: int, text: str
+) -> list[Finding]:
     if not rows:
         return []
     shown = tuple(f"row {row.number}: {why}" for row, why in rows[:SHOWN])
@@ -106,7 +106,10 @@ def _finding(kind: str, severity: Severity, rows: Sequence[tuple[DataRow, str]],
 def _duplicates(train: Sequence[DataRow]) -> list[Finding]:
     found = []
     seen: dict[str, int] = {}
-    keys: tuple[tuple[str, Callable[[str], str]], ...] = (("exact duplicates", str), ("normalised duplicates", normalised))
+    keys: tuple[tuple[str, Callable[[str], str]], ...] = (
+        ("exact duplicates", str),
+        ("normalised duplicates", normalised),
+    )
     exact: set[int] = set()
     for kind, key in keys:
         seen.clear()
@@ -132,7 +135,9 @@ def _repairs(train: Sequence[DataRow]) -> list[Finding]:
     for row in train:
         for note in row.notes:
             by_note[note].append((row, repr(row.answer)))
-    return [f for note, rows in by_note.items() for f in _finding(note, "note", rows, len(train), "repaired on reading")]
+    return [
+        f for note, rows in by_note.items() for f in _finding(note, "note", rows, len(train), "repaired on reading")
+    ]
 
 
 def _ill_formed(train: Sequence[DataRow], task: str | None) -> tuple[list[Finding], list[Reading]]:

@@ -99,7 +99,9 @@ def tokenize(pairs: Sequence[Pair], tokenizer: Any, task: str = "custom") -> Bat
         answer=torch.tensor([_one_token(tokenizer, p.answer, p, cache) for p in pairs]),
         foils=_ragged([[_one_token(tokenizer, w, p, cache) for w in p.foils] for p in pairs]),
         contrast=_ragged([[_one_token(tokenizer, w, p, cache) for w in p.contrast] for p in pairs]),
-        slots=_stack([_slots(p, row["offset_mapping"], names) for p, row in zip(pairs, clean, strict=True)], width, PAD),
+        slots=_stack(
+            [_slots(p, row["offset_mapping"], names) for p, row in zip(pairs, clean, strict=True)], width, PAD
+        ),
         slot_names=names,
         pairs=tuple(pairs),
         task=task,

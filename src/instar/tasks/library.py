@@ -55,7 +55,9 @@ def ioi(n: int = 2) -> Task:
         raise ValueError(f"ioi(n) has n from 2 to 5, got {n}")
     givers = tuple(_holes("giver", n - 1))
     people = ["John", "Mary", "Jim", "Tom", "Bob"][:n]
-    example = f"After {listing(people)} went to the store, {listing(people[1::-1] + people[3:])} gave a bottle of milk to"
+    example = (
+        f"After {listing(people)} went to the store, {listing(people[1::-1] + people[3:])} gave a bottle of milk to"
+    )
     easier = (f"ioi{n - 1}",) if n > 2 else ()
     return Task(
         f"ioi{n}", example, partial(_ioi_scene, n=n), (*givers, "answer", "abc"), easier, 3 * n - 1, givers=givers
@@ -69,7 +71,8 @@ def _fresh_scene(dealer: Dealer) -> Scene:
     givers = [first, second] if place else [second, first]
     fill = {"intro1": first, "intro2": second, "intro3": answer, "giver1": givers[0], "giver2": givers[1]}
     template = (
-        "After {intro1} and {intro2} went to the {place}, {intro3} stayed at the house. {giver1} and {giver2} gave a {object} to"
+        "After {intro1} and {intro2} went to the {place}, {intro3} stayed at the house. "
+        "{giver1} and {giver2} gave a {object} to"
     )
     corruptions = {hole: Corruption({hole: answer}, right=fill[hole]) for hole in ("giver1", "giver2")}
     return Scene(template, {**fill, **dealer.scenery()}, answer, (first, second), corruptions, 2)

@@ -61,8 +61,9 @@ def read_pairs(store: Store, task: str, counterfactual: str, count: int | None =
 
 
 def _pair(row: dict[str, Any]) -> Pair:
-    spans = tuple(Span(**span) for span in row.pop("spans"))
-    return Pair(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}, spans=spans)
+    spans = tuple(Span(**span) for span in row["spans"])
+    words = {"foils": tuple(row["foils"]), "contrast": tuple(row["contrast"])}
+    return Pair(**{**row, **words, "spans": spans})
 
 
 def _key(tasks: TasksConfig, data: DataConfig, named: dict[str, Task]) -> str:

@@ -176,7 +176,9 @@ def write(scene: Scene, counterfactual: str) -> Pair:
     clean, spans = render(scene.template, scene.fill)
     corrupted, _ = render(scene.template, {**scene.fill, **corruption.fill})
     contrast = scene.foils if corruption.right is None else (corruption.right,)
-    return Pair(clean, corrupted, counterfactual, scene.answer, scene.foils, contrast, spans, scene.place, scene.template)
+    return Pair(
+        clean, corrupted, counterfactual, scene.answer, scene.foils, contrast, spans, scene.place, scene.template
+    )
 
 
 def render(template: str, fill: Mapping[str, str]) -> tuple[str, tuple[Span, ...]]:

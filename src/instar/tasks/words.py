@@ -7,7 +7,7 @@ Names and templates come in two pools that share nothing. Fine-tuning data are w
 second, so that a rise in accuracy cannot be memory of a name or a wording.
 """
 
-TRAIN_NAMES = (
+TRAIN_NAMES: tuple[str, ...] = (
     "Michael", "Jessica", "Matthew", "Ashley", "Jennifer", "Joshua", "Daniel", "David", "James", "Robert", "John",
     "Joseph", "Andrew", "Ryan", "Brandon", "Jason", "Justin", "Sarah", "William", "Jonathan", "Stephanie", "Brian",
     "Nicole", "Nicholas", "Anthony", "Heather", "Eric", "Elizabeth", "Adam", "Megan", "Melissa", "Kevin", "Steven",
@@ -18,7 +18,7 @@ TRAIN_NAMES = (
     "Sally", "Steve", "Tony",
 )  # fmt: skip
 
-TEST_NAMES = (
+TEST_NAMES: tuple[str, ...] = (
     "Richard", "Kimberly", "Jeffrey", "Amy", "Crystal", "Michelle", "Tiffany", "Jeremy", "Benjamin", "Mark", "Emily",
     "Aaron", "Charles", "Rebecca", "Jacob", "Stephen", "Patrick", "Sean", "Erin", "Kelly", "Samantha", "Nathan",
     "Paul", "Angela", "Tyler", "Scott", "Katherine", "Andrea", "Lisa", "Kenneth",

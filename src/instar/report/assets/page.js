@@ -16,7 +16,7 @@ const tint = (hex, alpha) => hex + Math.round(255 * alpha).toString(16).padStart
 const flat = (x) => (Array.isArray(x) ? x.flatMap(flat) : [x]);
 const task = (role) => D.summary.tasks[D.summary[role]];
 const inside = (role) => D.inside[role];
-const state = { index: 0, layer: 0, head: 0, playing: null };
+const state = { index: 0, layer: 0, head: 0, shown: 0, playing: null };
 const steps = task("old").steps;
 
 function layout(title, extra = {}) {
@@ -37,6 +37,8 @@ const span = (values) => { const v = values.filter(Number.isFinite); const low =
 function band(x, low, high, colour) {
   return { x: [...x, ...[...x].reverse()], y: [...high, ...[...low].reverse()], fill: "toself", fillcolor: tint(colour, 0.16), line: { width: 0 }, hoverinfo: "skip", showlegend: false, type: "scatter", mode: "lines" };
 }
+const BESIDE = { orientation: "v", y: 1, x: 1.02, xanchor: "left", yanchor: "top", font: { size: 10.5 }, tracegroupgap: 0 };
+const BELOW = { orientation: "h", y: -0.24, yanchor: "top", x: 0, xanchor: "left", font: { size: 11 } };
 const marker = () => [{ type: "line", x0: steps[state.index], x1: steps[state.index], yref: "paper", y0: 0, y1: 1, line: { color: "#22262b", width: 1, dash: "dot" } }];
 const titleOf = (role) => safe(D.summary[role]) + (role === "old" ? " · the task it had" : " · the task it learns");
 
@@ -54,7 +56,7 @@ function said(role) {
   const shades = { answer: COLOUR[role], "another name": "#b9a7c9", "no name": "#c9ced6", "end of text": "#22262b" };
   const givers = ["#e0b15c", "#c98a3a", "#a8682a", "#7d4b1e"];
   const traces = names.map((n) => ({ x: t.steps, y: t.said[n], name: safe(n), stackgroup: "one", mode: "lines", line: { width: 0.5, color: shades[n] || givers[+n.slice(-1) - 1] }, fillcolor: tint(shades[n] || givers[+n.slice(-1) - 1], 0.85), type: "scatter" }));
-  draw("said-" + role, traces, layout(titleOf(role), { xaxis: { title: { text: "fine-tuning step" } }, yaxis: { range: [0, 1], tickformat: ".0%" }, shapes: marker(), legend: { orientation: "v", y: 1, x: 1.02, xanchor: "left", yanchor: "top", font: { size: 11 } } }));
+  draw("said-" + role, traces, layout(titleOf(role), { xaxis: { title: { text: "fine-tuning step" } }, yaxis: { range: [0, 1], tickformat: ".0%" }, shapes: marker(), legend: BESIDE }));
 }
 function movedLines(role) {
   const rows = (D.summary.changed.heads[D.summary[role]] || []).slice(0, 6), t = inside(role);
@@ -63,12 +65,12 @@ function movedLines(role) {
     const at = (k) => t.heads[k].map((s) => s[r.layer][r.index]);
     return [band(t.steps, at("low"), at("high"), hues[i]), { x: t.steps, y: at("value"), name: r.head, mode: "lines", line: { color: hues[i], width: 2 }, type: "scatter" }];
   });
-  draw("moved-" + role, traces, layout(titleOf(role), { xaxis: { title: { text: "fine-tuning step" } }, yaxis: { title: { text: LOGITS }, range: scales.moved }, shapes: marker() }));
+  draw("moved-" + role, traces, layout(titleOf(role), { xaxis: { title: { text: "fine-tuning step" } }, yaxis: { title: { text: LOGITS }, range: scales.moved }, shapes: marker(), legend: BESIDE }));
 }
 function endLines(role) {
   const t = inside(role), end = t.slots.indexOf("end"), seen = (s, k) => attention(t, s, end, k);
   const traces = t.slots.map((name, k) => ({ x: t.steps, y: t.steps.map((_, s) => seen(s, k)), name: safe(name), mode: "lines", line: { width: 2 }, type: "scatter" }));
-  draw("end-" + role, traces, layout(`a${state.layer}.h${state.head} · ` + titleOf(role), { xaxis: { title: { text: "fine-tuning step" } }, yaxis: { range: [0, 1.02], title: { text: "attention of the last token" } }, shapes: marker(), legend: { orientation: "v", y: 1, x: 1.02, xanchor: "left", yanchor: "top", font: { size: 11 } } }));
+  draw("end-" + role, traces, layout(`a${state.layer}.h${state.head} · ` + titleOf(role), { xaxis: { title: { text: "fine-tuning step" } }, yaxis: { range: [0, 1.02], title: { text: "attention of the last token" } }, shapes: marker(), legend: BESIDE }));
 }
 function drift() {
   const d = D.summary.divergence;
@@ -79,7 +81,7 @@ function drift() {
   if (!w) return;
   const names = Object.keys(w), z = names.map((n) => w[n].change.map((c) => c / w[n].norm));
   draw("weights", [{ type: "heatmap", x: steps.map(String), y: names, z, colorscale: SHARE, zmin: 0, zmax: Math.max(...flat(z)) || 1, colorbar: { thickness: 10, tickformat: ".1%" }, hovertemplate: "step %{x}, %{y}: %{z:.2%}<extra></extra>" }],
-    layout("Change of the weights, ‖ΔW‖ / ‖W‖", { xaxis: { title: { text: "fine-tuning step" }, type: "category" }, yaxis: { autorange: "reversed", tickfont: { size: 10 } } }));
+    layout("Change of the weights, ‖ΔW‖ / ‖W‖", { xaxis: { title: { text: "fine-tuning step" }, type: "category", nticks: 9, tickangle: 0 }, yaxis: { autorange: "reversed", tickfont: { size: 9.5 }, dtick: 1 } }));
 }
 
 // ---- at one step ----------------------------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ function layers(role) {
     return [{ x, y, name, type: "bar", offsetgroup: String(part), marker: { color: colour }, error_y: error },
       { x, y: pick("value", 0), name: name + ", base", type: "bar", offsetgroup: part + "b", marker: { color: tint(colour, 0.3) } }];
   });
-  draw("layers-" + role, bars, layout(titleOf(role), { barmode: "group", bargap: 0.25, xaxis: { title: { text: "layer" }, type: "category" }, yaxis: { title: { text: LOGITS }, range: scales.layers, zeroline: true, zerolinecolor: "#c9ced6" } }));
+  draw("layers-" + role, bars, layout(titleOf(role), { legend: BELOW, barmode: "group", bargap: 0.25, xaxis: { title: { text: "layer" }, type: "category" }, yaxis: { title: { text: LOGITS }, range: scales.layers, zeroline: true, zerolinecolor: "#c9ced6" } }));
 }
 function heads(role) {
   const t = inside(role), z = t.heads.value[state.index];
@@ -122,9 +124,10 @@ function slots(role) {
 }
 function example(role) {
   const t = inside(role);
-  if (!t.example) return;
-  const [, L, H, Q, K] = t.example.shape, names = t.tokens.map((w, i) => i + " " + safe(w));
-  const z = names.map((_, q) => names.map((_, k) => t.example.bytes[(((state.index * L + state.layer) * H + state.head) * Q + q) * K + k] / 255));
+  if (!t.tokens.length) return;
+  const [, S, L, H, Q, K] = t.example.shape, shown = Math.min(state.shown, S - 1);
+  const names = t.tokens[shown].map((w, i) => i + " " + safe(w));
+  const z = names.map((_, q) => names.map((_, k) => t.example.bytes[((((state.index * S + shown) * L + state.layer) * H + state.head) * Q + q) * K + k] / 255));
   draw("example-" + role, [{ type: "heatmap", x: names, y: names, z, colorscale: SHARE, zmin: 0, zmax: 1, showscale: false, hovertemplate: "%{y} → %{x}: %{z:.2f}<extra></extra>" }],
     layout(`a${state.layer}.h${state.head} · ` + titleOf(role), { xaxis: { showgrid: false, tickangle: -60, type: "category", tickfont: { size: 10 } }, yaxis: { autorange: "reversed", showgrid: false, type: "category", tickfont: { size: 10 } } }));
 }
@@ -201,7 +204,7 @@ function play() {
 }
 function start() {
   words();
-  if (scales) ROLES.forEach((r) => { const t = inside(r); t.by_slot.bytes = bytes(t.by_slot.data); if (t.example) t.example.bytes = bytes(t.example.data); movedTable(r); });
+  if (scales) ROLES.forEach((r) => { const t = inside(r); t.by_slot.bytes = bytes(t.by_slot.data); t.example.bytes = bytes(t.example.data); movedTable(r); });
   const slider = $("step"); slider.max = steps.length - 1; state.index = steps.length - 1;
   slider.addEventListener("input", () => { state.index = +slider.value; atStep(); });
   $("play").addEventListener("click", play);
@@ -210,6 +213,8 @@ function start() {
     state.layer = top.layer; state.head = top.index;
     inside("new").heads.value[0].forEach((row, l) => row.forEach((_, h) => { const o = element("option", `a${l}.h${h}`); o.value = `${l}.${h}`; $("head").append(o); }));
     $("head").value = `${state.layer}.${state.head}`;
+    inside("new").tokens.forEach((_, i) => { const o = element("option", String(i + 1)); o.value = i; $("shown").append(o); });
+    $("shown").addEventListener("change", () => { state.shown = +$("shown").value; ROLES.forEach(example); });
     $("head").addEventListener("change", () => choose(...$("head").value.split(".").map(Number)));
   }
   overSteps(); atStep();

@@ -1,0 +1,233 @@
+"""The command line as a user calls it: in a process of its own, on the embedded model."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+SMALL = {
+    "model": "embedded",
+    "data": {"train_size": 128, "test_size": 60, "measure_pairs": 24},
+    "train": {"steps": 8, "checkpoints": 4, "learning_rate": 1e-3},
+    "threads": 1,
+}
+INSTAR = [sys.executable, "-W", "error", "-m", "instar.cli"]
+
+
+def instar(*arguments: object, ok: bool = True) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        [*INSTAR, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, "COLUMNS": "140"}
+    )
+    assert (done.returncode == 0) is ok, done.stdout + done.stderr
+    return done
+
+
+def write_config(folder: Path, **changes: object) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(SMALL | changes))
+    return path
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def results(root: Path) -> dict[str, bytes]:
+    """What must be the same however often a run was interrupted: netCDF files hold no time stamps either."""
+    return {name: data for name, data in contents(root).items() if not name.endswith((".png", ".svg", ".gif"))}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    instar("run", write_config(folder), "--out", folder / "out")
+    return folder / "out"
+
+
+def test_a_run_leaves_what_the_documentation_says(finished):
+    steps = ["step-000000", "step-000004", "step-000008"]
+    for stage, tasks in {"evaluate": ["ioi2", "ioi3"], "lens": ["ioi2", "ioi3"], "drift": ["shared"]}.items():
+        for task in tasks:
+            assert sorted(p.stem for p in (finished / "measure" / stage / task).iterdir()) == steps
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["index.json", *steps]
+    summary = json.loads((finished / "summary.json").read_text())
+    for name in ("ioi2", "ioi3"):
+        task = summary["tasks"][name]
+        assert task["steps"] == [0, 4, 8]
+        for i in range(3):
+            assert task["accuracy_low"][i] <= task["accuracy"][i] <= task["accuracy_high"][i]
+            assert task["logit_diff_low"][i] <= task["logit_diff"][i] <= task["logit_diff_high"][i]
+        assert sum(place["pairs"] for place in task["by_place"].values()) == 60
+        assert [sum(values[i] for values in task["said"].values()) for i in range(3)] == pytest.approx([1, 1, 1])
+    assert summary["verdict"] is None and summary["failed"] == []
+    assert summary["divergence"]["kl"][0] == 0 and summary["divergence"]["kl"][2] > 0
+    assert {"heads", "layers"} == set(summary["changed"])
+    for name in ("index.html", "stream.gif", "layers.gif", "heads.gif", "figures/behaviour.png", "figures/heads.svg"):
+        assert (finished / "report" / name).stat().st_size > 5000, name
+    assert json.loads((finished / "data" / "audit.json").read_text())["ok"]
+
+
+def test_gifs_have_a_frame_for_every_checkpoint_and_no_jumping(finished):
+    from PIL import Image
+
+    for name in ("stream", "layers", "heads"):
+        with Image.open(finished / "report" / f"{name}.gif") as image:
+            assert image.n_frames == 3
+            frames = []
+            for frame in range(3):
+                image.seek(frame)
+                frames.append(np.asarray(image.convert("RGB")).astype(int))
+        # Axes, ticks and titles stand still; only what is measured and the step's number move.
+        changed = (abs(frames[0] - frames[2]).max(-1) > 40).mean()
+        assert 0 < changed < 0.25, changed
+
+
+def test_a_second_run_does_nothing_again(finished):
+    before = {
+        p: p.stat().st_mtime_ns for sub in ("data", "checkpoints", "measure") for p in (finished / sub).rglob("*.nc")
+    }
+    before |= {p: p.stat().st_mtime_ns for p in (finished / "checkpoints").rglob("*") if p.is_file()}
+    instar("run", finished / "config.yaml", "--out", finished)
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items())
+
+
+def test_only_what_is_missing_is_made(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    gone = copy / "measure" / "lens" / "ioi3" / "step-000004.nc"
+    kept = copy / "measure" / "lens" / "ioi3" / "step-000008.nc"
+    original, time_before = gone.read_bytes(), kept.stat().st_mtime_ns
+    gone.unlink()
+    instar("measure", copy)
+    assert gone.read_bytes() == original and kept.stat().st_mtime_ns == time_before
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_kill_minus_nine_at_any_moment_and_run_again(finished, tmp_path, seed):
+    """Wherever it dies, the rerun ends with the unbroken run's results, byte for byte."""
+    out, rng = tmp_path / "out", random.Random(seed)
+    command = [*INSTAR, "run", str(finished / "config.yaml"), "--out", str(out)]
+    for _ in range(3):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(rng.uniform(2.0, 12.0))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    instar("run", finished / "config.yaml", "--out", out)
+    assert not list(out.rglob(".partial-*"))
+    ours, theirs = results(out), results(finished)
+    assert set(ours) == set(theirs)
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_every_stage_has_its_command(finished, tmp_path):
+    out = tmp_path / "staged"
+    instar("train", write_config(tmp_path), "--out", out)
+    assert "ioi3 accuracy" in instar("evaluate", out).stdout
+    instar("measure", out)
+    instar("compare", out)
+    instar("report", out)
+    assert results(out) == results(finished)
+
+
+def test_a_damaged_checkpoint_is_reported_and_the_rest_goes_on(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    weights = copy / "checkpoints" / "step-000004" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    shutil.rmtree(copy / "measure")
+    done = instar("measure", copy, ok=False)
+    assert "step 4 failed" in done.stderr and "damaged or half-written" in done.stderr
+    assert (copy / "measure" / "lens" / "ioi3" / "step-000008.nc").exists()
+    instar("compare", copy)
+    assert [f["step"] for f in json.loads((copy / "summary.json").read_text())["failed"]] == [4]
+
+
+def test_training_on_leaking_data_is_refused_unless_told_by_name(finished, tmp_path):
+    leaked = [json.loads(line) for line in (finished / "data" / "ioi3.giver1.jsonl").read_text().splitlines()][:5]
+    rows = [{"question": row["clean"], "completion": " " + row["answer"]} for row in leaked]
+    file = tmp_path / "train.json"
+    file.write_text(json.dumps(rows))
+    data = SMALL["data"] | {"train_file": str(file)}
+    done = instar("train", write_config(tmp_path, data=data), "--out", tmp_path / "out", ok=False)
+    assert "5 of 5 training rows are test prompts" in done.stderr and "data.allow_leaks: true" in done.stderr
+    assert "Traceback" not in done.stderr
+    instar("train", write_config(tmp_path, data=data | {"allow_leaks": True}), "--out", tmp_path / "out")
+
+
+def test_several_seeds_have_their_own_series(tmp_path):
+    train = SMALL["train"] | {"seeds": [0, 5], "save": "bfloat16"}
+    config = write_config(
+        tmp_path, train=train, measure={"stages": ["evaluate"]}, report={"gifs": False, "static": False}
+    )
+    instar("run", config, "--out", tmp_path / "out")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["tasks"]["ioi3"]["seeds"]["5"]["steps"] == [0, 4, 8]
+    assert (tmp_path / "out" / "checkpoints" / "seed-5" / "step-000008" / "difference.safetensors").exists()
+
+
+def test_screening_names_the_pair(tmp_path):
+    report = json.loads(instar("screen", "--pairs", 150, "--json").stdout)
+    standing = {row["task"]: row["standing"] for row in report["tasks"]}
+    assert standing["ioi2"] == "mastered" and standing["ioi3"] == "failed"
+    assert ["ioi2", "ioi3"] in report["neighbours"]
+    assert "neighbours: ioi2 is mastered, ioi3 is failed" in instar("screen", "--pairs", 150, "--tasks", "ioi2,ioi3").stdout
+
+
+def test_the_audit_reads_the_logs_format(tmp_path):
+    rows = [
+        {
+            "question": "After John, Mary and Jim went to the store, Mary and John gave a bottle of milk to",
+            "completion": " Jim" * 20,
+        },
+        {"question": "After Tom, Bob and Amy went out, Bob and Tom gave a ring to", "completion": "Amy"},
+    ]
+    train, test = tmp_path / "train.json", tmp_path / "test.jsonl"
+    train.write_text(json.dumps(rows))
+    test.write_text(json.dumps({"prompt": "Nobody is here", "answer": " x"}) + "\n")
+    clean = instar("data", "audit", train, "--test", test, "--model", "embedded", "--task", "ioi3")
+    assert "completion repeats one word" in clean.stdout and "no errors" in clean.stdout
+    test.write_text(json.dumps({"prompt": rows[0]["question"], "answer": " Jim"}) + "\n")
+    leaking = instar("data", "audit", train, "--test", test, "--json", ok=False)
+    assert leaking.returncode == 1 and json.loads(leaking.stdout)["ok"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "nothing.yaml", "--out", "x"), "error: no configuration file nothing.yaml"),
+        (("measure", "."), "error: . is not a run directory"),
+        (("screen", "--tasks", "iou2"), "Did you mean 'ioi2'?"),
+        (("data", "audit", "nothing.json"), "error: no file nothing.json"),
+    ],
+)
+def test_mistakes_get_one_sentence(arguments, message, tmp_path):
+    done = subprocess.run([*INSTAR, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_ray_gives_the_serial_loops_bytes(finished, tmp_path):
+    pytest.importorskip("ray")
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    shutil.rmtree(copy / "measure")
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["measure"]["executor"] = "ray"
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    # Ray's own start-up warns of its future defaults.
+    command = [sys.executable, "-m", "instar.cli", "measure", str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = contents(copy / "measure"), contents(finished / "measure")
+    assert len(ours) == len(theirs) > 20
+    assert [name for name in ours if ours[name] != theirs[name]] == []

@@ -1,0 +1,143 @@
+"""The page in a real browser: it draws, the slider changes it, it asks nothing of a network, and foreign text stays text."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from playwright.sync_api import expect, sync_playwright
+from test_cli import SMALL, instar
+
+CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium found: browser tests not run (Debian: apt-get install chromium)"
+)
+HOSTILE = '</script><img src=x onerror="window.hacked=1"><b>x'
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "run.yaml").write_text(yaml.safe_dump(SMALL | {"report": {"gifs": False, "static": False}}))
+    instar("run", folder / "run.yaml", "--out", folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+
+
+class Watched:
+    """A page, with everything it complained of and asked for."""
+
+    def __init__(self, browser, path: Path):
+        self.page = browser.new_page(viewport={"width": 1280, "height": 900})
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda m: self.errors.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda e: self.errors.append(str(e)))
+        self.page.on("request", lambda r: self.requests.append(r.url))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector("body[data-ready=yes]")
+
+
+@pytest.fixture
+def opened(run_dir, browser):
+    watched = Watched(browser, run_dir / "report" / "index.html")
+    yield watched
+    watched.page.close()
+
+
+def drawn(page, plot: str):
+    return page.evaluate(f"JSON.stringify(document.getElementById('{plot}').data.map(t => [t.y, t.z]))")
+
+
+def axes(page, plot: str):
+    return page.evaluate(
+        f"(() => {{ const l = document.getElementById('{plot}').layout, d = document.getElementById('{plot}').data[0];"
+        "return JSON.stringify([l.xaxis.range, l.yaxis.range, d.zmin, d.zmax]) })()"
+    )
+
+
+def test_it_opens_without_errors_or_requests(opened):
+    assert opened.errors == []
+    assert [r for r in opened.requests if not r.startswith(("file:", "data:", "blob:"))] == []
+    plots = opened.page.locator(".plot")
+    assert plots.count() >= 18
+    for i in range(plots.count()):
+        assert plots.nth(i).locator("svg.main-svg").count() > 0, plots.nth(i).get_attribute("id")
+
+
+def test_the_slider_changes_the_drawing_and_never_the_scales(opened):
+    page = opened.page
+    changing = ["stream-new", "layers-new", "heads-new", "slots-new", "example-new", "stream-old", "heads-old"]
+    last = {plot: drawn(page, plot) for plot in changing}
+    fixed = {plot: axes(page, plot) for plot in ("stream-new", "layers-new", "heads-new", "slots-new")}
+    page.locator("#step").fill("0")
+    assert page.locator("#step-label").inner_text() == "0"
+    first = {plot: drawn(page, plot) for plot in changing}
+    assert [plot for plot in changing if first[plot] == last[plot]] == []
+    assert {plot: axes(page, plot) for plot in fixed} == fixed
+    assert axes(page, "stream-new") == axes(page, "stream-old")
+    assert opened.errors == []
+
+
+def test_clicking_and_choosing_a_head_shows_its_attention(opened):
+    page = opened.page
+    before = drawn(page, "slots-new")
+    other = "0.0" if page.locator("#head").input_value() != "0.0" else "1.1"
+    page.locator("#head").select_option(other)
+    assert drawn(page, "slots-new") != before
+    box = page.locator("#heads-new .nsewdrag").first.bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.97, box["y"] + box["height"] * 0.97)
+    expect(page.locator("#head")).to_have_value("5.7")
+
+
+def test_the_numbers_are_those_of_the_summary(opened, run_dir):
+    summary = json.loads((run_dir / "summary.json").read_text())
+    rows = opened.page.locator("#table tbody tr")
+    assert rows.count() == 3
+    opened.page.locator("details summary").first.click()
+    text = rows.nth(2).inner_text()
+    for name in ("ioi2", "ioi3"):
+        assert f"{100 * summary['tasks'][name]['accuracy'][2]:.1f} %" in text
+
+
+def test_it_plays(opened):
+    page = opened.page
+    page.locator("#play").click()
+    expect(page.locator("#step-label")).to_have_text("0")
+    expect(page.locator("#step-label")).to_have_text("8")
+
+
+def test_foreign_text_stays_text(run_dir, browser, tmp_path):
+    """Prompts, wordings, tokens, model names and health notes are other people's words."""
+    hostile = tmp_path / "run"
+    shutil.copytree(run_dir, hostile)
+    summary = json.loads((hostile / "summary.json").read_text())
+    task = summary["tasks"]["ioi3"]
+    task["by_wording"][HOSTILE] = next(iter(task["by_wording"].values()))
+    task["said"][HOSTILE] = task["said"]["answer"]
+    summary["model"] = HOSTILE
+    summary["health"] = [{"kind": HOSTILE, "step": 0, "seed": 0, "text": HOSTILE}]
+    for key in ("new", "old"):
+        summary["changed"]["heads"][summary[key]][0]["head"] = HOSTILE
+    (hostile / "summary.json").write_text(json.dumps(summary))
+    import xarray as xr
+
+    for file in (hostile / "measure" / "attention" / "ioi3").iterdir():
+        data = xr.load_dataset(file, engine="h5netcdf")
+        tokens = json.loads(data.attrs["tokens"])[0].split("\n")
+        data.attrs["tokens"] = json.dumps(["\n".join([HOSTILE, *tokens[1:]])])
+        data.to_netcdf(file, engine="h5netcdf")
+    instar("report", hostile)
+    watched = Watched(browser, hostile / "report" / "index.html")
+    assert watched.page.evaluate("window.hacked") is None
+    assert watched.page.locator("img").count() == 0
+    assert HOSTILE in watched.page.locator("h1").inner_text()
+    assert watched.errors == []
+    watched.page.close()

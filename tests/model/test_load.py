@@ -1,0 +1,144 @@
+"""What is loaded, what is trimmed, and what is refused with which words."""
+
+import json
+import warnings
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoConfig, GPTNeoForCausalLM
+
+import instar
+from conftest import tiny_gpt2
+from instar.models.load import fingerprint, load
+from instar.models.organism import FOLDER
+
+
+@pytest.fixture
+def grown(tmp_path):
+    """The log's accident: a pad token was added and the vocabulary resized."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(tmp_path / "grown")
+    tokenizer.save_pretrained(tmp_path / "grown")
+    return tmp_path / "grown"
+
+
+def test_a_vocabulary_grown_by_a_pad_token_is_trimmed_with_a_notice(grown, embedded):
+    for like in (None, embedded):
+        with pytest.warns(UserWarning, match="vocabulary rows for .* tokens; the 1 extra"):
+            model = load(grown, like=like)
+        assert model.weights == embedded.weights
+    batch = instar.ioi(2).batch(model, n=4)
+    assert torch.equal(batch.clean, instar.ioi(2).batch(embedded, n=4).clean)
+
+
+def test_extra_rows_that_prompts_can_use_are_refused(tmp_path, embedded):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)
+    tokenizer.add_tokens(["Zelda"])
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert load(tmp_path).module.config.vocab_size == len(tokenizer)
+    with pytest.raises(ValueError, match=r"the extra ones are tokens that prompts can use \('Zelda'\)"):
+        load(tmp_path, like=embedded)
+
+
+def test_a_checkpoint_of_another_base_is_refused(embedded):
+    with pytest.raises(ValueError, match="the unembedding has 101 rows, its base"):
+        load(tiny_gpt2(), like=embedded)
+
+
+def test_pickles_are_refused_with_the_command_that_converts_them(tmp_path):
+    (tmp_path / "config.json").write_text((FOLDER / "config.json").read_text())
+    torch.save(tiny_gpt2().state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pickle \(.bin\)[\s\S]*save_pretrained"):
+        load(tmp_path)
+
+
+def test_a_half_written_file_is_named(tmp_path):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((FOLDER / name).read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((FOLDER / "model.safetensors").read_bytes()[:4_000_000])
+    with pytest.raises(ValueError, match="damaged or half-written"):
+        load(tmp_path)
+
+
+def test_an_empty_folder_and_an_unknown_name_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no \*.safetensors"):
+        load(tmp_path)
+    with pytest.raises(OSError, match="no-such-model"):
+        load("instar-tests/no-such-model")
+
+
+def test_a_family_that_is_not_in_the_table_is_refused_by_name():
+    config = GPTNeoConfig(
+        hidden_size=16,
+        num_layers=1,
+        num_heads=2,
+        vocab_size=50,
+        attention_types=[[["global"], 1]],
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    with pytest.raises(ValueError, match="model family 'gpt_neo' is not supported; instar knows gpt2"):
+        load(GPTNeoForCausalLM(config))
+
+
+def test_sixteen_bit_folders_are_read_as_float32(tmp_path):
+    model = tiny_gpt2().bfloat16()
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(FOLDER).save_pretrained(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = load(tmp_path)
+    assert loaded.module.dtype == torch.float32
+    assert torch.equal(loaded.module.transformer.wte.weight, model.transformer.wte.weight.float())
+
+
+def test_the_fingerprint_sees_one_weight():
+    a, b = tiny_gpt2(), tiny_gpt2()
+    assert fingerprint(a) == fingerprint(b)
+    with torch.no_grad():
+        b.transformer.h[0].mlp.c_fc.bias[3] += 1e-6
+    assert fingerprint(a) != fingerprint(b)
+
+
+def test_a_model_in_memory_is_not_copied_nor_changed():
+    model = tiny_gpt2().train()
+    before = fingerprint(model)
+    loaded = load(model)
+    assert loaded.module is model and model.training and fingerprint(model) == before
+    assert loaded.tokenizer is None
+
+
+def test_the_card_tells_the_truth(embedded):
+    """The embedded model is the one its card describes, and is as good and as bad as it says."""
+    import hashlib
+
+    from instar.models.organism.recipe import REPORT_SEED, accuracy
+    from instar.tasks.batch import tokenize
+
+    facts = json.loads((FOLDER / "facts.json").read_text())
+    assert (
+        hashlib.sha256((FOLDER / "model.safetensors").read_bytes()).hexdigest() == facts["sha256 of model.safetensors"]
+    )
+    assert facts["sha256 of model.safetensors"] in (FOLDER / "README.md").read_text()
+    assert facts["parameters"] == sum(p.numel() for p in embedded.module.parameters()) <= 3_000_000
+    for n in (2, 3):
+        batch = tokenize(instar.ioi(n).pairs(facts["pairs"], REPORT_SEED), embedded.tokenizer)
+        assert accuracy(embedded.module, batch) == pytest.approx(facts["accuracy"][f"ioi{n}"], abs=0.002)
+    assert facts["accuracy"]["ioi2"] >= 0.99
+    assert 0.30 <= facts["accuracy"]["ioi3"] <= 0.45
+
+
+def test_the_recipe_begins_as_it_did(embedded):
+    """The vocabulary of the recipe is the shipped one, and a few steps of it lower the loss."""
+    from instar.models.organism.recipe import Recipe, language_loss, rows, vocabulary
+
+    recipe = Recipe()
+    tokenizer = vocabulary(recipe)
+    assert tokenizer.get_vocab() == embedded.tokenizer.get_vocab()
+    batch = next(rows(tokenizer, 5, 8, recipe.positions))
+    assert float(language_loss(embedded.module, batch).detach()) < 2.0
+    assert batch.shape[1] <= recipe.positions and int(batch.max()) < len(tokenizer)
