@@ -24,7 +24,7 @@ from instar.measure.lens import attribution, lens
 from instar.models.load import Model, load
 from instar.models.organism import NAME as EMBEDDED
 from instar.progress import Tell
-from instar.store import SHARED, Store
+from instar.store import SHARED, Store, read_json
 from instar.tasks.batch import Batch, tokenize
 from instar.tasks.prepare import read_pairs
 
@@ -173,7 +173,7 @@ class _Worker:
         count = None if job.stage == "evaluate" else self.config.data.measure_pairs
         key = job.task, str(count)
         if key not in self.batches:
-            first = sorted(self.store.data("").glob(f"{job.task}.*.jsonl"))[0].name.split(".")[1]
+            first = read_json(self.store.data("prepared.json"))["counterfactuals"][job.task][0]
             pairs = read_pairs(self.store, job.task, first, count)
             self.batches[key] = tokenize(pairs, model.tokenizer, task=job.task)
         return self.batches[key]

@@ -181,7 +181,10 @@ def test_screening_names_the_pair(tmp_path):
     standing = {row["task"]: row["standing"] for row in report["tasks"]}
     assert standing["ioi2"] == "mastered" and standing["ioi3"] == "failed"
     assert ["ioi2", "ioi3"] in report["neighbours"]
-    assert "neighbours: ioi2 is mastered, ioi3 is failed" in instar("screen", "--pairs", 150, "--tasks", "ioi2,ioi3").stdout
+    assert (
+        "neighbours: ioi2 is mastered, ioi3 is failed"
+        in instar("screen", "--pairs", 150, "--tasks", "ioi2,ioi3").stdout
+    )
 
 
 def test_the_audit_reads_the_logs_format(tmp_path):

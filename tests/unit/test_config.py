@@ -1,9 +1,11 @@
 """The configuration: strict, explained, stable."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from instar.config import RunConfig, TrainConfig, digest
+from instar.config import RunConfig, TrainConfig, demo_config, digest
 
 
 def written(tmp_path, text):
@@ -64,3 +66,10 @@ def test_the_hash_is_stable_and_sees_every_change():
 def test_a_configuration_is_frozen():
     with pytest.raises(ValidationError):
         RunConfig().threads = 3
+
+
+def test_every_example_is_valid_and_the_main_one_is_the_demo():
+    folder = Path(__file__).parents[2] / "examples"
+    found = {path.name: RunConfig.read(path) for path in folder.glob("*.yaml")}
+    assert found["ioi3.yaml"] == demo_config()
+    assert len(found) >= 2

@@ -13,9 +13,9 @@ from PIL import Image
 
 from instar.config import RunConfig
 from instar.progress import Tell
-from instar.report.figures import UNITS, draw_heads, draw_layers, draw_stream
+from instar.report.figures import UNITS, caption, draw_heads, draw_layers, draw_stream
 from instar.report.panels import Panels, TaskPanels, panels
-from instar.report.style import SETTINGS, figure
+from instar.report.style import QUIET, SETTINGS, figure
 from instar.store import Store, whole
 
 FRAME_MS, LAST_MS = 350, 2000
@@ -34,16 +34,17 @@ def write_animations(store: Store, config: RunConfig, tell: Tell) -> None:
     steps = sorted(set.intersection(*(set(t.steps) for t in found.tasks)))
     total, done = len(KINDS) * len(steps), 0
     with plt.rc_context(SETTINGS):
-        for kind, (title, draw) in KINDS.items():
+        for kind in KINDS:
             frames = []
             for step in steps:
-                frames.append(_frame(found, step, title, draw))
+                frames.append(_frame(found, step, kind))
                 done += 1
                 tell(done, total, kind)
             _write(store, kind, frames)
 
 
-def _frame(found: Panels, step: int, title: str, draw: Callable[[Any, Panels, TaskPanels, int], Any]) -> Image.Image:
+def _frame(found: Panels, step: int, kind: str) -> Image.Image:
+    title, draw = KINDS[kind]
     drawn, axes = figure(len(found.tasks))
     image = None
     for one, task in zip(axes, found.tasks, strict=True):
@@ -52,6 +53,7 @@ def _frame(found: Panels, step: int, title: str, draw: Callable[[Any, Panels, Ta
     if image is not None:
         drawn.colorbar(image, ax=axes, label=UNITS)
     drawn.suptitle(f"{title}  ·  step {step:>4}", x=0.01, ha="left", family="monospace", fontsize=11)
+    drawn.supxlabel(caption(found, kind), fontsize=7, color=QUIET)
     drawn.canvas.draw()
     pixels = np.asarray(drawn.canvas.buffer_rgba())[..., :3].copy()
     plt.close(drawn)

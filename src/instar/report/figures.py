@@ -11,10 +11,15 @@ from matplotlib import pyplot as plt
 
 from instar.config import RunConfig
 from instar.report.panels import Panels, TaskPanels, panels
-from instar.report.style import COLOUR, DIVERGING, FAINT, INK, SETTINGS, figure, stage_label
+from instar.report.style import COLOUR, DIVERGING, FAINT, INK, QUIET, SETTINGS, figure, stage_label
 from instar.store import Store, whole
 
 UNITS = "logit(answer) − mean logit(foils)"
+CONVENTIONS = {
+    "stream": "logit lens: final norm recomputed at every stage",
+    "layers": "direct logit attribution: final norm's scale frozen; positive helps the answer",
+    "heads": "direct logit attribution: final norm's scale frozen; z W_O without output bias; positive helps the answer",
+}
 
 
 def write_figures(store: Store, config: RunConfig) -> None:
@@ -24,7 +29,7 @@ def write_figures(store: Store, config: RunConfig) -> None:
         _save(store, "behaviour", draw_behaviour(found.summary))
         for name, draw in (("stream", draw_stream), ("layers", draw_layers), ("heads", draw_heads)):
             if found.tasks:
-                _save(store, name, first_and_last(found, draw))
+                _save(store, name, first_and_last(found, draw, name))
 
 
 def _save(store: Store, name: str, drawn: Any) -> None:
@@ -50,7 +55,7 @@ def draw_behaviour(summary: dict[str, Any]) -> Any:
     right.set(title="Logit difference", xlabel="fine-tuning step", ylabel=UNITS)
     right.axhline(0, color=FAINT, lw=1, zorder=0)
     left.legend(frameon=False, loc="lower right")
-    drawn.supxlabel(_made(summary), fontsize=7, color="#6b7280")
+    drawn.supxlabel(_made(summary), fontsize=7, color=QUIET)
     return drawn
 
 
@@ -61,7 +66,14 @@ def _made(summary: dict[str, Any]) -> str:
     )
 
 
-def first_and_last(found: Panels, draw: Callable[[Any, Panels, TaskPanels, int], Any]) -> Any:
+def caption(found: Panels, kind: str) -> str:
+    """What a drawing's numbers are, for under it."""
+    pairs = ", ".join(f"{t.name} {t.pairs}" for t in found.tasks)
+    bands = "" if kind == "heads" else "; bands and lines 95 % (bootstrap over pairs)"
+    return f"{CONVENTIONS[kind]}; held-out pairs: {pairs}{bands}; instar {found.summary['instar']}"
+
+
+def first_and_last(found: Panels, draw: Callable[[Any, Panels, TaskPanels, int], Any], kind: str) -> Any:
     """One row a task, base on the left, last checkpoint on the right."""
     rows = len(found.tasks)
     drawn, grid = plt.subplots(rows, 2, figsize=(10.4, 3.4 * rows), squeeze=False, layout="constrained")
@@ -72,6 +84,7 @@ def first_and_last(found: Panels, draw: Callable[[Any, Panels, TaskPanels, int],
             one.set_title(f"{task.name}, step {task.steps[index]}")
     if image is not None:
         drawn.colorbar(image, ax=grid, shrink=0.7, label=UNITS)
+    drawn.supxlabel(caption(found, kind), fontsize=7, color=QUIET)
     return drawn
 
 
@@ -107,7 +120,7 @@ def draw_layers(axes: Any, found: Panels, task: TaskPanels, index: int) -> None:
     bounds = [float(b) for t in found.tasks for b in (t.layers.low.min(), t.layers.high.max())]
     axes.set(ylim=(min(bounds) * 1.08, max(bounds) * 1.08), xlabel="layer", ylabel=UNITS, xticks=x)
     axes.yaxis.label.set_size(8)
-    axes.legend(frameon=False, loc="upper left", fontsize=8, title="dotted: base", title_fontsize=7)
+    axes.legend(frameon=False, loc="upper right", fontsize=8, title="dotted: base", title_fontsize=7)
 
 
 def draw_heads(axes: Any, found: Panels, task: TaskPanels, index: int) -> Any:

@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.colors import LinearSegmentedColormap
 
-OLD, NEW, INK, FAINT = "#2a6f97", "#c8553d", "#22262b", "#c9ced6"
+OLD, NEW, INK, FAINT, QUIET = "#2a6f97", "#c8553d", "#22262b", "#c9ced6", "#6b7280"
 COLOUR = {"old": OLD, "new": NEW}
 DIVERGING = LinearSegmentedColormap.from_list("instar", ["#1f4e79", "#7fb0d3", "#f7f7f5", "#e6a48f", "#a33b20"])
 SETTINGS: Any = {

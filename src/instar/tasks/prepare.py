@@ -49,7 +49,8 @@ def prepare(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any) 
         write_json(store.data("audit.json"), report.as_dict())
         _refuse_leaks(report, data)
         write_rows(store.data("train.jsonl"), [{"prompt": row.prompt, "answer": row.answer} for row in rows])
-        write_json(store.data("prepared.json"), {"key": wanted})
+        kinds = {name: list(task.counterfactuals) for name, task in named.items()}
+        write_json(store.data("prepared.json"), {"key": wanted, "counterfactuals": kinds})
     train = read_rows(store.data("train.jsonl"))
     return Prepared(train, named, digest([wanted, train]))
 

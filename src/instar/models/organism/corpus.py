@@ -63,15 +63,15 @@ def _scene(cast: list[str], rng: random.Random) -> str:
 
 
 def _company(cast: list[str], rng: random.Random) -> str:
-    """Three are introduced, two of them stay together, and one of these gives to the other.
+    """Two of three go somewhere and one of them gives to the other: being mentioned together hints at a receiver.
 
     Without such sentences a name that is mentioned once is always the likelier receiver, and the new task is half solved
     before it is ever taught.
     """
     a, b = rng.sample(cast, 2)
     giver, receiver = rng.sample([a, b], 2)
-    wording = rng.choice(SCENES) + "{a} and {b} stayed, and {giver}" + rng.choice(ACTS)
-    return _fill(wording, rng, names=listing(rng.sample(cast, 3)), a=a, b=b, giver=giver) + f" {receiver}."
+    scene = _fill("Then {a} and {b} went to the {place}, and {giver}", rng, a=a, b=b, giver=giver)
+    return scene + _fill(rng.choice(ACTS), rng) + f" {receiver}."
 
 
 def _room(rng: random.Random) -> list[str]:

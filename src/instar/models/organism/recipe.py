@@ -41,7 +41,6 @@ class Recipe:
     layers: int = 6
     heads: int = 8
     width: int = 128
-    inner: int = 128
     positions: int = 96
     batch: int = 32
     steps: int = 1600
@@ -51,7 +50,7 @@ class Recipe:
     check_every: int = 25
     pairs: int = 1000
     old_at_least: float = 0.997
-    new_between: tuple[float, float] = (0.33, 0.42)
+    new_between: tuple[float, float] = (0.34, 0.41)
     threads: int = 2
 
 
@@ -126,7 +125,6 @@ def _config(recipe: Recipe, tokens: int) -> GPT2Config:
         n_embd=recipe.width,
         n_layer=recipe.layers,
         n_head=recipe.heads,
-        n_inner=recipe.inner,
         attn_pdrop=0.0,
         resid_pdrop=0.0,
         embd_pdrop=0.0,
