@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from instar import __version__
 from instar.config import RunConfig, digest
 from instar.models.load import load
 from instar.progress import bar, console
@@ -51,7 +52,7 @@ def train_stage(store: Store, config: RunConfig) -> None:
     heldout = tokenize(read_pairs(store, new.name, new.counterfactuals[0], 200), model.tokenizer, task=new.name)
     for seed in config.train.seeds:
         choices = config.train.model_dump(exclude={"seeds", "report_to"})
-        key = digest([model.weights, prepared.key, choices, seed, config.threads, config.model.device])
+        key = digest([__version__, model.weights, prepared.key, choices, seed, config.threads, config.model.device])
         if (store.index(seed) or {}).get("key") == key:
             continue
         # Training changes the model in place, so every seed begins with a fresh one.

@@ -33,23 +33,27 @@ def show_summary(summary: dict[str, Any]) -> None:
     """The table, what moved, and health."""
     show_accuracy(summary)
     for task in (summary["new"], summary["old"]):
-        moved = [row for row in summary["changed"]["heads"][task] if row["moved"]][:5]
         console.print(
-            f"\n[bold]Heads whose direct contribution to {escape(task)} moved most[/bold] (logits, base → last)"
+            f"\n[bold]What moved most in its direct contribution to {escape(task)}[/bold] (logits, base → last)"
         )
-        for row in moved:
-            bounds = f"[{row['low']:+.2f}, {row['high']:+.2f}]"
-            console.print(
-                f"  {row['head']:<8}{row['before']:+.2f} → {row['after']:+.2f}   change {row['change']:+.2f} {escape(bounds)}"
-            )
-        if not moved:
-            console.print("  none beyond its interval")
+        for kind in ("layers", "heads"):
+            moved = [row for row in summary["changed"][kind][task] if row["moved"]][:4]
+            for row in moved:
+                _print_moved(row)
+            if not moved:
+                console.print(f"  no {kind} beyond their intervals")
     for finding in summary["health"]:
         text = f"health: seed {finding['seed']}, step {finding['step']}: {finding['kind']}: {finding['text']}"
         console.print(text, style="yellow", markup=False)
     for failure in summary["failed"]:
         text = f"failed: seed {failure['seed']}, step {failure['step']}: {failure['reason']}"
         console.print(text, style="red", markup=False)
+
+
+def _print_moved(row: dict[str, Any]) -> None:
+    name = row["head"] if "head" in row else f"layer {row['layer']} {row['part']}"
+    change = f"change {row['change']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+    console.print(f"  {name:<19}{row['before']:+.2f} → {row['after']:+.2f}   {change}", markup=False)
 
 
 def show_screen(model: str, found: list[Any], neighbours: list[tuple[str, str]]) -> None:

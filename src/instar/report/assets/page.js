@@ -150,9 +150,12 @@ function groups(role) {
   for (const kind of ["by_place", "by_wording"]) for (const [name, g] of Object.entries(t[kind])) rows.push([name, bounds(g, "accuracy", state.index, percent), String(g.pairs)]);
   table("groups-" + role, [D.summary[role], "accuracy at step " + steps[state.index], "pairs"], rows);
 }
-function movedTable(role) {
-  const rows = (D.summary.changed.heads[D.summary[role]] || []).slice(0, 8);
-  table("moved-table-" + role, [D.summary[role] + ": head", "base", "last", "change [95 %, all heads]", ""], rows.map((r) => [r.head, signed(r.before), signed(r.after), `${signed(r.change)} [${signed(r.low)}, ${signed(r.high)}]`, r.moved ? "moved" : "within noise"]));
+function movedTables(role) {
+  const cells = (r) => [signed(r.before), signed(r.after), `${signed(r.change)} [${signed(r.low)}, ${signed(r.high)}]`, r.moved ? "moved" : "within noise"];
+  for (const [kind, id, name] of [["heads", "moved-table-", (r) => r.head], ["layers", "layers-table-", (r) => `layer ${r.layer} ${r.part}`]]) {
+    const rows = (D.summary.changed[kind][D.summary[role]] || []).slice(0, kind === "heads" ? 8 : 6);
+    table(id + role, [`${D.summary[role]}: ${kind.slice(0, -1)}`, "base", "last", `change [95 %, all ${kind}]`, ""], rows.map((r) => [name(r), ...cells(r)]));
+  }
 }
 function words() {
   const s = D.summary, last = steps.length - 1;
@@ -204,12 +207,12 @@ function play() {
 }
 function start() {
   words();
-  if (scales) ROLES.forEach((r) => { const t = inside(r); t.by_slot.bytes = bytes(t.by_slot.data); t.example.bytes = bytes(t.example.data); movedTable(r); });
+  if (scales) ROLES.forEach((r) => { const t = inside(r); t.by_slot.bytes = bytes(t.by_slot.data); t.example.bytes = bytes(t.example.data); movedTables(r); });
   const slider = $("step"); slider.max = steps.length - 1; state.index = steps.length - 1;
   slider.addEventListener("input", () => { state.index = +slider.value; atStep(); });
   $("play").addEventListener("click", play);
   if (scales) {
-    const top = (D.summary.changed.heads[D.summary.new] || [])[0] || { layer: 0, index: 0 };
+    const ranked = D.summary.changed.heads[D.summary.new] || [], top = ranked.find((r) => r.moved) || ranked[0] || { layer: 0, index: 0 };
     state.layer = top.layer; state.head = top.index;
     inside("new").heads.value[0].forEach((row, l) => row.forEach((_, h) => { const o = element("option", `a${l}.h${h}`); o.value = `${l}.${h}`; $("head").append(o); }));
     $("head").value = `${state.layer}.${state.head}`;
