@@ -185,7 +185,7 @@ def main() -> None:
     """The entry point: errors that a user can mend are one message, not a traceback."""
     try:
         app()
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:

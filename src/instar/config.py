@@ -53,6 +53,14 @@ class DataConfig(Part):
         default=None, description="text file for the divergence; the embedded model has its own"
     )
 
+    @model_validator(mode="after")
+    def _enough_pairs(self) -> Self:
+        if self.measure_pairs > self.test_size:
+            raise ValueError(
+                f"measure_pairs={self.measure_pairs} are taken from test_size={self.test_size}: raise test_size"
+            )
+        return self
+
 
 class TrainConfig(Part):
     """Fine-tuning."""
@@ -105,6 +113,12 @@ class MeasureConfig(Part):
     examples: int = Field(default=2, ge=0, description="prompts whose whole attention patterns are kept")
     chunk: int = Field(default=64, ge=1, description="pairs a forward pass")
     executor: Literal["serial", "ray"] = Field(default="serial", description="ray fans checkpoints out (extra: ray)")
+
+    @model_validator(mode="after")
+    def _behaviour_is_measured(self) -> Self:
+        if "evaluate" not in self.stages:
+            raise ValueError('stages must hold "evaluate": every table and drawing stands on it')
+        return self
 
 
 class ReportConfig(Part):

@@ -1,5 +1,6 @@
-"""Three ways in which a fine-tuning goes wrong, named while they happen.
+"""Ways in which a fine-tuning goes wrong, named while they happen.
 
+- *diverged*: a logit is not a finite number.
 - *end-of-text collapse*: the top token is end-of-text on more than 20 % of the probes. One-token answers followed by
   end-of-text teach a model to end, not to answer.
 - *not learning*: half the steps are done and accuracy on the training rows has risen by less than 5 points and is
@@ -26,6 +27,8 @@ class Probe:
     train_accuracy: float
     heldout_accuracy: float
     end_of_text: float
+    finite: bool = True
+    """Every logit of the held-out prompts is a number."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class Finding:
 def examine(probes: list[Probe], steps: int) -> list[Finding]:
     """What is wrong at the last of the probes (the first is step 0)."""
     first, now = probes[0], probes[-1]
+    if not now.finite:
+        text = "logits are not numbers any more: lower learning_rate; nothing after this step means anything"
+        return [Finding("diverged", now.step, text)]
     found = []
     if now.end_of_text > END_OF_TEXT_SHARE:
         found.append(

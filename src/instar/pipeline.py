@@ -12,6 +12,7 @@ import torch
 
 from instar import __version__
 from instar.config import RunConfig, digest
+from instar.health import Finding
 from instar.models.load import load
 from instar.progress import bar, console
 from instar.store import Store, read_json, write_json
@@ -47,6 +48,7 @@ def train_stage(store: Store, config: RunConfig) -> None:
     _threads(config)
     model = _base(config)
     prepared = data_stage(store, config, model.tokenizer)
+    store.write_config(config)
     rows = [Row(**row) for row in prepared.train]
     new = prepared.new
     heldout = tokenize(read_pairs(store, new.name, new.counterfactuals[0], 200), model.tokenizer, task=new.name)
@@ -57,11 +59,16 @@ def train_stage(store: Store, config: RunConfig) -> None:
             continue
         # Training changes the model in place, so every seed begins with a fresh one.
         with bar(f"training (seed {seed})") as tell:
-            train(_base(config), rows, heldout, config.train, store, seed, key, tell)
-    for seed in config.train.seeds:
-        for finding in (store.index(seed) or {})["health"]:
-            note = f"health: seed {seed}, step {finding['step']}: {finding['kind']}: {finding['text']}"
-            console.print(note, style="bold yellow", markup=False)
+            index = train(_base(config), rows, heldout, config.train, store, seed, key, tell, _warn)
+        if config.train.save != "float32":
+            sizes = [row["bytes"] for row in index["steps"]]
+            saved = 1 - sum(sizes) / (sizes[0] * len(sizes))
+            console.print(f"{config.train.save} differences: {sum(sizes) / 1e6:.0f} MB of weights, {saved:.0%} saved")
+
+
+def _warn(finding: Finding) -> None:
+    note = f"health: step {finding.step}: {finding.kind}: {finding.text}"
+    console.print(note, style="bold yellow", markup=False)
 
 
 def measure_stage(store: Store, config: RunConfig, stages: tuple[str, ...] | None = None) -> list[Failure]:
@@ -69,6 +76,7 @@ def measure_stage(store: Store, config: RunConfig, stages: tuple[str, ...] | Non
     _threads(config)
     prepared = data_stage(store, config)
     todo = jobs(store, config, prepared.tasks, prepared.key)
+    store.forget_all_but({job.path for job in todo})
     todo = [job for job in todo if stages is None or job.stage in stages]
     with bar("measuring") as tell:
         failures = sweep(store, config, todo, tell)

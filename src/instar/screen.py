@@ -19,7 +19,6 @@ class Screened:
     """One task on one model, or the reason why it could not be tried."""
 
     task: str
-    example: str
     accuracy: Interval | None
     choice: Interval | None
     pairs: int
@@ -49,7 +48,7 @@ class Screened:
 
 
 def screen(model: Model, names: list[str], pairs: int, seed: int, tell: Tell) -> list[Screened]:
-    """Every task on held-out names and wordings."""
+    """Every task on held-out names (and wordings, where a task has several)."""
     found = []
     for number, name in enumerate(names):
         found.append(_one(model, name, pairs, seed))
@@ -75,7 +74,7 @@ def _one(model: Model, name: str, pairs: int, seed: int) -> Screened:
         fitted = chosen.fit(model.tokenizer)
         batch = tokenize(fitted.pairs(pairs, seed, "test"), model.tokenizer, task=name)
     except ValueError as error:
-        return Screened(name, chosen.example, None, None, 0, str(error))
+        return Screened(name, None, None, 0, str(error))
     result = evaluate(model, batch)
     accuracy, choice = (wilson(int(result[k].sum()), pairs) for k in ("accuracy", "choice"))
-    return Screened(name, chosen.example, accuracy, choice, pairs)
+    return Screened(name, accuracy, choice, pairs)

@@ -43,11 +43,12 @@ class Store:
 
     @classmethod
     def create(cls, root: Path, config: RunConfig) -> "Store":
-        """Make or open the directory and write the resolved configuration."""
+        """Make or open the directory, and clear what an interrupted writer left there."""
         root.mkdir(parents=True, exist_ok=True)
         store = cls(root, config.train.seeds[0])
         store.sweep_up()
-        write_text(root / "config.yaml", config.yaml())
+        if not (root / "config.yaml").exists():
+            store.write_config(config)
         return store
 
     @classmethod
@@ -57,6 +58,10 @@ class Store:
             raise ValueError(f"{root} is not a run directory: it has no config.yaml")
         config = RunConfig.read(root / "config.yaml")
         return cls(root, config.train.seeds[0]), config
+
+    def write_config(self, config: RunConfig) -> None:
+        """The resolved configuration; training writes it once its data are accepted."""
+        write_text(self.root / "config.yaml", config.yaml())
 
     def sweep_up(self) -> None:
         """Remove what an interrupted writer left behind."""
@@ -105,14 +110,27 @@ class Store:
             return dataset.attrs.get("key") == key
         return False
 
-    def series(self, stage: str, task: str, seed: int | None = None) -> xr.Dataset | None:
-        """All checkpoints of one measurement along a `step` axis, or None where nothing was measured."""
+    def forget_all_but(self, wanted: set[Path]) -> None:
+        """Remove measurements of checkpoints, tasks or stages that the run no longer has."""
+        for file in (self.root / "measure").rglob("*.nc"):
+            if file not in wanted:
+                file.unlink()
+
+    def measured_steps(self, stage: str, task: str, seed: int | None = None) -> list[int]:
+        """The steps that one measurement has."""
+        folder = self.measurement(stage, task, self.first_seed if seed is None else seed, 0).parent
+        return sorted(int(file.stem.removeprefix("step-")) for file in folder.glob("step-*.nc"))
+
+    def series(
+        self, stage: str, task: str, seed: int | None = None, steps: Sequence[int] | None = None
+    ) -> xr.Dataset | None:
+        """All checkpoints (or those of `steps`) of one measurement along a `step` axis; None where there are none."""
         seed = self.first_seed if seed is None else seed
-        files = sorted(self.measurement(stage, task, seed, 0).parent.glob("step-*.nc"))
-        if not files:
+        steps = [s for s in self.measured_steps(stage, task, seed) if steps is None or s in steps]
+        if not steps:
             return None
+        files = [self.measurement(stage, task, seed, step) for step in steps]
         loaded = [xr.load_dataset(file, engine="h5netcdf") for file in files]
-        steps = [int(file.stem.removeprefix("step-")) for file in files]
         attrs = loaded[0].attrs
         series = xr.concat(
             loaded,

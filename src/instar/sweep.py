@@ -9,6 +9,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from instar.measure.evaluate import evaluate
 from instar.measure.lens import attribution, lens
 from instar.models.load import Model, load
 from instar.models.organism import NAME as EMBEDDED
+from instar.models.organism.corpus import stories
 from instar.progress import Tell
 from instar.store import SHARED, Store, read_json
 from instar.tasks.batch import Batch, tokenize
@@ -85,7 +87,7 @@ def _options(stage: str, config: RunConfig) -> dict[str, Any]:
     if stage == "attention":
         own["examples"] = config.measure.examples
     if stage == "drift":
-        own["text"] = config.data.general_text
+        own["text"] = _general_texts(config.data.general_text, config.model.source)
     if stage not in ("drift", "evaluate"):
         own["pairs"] = config.data.measure_pairs
     return own
@@ -94,6 +96,9 @@ def _options(stage: str, config: RunConfig) -> dict[str, Any]:
 def sweep(store: Store, config: RunConfig, todo: list[Job], tell: Tell) -> list[Failure]:
     """Make what is missing. Returns what could not be made."""
     missing = [job for job in todo if not store.has_measurement(job.path, job.key)]
+    for job in missing:
+        # What is there was decided by something else; it must not stand in for what fails now.
+        job.path.unlink(missing_ok=True)
     groups: dict[tuple[int, int], list[Job]] = {}
     for job in missing:
         groups.setdefault((job.seed, job.step), []).append(job)
@@ -148,14 +153,14 @@ class _Worker:
         try:
             base = self._base(seed)
             model = base if step == 0 else self._load(seed, step, like=base)
-        except (ValueError, OSError) as error:
+            for job in group:
+                if job.stage == "drift":
+                    dataset = drift(base, model, *self._general(base))
+                else:
+                    dataset = STAGES[job.stage](model, self._batch(job, base), self.config)
+                self.store.write_measurement(job.path, dataset, job.key)
+        except (ValueError, OSError, ArithmeticError) as error:
             return Failure(seed, step, str(error))
-        for job in group:
-            if job.stage == "drift":
-                dataset = drift(base, model, *self._general(base))
-            else:
-                dataset = STAGES[job.stage](model, self._batch(job, base), self.config)
-            self.store.write_measurement(job.path, dataset, job.key)
         return None
 
     def _base(self, seed: int) -> Model:
@@ -179,7 +184,7 @@ class _Worker:
         return self.batches[key]
 
     def _general(self, base: Model) -> tuple[Any, Any]:
-        texts = self._general_texts()
+        texts = _general_texts(self.config.data.general_text, self.config.model.source)
         if not texts:
             return None, None
         limit = getattr(base.module.config, "max_position_embeddings", 512)
@@ -188,13 +193,14 @@ class _Worker:
         tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
         return tokens, torch.arange(width)[None] < torch.tensor([[len(row)] for row in rows])
 
-    def _general_texts(self) -> list[str]:
-        if self.config.data.general_text is not None:
-            text = Path(self.config.data.general_text).read_text(encoding="utf-8")
-            return [block for block in text.split("\n\n") if block.strip()][:GENERAL_TEXTS]
-        if self.config.model.source == EMBEDDED:
-            from instar.models.organism.corpus import stories
 
-            source = stories(seed=7)
-            return [" ".join(next(source)) for _ in range(GENERAL_TEXTS)]
-        return []
+@lru_cache(maxsize=1)
+def _general_texts(file: str | None, model: str) -> list[str]:
+    """Text that has nothing to do with the tasks: the user's file, or the embedded model's own corpus."""
+    if file is not None:
+        text = Path(file).read_text(encoding="utf-8")
+        return [block for block in text.split("\n\n") if block.strip()][:GENERAL_TEXTS]
+    if model == EMBEDDED:
+        source = stories(seed=7)
+        return [" ".join(next(source)) for _ in range(GENERAL_TEXTS)]
+    return []

@@ -34,6 +34,8 @@ PROBES = 200
 IGNORED = -100
 Tell = Callable[[int, int, str], None]
 """`tell(step, steps, note)`: progress, from whoever shows it."""
+Warn = Callable[[Finding], None]
+"""Called with each health finding, when it is found."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def train(
     seed: int,
     key: str,
     tell: Tell,
+    warn: Warn,
 ) -> dict[str, Any]:
     """Fine-tune `model` in place and write its checkpoints and their index. Returns the index.
 
@@ -87,11 +90,14 @@ def train(
         tokenizer.pad_token = tokenizer.eos_token
     examples = [encode(row, tokenizer, config) for row in rows]
     _check_lengths(examples, rows, model)
-    shutil.rmtree(store.checkpoints(seed), ignore_errors=True)
+    # The index says that training is done, so it is the first to go.
+    (store.checkpoints(seed) / "index.json").unlink(missing_ok=True)
+    for old in store.checkpoints(seed).glob("step-*"):
+        shutil.rmtree(old)
     set_seed(seed)
     for embedding in model.layout.embeddings:
         embedding.requires_grad_(not config.freeze_embeddings)
-    writer = _Checkpoints(model, list(rows[:PROBES]), heldout[slice(0, PROBES)], config, store, seed, tell)
+    writer = _Checkpoints(model, list(rows[:PROBES]), heldout[slice(0, PROBES)], config, store, seed, tell, warn)
     with tempfile.TemporaryDirectory() as scratch, quiet():
         trainer = _CountingTrainer(
             model=model.module,
@@ -132,6 +138,7 @@ def _arguments(config: TrainConfig, seed: int, scratch: str, model: Model) -> Tr
         data_seed=seed,
         save_strategy="no",
         logging_steps=1,
+        logging_nan_inf_filter=False,
         disable_tqdm=True,
         report_to=list(config.report_to) or "none",
         use_cpu=model.device.type == "cpu",
@@ -162,6 +169,7 @@ class _Checkpoints(TrainerCallback):
     store: Store
     seed: int
     tell: Tell
+    warn: Warn
     rows: list[dict[str, Any]] = field(default_factory=list)
     probes: list[Probe] = field(default_factory=list)
     health: dict[str, Finding] = field(default_factory=dict)
@@ -199,7 +207,7 @@ class _Checkpoints(TrainerCallback):
         for finding in examine(self.probes, self.config.steps):
             if finding.kind not in self.health:
                 self.health[finding.kind] = finding
-                self.tell(step, self.config.steps, f"{finding.kind} at step {step}: {finding.text}")
+                self.warn(finding)
         row = {**asdict(probe), "loss": None, "tokens": self.count(), "sha256": digest, "bytes": size}
         self.rows.append(row)
 
@@ -211,17 +219,19 @@ class _Checkpoints(TrainerCallback):
         batch = collate([{"input_ids": i, "labels": i} for i in ids], tokenizer.eos_token_id or 0)
         device = self.model.device
 
-        def top(tokens: Tensor, mask: Tensor, end: Tensor) -> Tensor:
+        def logits(tokens: Tensor, mask: Tensor, end: Tensor) -> Tensor:
             final = record(layout, tokens.to(device), mask.bool().to(device)).final
-            return logits_at(layout, final, end.to(device)).argmax(1).cpu()
+            return logits_at(layout, final, end.to(device)).cpu()
 
-        trained = top(batch["input_ids"], batch["attention_mask"], batch["attention_mask"].sum(1) - 1)
-        held = top(self.heldout.clean, self.heldout.mask, self.heldout.end)
+        said = logits(batch["input_ids"], batch["attention_mask"], batch["attention_mask"].sum(1) - 1)
+        heard = logits(self.heldout.clean, self.heldout.mask, self.heldout.end)
+        trained, held = said.argmax(1), heard.argmax(1)
         return Probe(
             step,
             train_accuracy=(trained == answers).double().mean().item(),
             heldout_accuracy=(held == self.heldout.answer).double().mean().item(),
             end_of_text=(held == tokenizer.eos_token_id).double().mean().item(),
+            finite=bool(heard.isfinite().all()),
         )
 
 

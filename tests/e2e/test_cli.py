@@ -234,3 +234,26 @@ def test_ray_gives_the_serial_loops_bytes(finished, tmp_path):
     ours, theirs = contents(copy / "measure"), contents(finished / "measure")
     assert len(ours) == len(theirs) > 20
     assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_another_schedule_leaves_nothing_stale(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    train = SMALL["train"] | {"steps": 4, "checkpoints": 2}
+    config = write_config(tmp_path, train=train, report={"gifs": False, "static": False})
+    instar("run", config, "--out", copy)
+    found = {p.stem for p in (copy / "measure").rglob("*.nc")}
+    assert found == {"step-000000", "step-000002", "step-000004"}
+    assert json.loads((copy / "summary.json").read_text())["tasks"]["ioi3"]["steps"] == [0, 2, 4]
+
+
+def test_a_refused_configuration_leaves_no_trace(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    rows = [json.loads(line) for line in (finished / "data" / "ioi3.giver1.jsonl").read_text().splitlines()]
+    leak = tmp_path / "leak.jsonl"
+    leak.write_text(json.dumps({"prompt": rows[0]["clean"], "answer": rows[0]["answer"]}))
+    data = SMALL["data"] | {"train_file": str(leak)}
+    assert "are test prompts" in instar("run", write_config(tmp_path, data=data), "--out", copy, ok=False).stderr
+    instar("run", finished / "config.yaml", "--out", copy)
+    assert results(copy) == results(finished)

@@ -92,8 +92,9 @@ def test_clicking_and_choosing_a_head_shows_its_attention(opened):
     other = "0.0" if page.locator("#head").input_value() != "0.0" else "1.1"
     page.locator("#head").select_option(other)
     assert drawn(page, "slots-new") != before
-    box = page.locator("#heads-new .nsewdrag").first.bounding_box()
-    page.mouse.click(box["x"] + box["width"] * 0.97, box["y"] + box["height"] * 0.97)
+    area = page.locator("#heads-new .nsewdrag").first
+    box = area.bounding_box()
+    area.click(position={"x": box["width"] * 0.97, "y": box["height"] * 0.97})
     expect(page.locator("#head")).to_have_value("5.7")
 
 

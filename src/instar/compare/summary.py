@@ -17,20 +17,21 @@ SCHEMA = 1
 def summarise(store: Store, config: RunConfig, tasks: dict[str, str], failures: list[dict[str, Any]]) -> dict[str, Any]:
     """Write and return the summary. `tasks` maps "old" and "new" to the tasks' names."""
     seeds = list(config.train.seeds)
+    steps = common_steps(store, config, list(tasks.values()))
     summary = {
         "schema": SCHEMA,
         "instar": __version__,
         "model": config.model.source,
         "old": tasks["old"],
         "new": tasks["new"],
-        "tasks": {name: _behaviour(store, name, role, seeds) for role, name in tasks.items()},
+        "tasks": {name: _behaviour(store, name, role, seeds, steps) for role, name in tasks.items()},
         "training": _training(store, seeds),
         "health": [finding | {"seed": s} for s in seeds for finding in (store.index(s) or {"health": []})["health"]],
-        "divergence": _divergence(store),
-        "weight_change": _weight_change(store),
+        "divergence": _divergence(store, steps),
+        "weight_change": _weight_change(store, steps),
         "changed": {
-            "heads": {name: _changed(store, name, changed_heads) for name in tasks.values()},
-            "layers": {name: _changed(store, name, changed_layers) for name in tasks.values()},
+            "heads": {name: _changed(store, name, steps, changed_heads) for name in tasks.values()},
+            "layers": {name: _changed(store, name, steps, changed_layers) for name in tasks.values()},
         },
         "audit": _audit(store),
         "failed": failures,
@@ -40,11 +41,23 @@ def summarise(store: Store, config: RunConfig, tasks: dict[str, str], failures: 
     return read_json(store.root / "summary.json")
 
 
-def _behaviour(store: Store, task: str, role: str, seeds: list[int]) -> dict[str, Any]:
+def common_steps(store: Store, config: RunConfig, tasks: list[str]) -> list[int]:
+    """The steps that every stage has for every task: a run under way, or with a failed checkpoint, has some only."""
+    wanted = [(s, t) for s in config.measure.stages for t in ([SHARED] if s == "drift" else tasks)]
+    found = [set(store.measured_steps(stage, task)) for stage, task in wanted]
+    steps = sorted(set.intersection(*(f for f in found if f)) if any(found) else set())
+    if not steps:
+        raise ValueError(
+            f"{store.root}: no checkpoint has been measured on both tasks; run `instar measure {store.root}`"
+        )
+    return steps
+
+
+def _behaviour(store: Store, task: str, role: str, seeds: list[int], steps: list[int]) -> dict[str, Any]:
     """The series of one task: the first seed's in full, the others' accuracy."""
-    series = store.series("evaluate", task)
+    series = store.series("evaluate", task, steps=steps)
     if series is None:
-        return {"role": role, "steps": []}
+        raise ValueError(f"{store.root}: {task} has not been evaluated; run `instar measure {store.root}`")
     found = {"role": role, **behaviour(series)}
     others = {}
     for seed in seeds[1:]:
@@ -112,17 +125,17 @@ def _training(store: Store, seeds: list[int]) -> dict[str, Any]:
     return found
 
 
-def _divergence(store: Store) -> dict[str, Any] | None:
+def _divergence(store: Store, steps: list[int]) -> dict[str, Any] | None:
     """KL(base ‖ checkpoint) in nats per token on general text."""
-    series = store.series("drift", SHARED)
+    series = store.series("drift", SHARED, steps=steps)
     if series is None or bool(series["kl"].isnull().all()):
         return None
     values = series["kl"].transpose("text", "step").values
     return {"steps": series["step"].values.tolist(), **_listed("kl", bootstrap_mean(values))}
 
 
-def _weight_change(store: Store) -> dict[str, Any] | None:
-    series = store.series("drift", SHARED)
+def _weight_change(store: Store, steps: list[int]) -> dict[str, Any] | None:
+    series = store.series("drift", SHARED, steps=steps)
     if series is None:
         return None
     norms = series["weight_norm"].isel(step=0)
@@ -135,8 +148,8 @@ def _weight_change(store: Store) -> dict[str, Any] | None:
     }
 
 
-def _changed(store: Store, task: str, rank: Any) -> list[dict[str, Any]]:
-    series = store.series("attribution", task)
+def _changed(store: Store, task: str, steps: list[int], rank: Any) -> list[dict[str, Any]]:
+    series = store.series("attribution", task, steps=steps)
     return [] if series is None or series.sizes["step"] < 2 else rank(series)
 
 

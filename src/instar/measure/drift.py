@@ -64,8 +64,8 @@ def _divergence(base: Model, tuned: Model, tokens: Tensor | None, mask: Tensor |
     values = []
     for row, real in zip(tokens.split(16), mask.split(16), strict=True):
         p, q = (_log_probabilities(m, row, real) for m in (base, tuned))
-        per_token = (p.exp() * (p - q)).sum(-1)
-        values.append(((per_token * real).sum(1) / real.sum(1)).cpu().double())
+        per_token = (p.exp() * (p - q)).sum(-1).cpu().double()
+        values.append((per_token * real).sum(1) / real.sum(1))
     return torch.cat(values).numpy()
 
 

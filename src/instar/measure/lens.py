@@ -113,7 +113,7 @@ def _check_sum(found: dict[str, Tensor], model: Model) -> None:
     terms = torch.cat(parts, 1)
     off = float(((terms.sum(1) - found["total"]).abs() / terms.abs().amax(1)).max())
     allowed = SUM_TOLERANCE.get(model.module.dtype, 0.05)
-    if off > allowed:
+    if not off <= allowed:
         raise ArithmeticError(
             f"{model.name}: contributions miss the logit difference by {off:.2g} of the largest term, allowed {allowed:.0e}"
         )

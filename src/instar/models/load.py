@@ -121,7 +121,11 @@ def _read(name: str, tokenizer: Any, revision: Any, dtype: str, device: str, lik
         module = _read_weights(source, dtype, remote)
     if tokenizer is None and like is None:
         tokenizer = load_tokenizer(source, **remote)
-    return module.to(device).eval(), tokenizer
+    try:
+        module = module.to(device)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"device {device!r} cannot be used here: {error}") from None
+    return module.eval(), tokenizer
 
 
 def _read_weights(source: str, dtype: str, remote: dict[str, Any]) -> Any:
@@ -133,6 +137,11 @@ def _read_weights(source: str, dtype: str, remote: dict[str, Any]) -> Any:
             )
         except SafetensorError as error:
             raise ValueError(f"{source}: a safetensors file is damaged or half-written: {error}") from None
+        except OSError as error:
+            reason = str(error).splitlines()[0]
+            raise FileNotFoundError(
+                f"{source}: no safetensors weights to be had ({reason}). Convert a .bin:\n  {_CONVERT}"
+            ) from None
 
 
 def _config(source: str, remote: dict[str, Any]) -> Any:
@@ -159,8 +168,12 @@ def _check_folder(folder: Path) -> None:
 def _add_difference(module: nn.Module, path: Path) -> None:
     """Add a stored 16-bit difference to float32 weights."""
     own = module.state_dict()
+    try:
+        differences = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged or half-written: {error}") from None
     with torch.no_grad():
-        for name, difference in load_file(path).items():
+        for name, difference in differences.items():
             own[name].add_(difference.to(own[name].dtype))
 
 

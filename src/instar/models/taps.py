@@ -97,6 +97,9 @@ def record(
 
     Gradients flow where the caller has them enabled. The model runs in evaluation mode.
     """
+    limit = getattr(layout.module.config, "max_position_embeddings", None)
+    if limit is not None and tokens.shape[1] > limit:
+        raise ValueError(f"a prompt has {tokens.shape[1]} tokens and the model takes {limit}; shorten it")
     tap = _Tap(Record(), frozenset(keep) | {"final"}, edit)
     mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
     with _as_evaluated(layout.module), _attending_through_seam(layout.module), ExitStack() as stack:

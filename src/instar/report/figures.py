@@ -61,9 +61,7 @@ def draw_behaviour(summary: dict[str, Any]) -> Any:
 
 def _made(summary: dict[str, Any]) -> str:
     counts = ", ".join(f"{n} {t.get('pairs', 0)} pairs" for n, t in summary["tasks"].items())
-    return (
-        f"held-out names and wordings; bands 95 % (Wilson; bootstrap over pairs); {counts}; instar {summary['instar']}"
-    )
+    return f"held-out prompts; bands 95 % (Wilson; bootstrap over pairs); {counts}; instar {summary['instar']}"
 
 
 def caption(found: Panels, kind: str) -> str:

@@ -61,13 +61,13 @@ def panels(store: Store, config: RunConfig) -> Panels:
     if not path.exists():
         raise ValueError(f"{store.root} has no summary.json; run `instar compare {store.root}` first")
     summary = read_json(path)
-    found = [_task(store, summary[role], role) for role in ("old", "new")]
+    found = [_task(store, summary[role], role, summary["tasks"][summary[role]]["steps"]) for role in ("old", "new")]
     return Panels(summary, config, [task for task in found if task is not None])
 
 
-def _task(store: Store, name: str, role: str) -> TaskPanels | None:
+def _task(store: Store, name: str, role: str, steps: list[int]) -> TaskPanels | None:
     """A task's panels, or None where a stage was not measured."""
-    series = {stage: store.series(stage, name) for stage in ("lens", "attribution", "attention")}
+    series = {stage: store.series(stage, name, steps=steps) for stage in ("lens", "attribution", "attention")}
     lens, attribution, attention = series["lens"], series["attribution"], series["attention"]
     if lens is None or attribution is None or attention is None:
         return None

@@ -13,7 +13,7 @@ console = Console(highlight=False)
 def show_accuracy(summary: dict[str, Any]) -> None:
     """Accuracy and logit difference of both tasks at every checkpoint."""
     old, new = summary["old"], summary["new"]
-    table = Table(title="Accuracy (95 % interval) and logit difference on held-out names and wordings", box=None)
+    table = Table(title="Accuracy (95 % interval) and logit difference on held-out prompts", box=None)
     table.add_column("checkpoint", justify="right")
     for name in (old, new):
         table.add_column(f"{escape(name)} accuracy", justify="right", no_wrap=True)

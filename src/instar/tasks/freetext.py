@@ -11,7 +11,7 @@
 import re
 from dataclasses import dataclass
 
-_WORD = re.compile(r"[A-Z][\w’'-]*")
+_WORD = re.compile(r"[^\W\d_][\w’'-]*")
 _JOIN = re.compile(r"(,|,? and|,? &|, together with|, along with) ?$")
 _PLACE = re.compile(r"\b(in|at|to|from|near|of|on|by)\s+(the\s+)?$", re.IGNORECASE)
 _OPENERS = frozenset(
@@ -188,6 +188,8 @@ def chains_of(chains: list[list[_Mention]], names: set[str]) -> list[list[_Menti
 def _mentions(prompt: str) -> list[_Mention]:
     found = []
     for word in _WORD.finditer(prompt):
+        if not word.group()[0].isupper():
+            continue
         name = re.sub(r"[’']s?$", "", word.group())
         if name != word.group() and any(m.name == name for m in found):
             continue  # "John's ball" is about a ball
@@ -219,4 +221,14 @@ def _people(prompt: str, chains: list[list[_Mention]], answer: str) -> set[str]:
         start = 1 if len(chain) > 1 and _PLACE.search(prompt[: chain[0].start]) and chain[0].name not in people else 0
         if len(chain) - start > 1:
             people |= {m.name for m in chain[start:]}
-    return people
+    return {name for name in people if name == answer or not _is_place(prompt, chains, name)}
+
+
+def _is_place(prompt: str, chains: list[list[_Mention]], name: str) -> bool:
+    """Always after "in", "at", … and never inside a list: Rome, not Mary."""
+    return all(
+        _PLACE.search(prompt[: m.start]) and (place == 0 or len(chain) == 1)
+        for chain in chains
+        for place, m in enumerate(chain)
+        if m.name == name
+    )

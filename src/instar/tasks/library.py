@@ -59,9 +59,7 @@ def ioi(n: int = 2) -> Task:
         f"After {listing(people)} went to the store, {listing(people[1::-1] + people[3:])} gave a bottle of milk to"
     )
     easier = (f"ioi{n - 1}",) if n > 2 else ()
-    return Task(
-        f"ioi{n}", example, partial(_ioi_scene, n=n), (*givers, "answer", "abc"), easier, 3 * n - 1, givers=givers
-    )
+    return Task(f"ioi{n}", example, partial(_ioi_scene, n=n), (*givers, "answer", "abc"), easier, 3 * n - 1)
 
 
 def _fresh_scene(dealer: Dealer) -> Scene:
@@ -160,7 +158,6 @@ TASKS: dict[str, Task] = {
         ("giver1", "giver2"),
         ("ioi2",),
         3,
-        givers=("giver1", "giver2"),
     ),
     "ball2": Task(
         "ball2",
@@ -218,7 +215,7 @@ def task(name: str) -> Task:
     """
     if name in TASKS:
         return TASKS[name]
-    if ".py" in name or name.endswith((".jsonl", ".json")):
+    if ".py" in name or name.endswith(".jsonl"):
         from instar.tasks.custom import load_task
 
         return load_task(name)

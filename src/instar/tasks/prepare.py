@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from instar import __version__
 from instar.config import DataConfig, TasksConfig, digest
 from instar.store import Store, read_json, read_rows, write_json, write_rows
 from instar.tasks.audit import Audit, audit
@@ -41,6 +42,7 @@ def prepare(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any) 
     new = fitted[tasks.new]
     wanted = _key(tasks, data, named)
     if not (store.data("prepared.json").exists() and read_json(store.data("prepared.json")).get("key") == wanted):
+        store.data("prepared.json").unlink(missing_ok=True)
         for task in named.values():
             for counterfactual in task.counterfactuals:
                 write_rows(store.data(f"{task.name}.{counterfactual}.jsonl"), _test_pairs(task, data, counterfactual))
@@ -52,7 +54,10 @@ def prepare(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any) 
         kinds = {name: list(task.counterfactuals) for name, task in named.items()}
         write_json(store.data("prepared.json"), {"key": wanted, "counterfactuals": kinds})
     train = read_rows(store.data("train.jsonl"))
-    return Prepared(train, named, digest([wanted, train]))
+    pairs = [
+        store.data(f"{t.name}.{c}.jsonl").read_text(encoding="utf-8") for t in named.values() for c in t.counterfactuals
+    ]
+    return Prepared(train, named, digest([train, pairs]))
 
 
 def read_pairs(store: Store, task: str, counterfactual: str, count: int | None = None) -> list[Pair]:
@@ -73,7 +78,7 @@ def _key(tasks: TasksConfig, data: DataConfig, named: dict[str, Task]) -> str:
     content = {str(f): digest(f.read_bytes().hex()) for f in files if f.is_file()}
     names = {name: {split: list(words) for split, words in task.names.items()} for name, task in named.items()}
     choices = data.model_dump(include={"train_file", "train_size", "test_size", "seed", "allow_leaks"})
-    return digest([tasks.model_dump(), choices, names, content])
+    return digest([__version__, tasks.model_dump(), choices, names, content])
 
 
 def _test_pairs(task: Task, data: DataConfig, counterfactual: str) -> list[Pair]:

@@ -124,8 +124,6 @@ class Task:
     names: Mapping[Split, tuple[str, ...]] = field(
         default_factory=lambda: {"train": words.TRAIN_NAMES, "test": words.TEST_NAMES}
     )
-    givers: tuple[str, ...] = ()
-    """Counterfactuals that are pooled as one: the giver corruptions."""
 
     def pairs(self, n: int, seed: int = 0, split: Split = "test", counterfactual: str | None = None) -> list[Pair]:
         """`n` balanced pairs with one counterfactual (the task's first by default).
@@ -158,7 +156,7 @@ class Task:
                 raise ValueError(
                     f"{self.name} needs {self.people} {split} names that are one token with their leading space; "
                     f"this tokenizer has {len(kept[split])} and splits {', '.join(refused)}. "
-                    "Pass names= with words that it keeps whole."
+                    "Give the task words that it keeps whole: dataclasses.replace(task, names=...)."
                 )
         return replace(self, names=kept)
 

@@ -161,7 +161,7 @@ def _train(model: Any, tokenizer: Any, recipe: Recipe, development: dict[int, Ba
             model.train()
         report(step, recipe.steps, note)
         if step == recipe.steps:
-            raise RuntimeError(
+            raise ValueError(
                 f"after {step} steps: {note}; wanted at least {recipe.old_at_least:.1%} and within "
                 f"{recipe.new_between}. Try another --seed."
             )
