@@ -202,7 +202,7 @@ def _write(folder: Path, model: Any, tokenizer: Any, recipe: Recipe, step: int, 
 
 
 def _card(facts: dict) -> str:
-    table = "\n".join(f"| {name} | {value:.1%} |" for name, value in facts["accuracy"].items())
+    table = "\n".join(f"| {name} | {value:.2%} |" for name, value in facts["accuracy"].items())
     recipe = "\n".join(f"- {key}: {value}" for key, value in facts["recipe"].items())
     return f"""# The embedded model of instar
 
