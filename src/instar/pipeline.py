@@ -13,7 +13,7 @@ import torch
 from instar import __version__
 from instar.config import RunConfig, digest
 from instar.health import Finding
-from instar.models.load import load
+from instar.models.load import load, load_tokenizer
 from instar.progress import bar, console
 from instar.store import Store, read_json, write_json
 from instar.sweep import Failure, jobs, sweep
@@ -33,7 +33,9 @@ def run(store: Store, config: RunConfig) -> dict[str, Any]:
 
 def data_stage(store: Store, config: RunConfig, tokenizer: Any = None) -> Prepared:
     """Rows to train on and pairs to measure on, audited."""
-    tokenizer = tokenizer or _base(config).tokenizer
+    own = config.model
+    # No weights are read for this: measuring loads its checkpoints one at a time, and the base may be large.
+    tokenizer = tokenizer or load_tokenizer(own.source, revision=own.revision, trust_remote_code=own.trust_remote_code)
     prepared = prepare(store, config.tasks, config.data, tokenizer)
     for finding in read_json(store.data("audit.json"))["findings"]:
         if finding["severity"] != "note":

@@ -10,9 +10,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from instar.measure.rows import about, at_end, foil_values, joined, numpy, pieces
+from instar.measure.rows import about, foil_values, joined, numpy, pieces
 from instar.models.load import Model
-from instar.models.taps import record
+from instar.models.taps import logits_at, record
 from instar.tasks.batch import Batch
 from instar.tasks.task import word_ids
 from instar.tasks.words import TEST_NAMES, TRAIN_NAMES
@@ -31,8 +31,7 @@ def evaluate(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
     layout, parts = model.layout, []
     names = _known_names(model, batch)
     for part in pieces(batch, model, chunk):
-        last = at_end(record(layout, part.clean, part.mask).final, part.end)
-        logits = layout.unembed(layout.final_norm(last))
+        logits = logits_at(layout, record(layout, part.clean, part.mask).final, part.end)
         answer = logits.gather(1, part.answer[:, None])
         foils = answer - foil_values(logits, part.foils)
         top = logits.argmax(1)
