@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from instar.compare.intervals import Interval, wilson
+from instar.stats.intervals import Interval, wilson
 from instar.measure.evaluate import evaluate
 from instar.models.load import Model
 from instar.progress import Tell

@@ -14,7 +14,7 @@ SITES = ("embed", "resid_pre", "resid_mid", "attn_out", "mlp_out", "q", "k", "v"
 
 
 def layout_of(model: GPT2LMHeadModel) -> Layout:
-    return Layout(model, row("gpt2"))
+    return Layout(model, row(model.config))
 
 
 @pytest.fixture

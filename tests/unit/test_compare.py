@@ -6,7 +6,7 @@ import xarray as xr
 from scipy import stats
 
 from instar.compare.dynamics import changed_heads, changed_layers
-from instar.compare.intervals import bootstrap_mean, simultaneous_mean, wilson
+from instar.stats.intervals import bootstrap_mean, simultaneous_mean, wilson
 from instar.health import Probe, examine
 
 

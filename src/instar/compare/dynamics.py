@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from instar.compare.intervals import Interval, simultaneous_mean
+from instar.stats.intervals import Interval, simultaneous_mean
 
 
 def changed_heads(attribution: xr.Dataset) -> list[dict[str, Any]]:

@@ -54,7 +54,9 @@ def component(parameter: str, model: Model) -> str:
     if inside is None:
         return "final norm" if parameter.startswith(arch.final_norm) else "embed"
     layer, rest = inside.groups()
-    return f"layer {layer} {'mlp' if rest.startswith((arch.mlp, arch.norm_mlp)) else 'attention'}"
+    # A norm that both share (Phi) counts with the attention.
+    own = {*arch.mlp, arch.norm_mlp, arch.post_mlp} - {None, arch.norm_attn}
+    return f"layer {layer} {'mlp' if any(rest.startswith(f'{path}.') for path in own) else 'attention'}"
 
 
 def _divergence(base: Model, tuned: Model, tokens: Tensor | None, mask: Tensor | None) -> np.ndarray:
@@ -72,4 +74,4 @@ def _divergence(base: Model, tuned: Model, tokens: Tensor | None, mask: Tensor |
 def _log_probabilities(model: Model, tokens: Tensor, mask: Tensor) -> Tensor:
     layout = model.layout
     final = record(layout, tokens.to(model.device), mask.to(model.device)).final
-    return layout.unembed(layout.final_norm(final)).log_softmax(-1)
+    return layout.capped(layout.unembed(layout.final_norm(final))).log_softmax(-1)

@@ -6,7 +6,8 @@ stopped here" (half layers, as `resid_pre` and `resid_mid`).
 Direct logit attribution: the final norm's scale is *frozen* at the value it has in this run, which makes the map from
 residual stream to logits linear, so the contributions of embeddings, heads, MLPs and biases sum to the logit difference
 (arXiv 2211.00593). A head's contribution is z W_O without the output bias; the output bias is its own term, an MLP's
-includes its bias. The sum is checked on every batch.
+includes its bias. The sum is checked on every batch. Where the family norms a block's output (Gemma 2 and 3, OLMo 2)
+that norm is frozen too. Models that cap their logits are decomposed, and read by the lens, before the cap.
 
 Both are of the clean prompts, in logits, for answer minus mean of the foils, at the last real token; positive helps.
 """
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from instar.measure.rows import Direction, about, answer_direction, at_end, joined, numpy, pieces
 from instar.models.load import Model
+from instar.models.norms import Frozen, frozen
 from instar.models.taps import record
 from instar.tasks.batch import Batch
 
@@ -32,17 +34,18 @@ def lens(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
     """Logit lens per half layer.
 
     Returns:
-        `logit_diff` (logits) on `pair, stage`; stages are `0_pre`, `0_mid`, …, `final`.
+        `logit_diff` (logits) on `pair, stage`; stages are `0_pre`, `0_mid`, …, `final` (parallel blocks have no `mid`).
     """
     layout, parts = model.layout, []
+    halves = ("resid_pre",) if layout.parallel else ("resid_pre", "resid_mid")
     for part in pieces(batch, model, chunk):
-        seen = record(layout, part.clean, part.mask, keep=("resid_pre", "resid_mid"))
+        seen = record(layout, part.clean, part.mask, keep=halves)
         direction = answer_direction(model, part.answer, part.foils)
-        halves = [x for both in zip(seen["resid_pre"], seen["resid_mid"], strict=True) for x in both]
-        read = [layout.final_norm(at_end(x, part.end)) for x in (*halves, seen.final)]
+        stream = [x for both in zip(*(seen[half] for half in halves), strict=True) for x in both]
+        read = [layout.final_norm(at_end(x, part.end)) for x in (*stream, seen.final)]
         values = [(x * direction.vector).sum(1) + direction.offset for x in read]
         parts.append({"logit_diff": numpy(torch.stack(values, 1))})
-    stages = [f"{layer}_{half}" for layer in range(layout.n_layers) for half in ("pre", "mid")]
+    stages = [f"{layer}_{half[6:]}" for layer in range(layout.n_layers) for half in halves]
     dataset = joined(parts, {"logit_diff": ("pair", "stage")}, batch, stage=np.array([*stages, "final"]))
     convention = "final norm recomputed at each stage; logit(answer) - mean logit(foils)"
     return dataset.assign_attrs(about(model, batch, convention=convention))
@@ -72,16 +75,19 @@ def attribution(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
 
 def _attribution(model: Model, part: Batch) -> dict[str, Any]:
     layout = model.layout
-    seen = record(layout, part.clean, part.mask, keep=("embed", "mlp_out", "z"))
+    seen = record(layout, part.clean, part.mask, keep=("embed", "mlp_out", "attn_raw", "z"))
     direction = answer_direction(model, part.answer, part.foils)
     final = at_end(seen.final, part.end)
-    linear = _frozen_norm(layout.final_norm, final, direction)
+    linear = _through(frozen(layout, layout.final_norm, final), direction)
     heads, biases = [], []
     for layer in range(layout.n_layers):
         z = seen["z"][layer][torch.arange(len(part)), :, part.end]
-        # W_O is contracted with the direction first: [pair, head, d_model] is never built.
-        heads.append(torch.einsum("phc,hcd,pd->ph", z, layout.w_o(layer), linear.vector))
-        biases.append(linear.vector @ layout.b_o(layer))
+        read = linear
+        if (norm := layout.part(layer, layout.arch.post_attn)) is not None:
+            read = _through(frozen(layout, norm, at_end(seen["attn_raw"][layer], part.end)), linear)
+        # The direction goes through W_O first: [pair, head, d_model] is never built.
+        heads.append((torch.einsum("pd,hcd->phc", read.vector, layout.w_o(layer)) * z).sum(-1))
+        biases.append(read.vector @ layout.b_o(layer) + read.offset - linear.offset)
     found = {
         "heads": torch.stack(heads, 1),
         "attn_bias": torch.stack(biases, 1),
@@ -94,13 +100,10 @@ def _attribution(model: Model, part: Batch) -> dict[str, Any]:
     return {name: numpy(value) for name, value in found.items()}
 
 
-def _frozen_norm(norm: Any, final: Float[Tensor, "pair d_model"], direction: Direction) -> Direction:
-    """The direction pulled back through the final LayerNorm with its scale frozen at `final`."""
-    scale = (final.var(1, unbiased=False, keepdim=True) + norm.eps).rsqrt()
-    vector = direction.vector * norm.weight
-    bias = direction.vector @ norm.bias if norm.bias is not None else 0
-    # Subtracting the mean of what is read is subtracting the mean of the direction.
-    return Direction((vector - vector.mean(1, keepdim=True)) * scale, direction.offset + bias)
+def _through(norm: Frozen, direction: Direction) -> Direction:
+    """The direction as it reads what stands before a frozen norm."""
+    bias = 0 if norm.bias is None else direction.vector @ norm.bias
+    return Direction(norm.pull(direction.vector), direction.offset + bias)
 
 
 def _read(x: Float[Tensor, "row pos d_model"], part: Batch, linear: Direction) -> Float[Tensor, " pair"]:

@@ -3,8 +3,9 @@
 1. Through our attention function the logits equal those of the model's own eager attention.
 2. Every layer's heads, z W_O, and the output bias sum to its attention output.
 3. Embeddings, attention outputs and MLP outputs sum to the final residual stream.
-4. Changing a pattern changes the logits (it would not if the recording were a bystander).
-5. A prompt padded on the right equals the prompt alone.
+4. A forward pass put together from the blocks' pieces (`instar.models.replay`) gives the same residual stream.
+5. Changing a pattern changes the logits (it would not if the recording were a bystander).
+6. A prompt padded on the right, or on the left, equals the prompt alone.
 
 Tolerances are relative to the largest value of the tensor: real models have residual channels in the thousands.
 """
@@ -16,6 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from instar.models.arch import Layout
+from instar.models.replay import Engine
 from instar.models.taps import logits_at, record
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.01}
@@ -42,19 +44,24 @@ def check(layout: Layout, name: str) -> None:
 
 
 def _errors(layout: Layout, tokens: Int[Tensor, "pair pos"]) -> dict[str, float]:
-    seen = record(layout, tokens, keep=("embed", "attn_out", "mlp_out", "z"))
-    end = torch.tensor([tokens.shape[1] - 1], device=tokens.device)
-    ours = logits_at(layout, seen.final, end)
+    seen = record(layout, tokens, keep=("embed", "attn_raw", "attn_out", "mlp_out", "z"))
+    length = tokens.shape[1]
+    ours = logits_at(layout, seen.final, torch.tensor([length - 1], device=tokens.device))
     heads = [torch.einsum("bhpc,hcd->bpd", z, layout.w_o(i)) + layout.b_o(i) for i, z in enumerate(seen["z"])]
     written: Any = sum(seen["embed"]) + sum(seen["attn_out"]) + sum(seen["mlp_out"])
-    padded = torch.cat([tokens, tokens[:, :2]], 1)
-    mask = torch.arange(padded.shape[1], device=tokens.device)[None] < tokens.shape[1]
-    alone = record(layout, padded, mask).final[:, : tokens.shape[1]]
+    engine = Engine(layout)
+    replayed = engine.run(engine.frame(tokens, torch.ones_like(tokens, dtype=torch.bool))).final
+    right, left = (torch.cat(parts, 1) for parts in ((tokens, tokens[:, :2]), (tokens[:, :2], tokens)))
+    at = torch.arange(length + 2, device=tokens.device)[None]
     return {
         "logits through the seam equal the model's own": _far(ours, _eager(layout, tokens)),
-        "heads and output bias sum to the attention output": max(map(_far, heads, seen["attn_out"])),
+        "heads and output bias sum to the attention output": max(map(_far, heads, seen["attn_raw"])),
         "writers sum to the residual stream": _far(written, seen.final),
-        "a right-padded prompt equals the prompt alone": _far(alone, seen.final),
+        "the replayed forward pass equals the model's": _far(replayed, seen.final),
+        "a right-padded prompt equals the prompt alone": _far(
+            record(layout, right, at < length).final[:, :length], seen.final
+        ),
+        "a left-padded prompt equals the prompt alone": _far(record(layout, left, at >= 2).final[:, 2:], seen.final),
     }
 
 

@@ -82,7 +82,7 @@ def load(
     else:
         name = str(source)
         module, tokenizer = _read(name, tokenizer, revision, dtype, device, like, trust_remote_code)
-    layout = Layout(module, row(module.config.model_type))
+    layout = Layout(module, row(module.config))
     tokenizer = like.tokenizer if like is not None and tokenizer is None else tokenizer
     if tokenizer is not None:
         _trim_vocabulary(layout, tokenizer, name, like)
@@ -130,7 +130,7 @@ def _read(name: str, tokenizer: Any, revision: Any, dtype: str, device: str, lik
 
 def _read_weights(source: str, dtype: str, remote: dict[str, Any]) -> Any:
     with quiet():
-        row(_config(source, remote).model_type)
+        row(_config(source, remote))
         try:
             return AutoModelForCausalLM.from_pretrained(
                 source, dtype=getattr(torch, dtype), use_safetensors=True, **remote

@@ -8,8 +8,11 @@
    exception.
 
 Sites, one tensor a layer: `resid_pre`, `resid_mid`, `attn_out`, `mlp_out` [pair, pos, d_model]; `q`, `k`, `v`, `z`
-[pair, head, pos, d_head]; `pattern` [pair, head, query, key]. `embed` has one tensor for each embedding module and
-`final` one: the residual stream that the final norm reads.
+[pair, head, pos, d_head], as the attention function sees them (after rotary embedding; k and v have one row a key-value
+head); `pattern` [pair, head, query, key]. `attn_out` and `mlp_out` are what is added to the residual stream: in families
+that norm after a block, the normed output; `attn_raw` is the attention's output before that norm. Parallel blocks have
+no `resid_mid`. `embed` has one tensor for each embedding module and `final` one: the residual stream that the final norm
+reads.
 """
 
 import sys
@@ -77,13 +80,19 @@ def _attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention
     seen = tap.see("pattern", layer, pattern)
     z = z.transpose(1, 2)
     if seen is not pattern:
-        z = seen @ value
+        z = seen @ value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
     z = tap.see("z", layer, z)
     return z.transpose(1, 2).contiguous(), seen
 
 
+def _mask(*args: Any, **kwargs: Any) -> Tensor:
+    # float64's lowest value is minus infinity to families whose softmax runs in float32, and a row of padding on the
+    # left, which sees nothing else, would become NaN.
+    return eager_mask(*args, **kwargs).clamp_min(torch.finfo(torch.float32).min)
+
+
 AttentionInterface.register(SEAM, _attention)
-AttentionMaskInterface.register(SEAM, eager_mask)
+AttentionMaskInterface.register(SEAM, _mask)
 
 
 def record(
@@ -95,61 +104,79 @@ def record(
 ) -> Record:
     """One forward pass, with the sites of `keep` recorded (`final` always) and `edit` applied.
 
-    Gradients flow where the caller has them enabled. The model runs in evaluation mode.
+    Rows may be padded on either side. Gradients flow where the caller has them enabled. The model runs in evaluation
+    mode.
+
+    Raises:
+        ValueError: for a prompt longer than the model takes, or `resid_mid` of a model whose blocks are parallel.
     """
-    limit = getattr(layout.module.config, "max_position_embeddings", None)
-    if limit is not None and tokens.shape[1] > limit:
-        raise ValueError(f"a prompt has {tokens.shape[1]} tokens and the model takes {limit}; shorten it")
+    if "resid_mid" in keep and layout.parallel:
+        raise ValueError("resid_mid: this model's attention and MLP read the same stream; leave it out")
     tap = _Tap(Record(), frozenset(keep) | {"final"}, edit)
-    mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
-    with _as_evaluated(layout.module), _attending_through_seam(layout.module), ExitStack() as stack:
-        for handle in _hooks(layout, tap):
+    with as_evaluated(layout.module), attending_through_seam(layout.module), ExitStack() as stack:
+        for handle in _hooks(layout, tap, tokens.shape):
             stack.callback(handle.remove)
         _current.append(tap)
         stack.callback(_current.pop)
-        # The caller reads answer rows from the last residual; one position of logits is the least a model computes.
-        layout.module(input_ids=tokens, attention_mask=mask.long(), use_cache=False, logits_to_keep=1)
+        body(layout, tokens, mask)
     return tap.record
 
 
-def _hooks(layout: Layout, tap: _Tap) -> Iterator[Any]:
+def body(layout: Layout, tokens: Int[Tensor, "pair pos"], mask: Bool[Tensor, "pair pos"] | None) -> None:
+    """The model's own forward pass without its unembedding: callers read the rows they need themselves."""
+    limit = getattr(layout.module.config, "max_position_embeddings", None)
+    if limit is not None and tokens.shape[1] > limit:
+        raise ValueError(f"a prompt has {tokens.shape[1]} tokens and the model takes {limit}; shorten it")
+    mask = (torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask).long()
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    layout.module.base_model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False)
+
+
+def _hooks(layout: Layout, tap: _Tap, shape: torch.Size) -> Iterator[Any]:
     arch = layout.arch
+
+    def see(site: str, layer: int, value: Tensor) -> Tensor:
+        # OPT's MLP sees all rows of a batch as one; sites are always [pair, pos, d_model].
+        return tap.see(site, layer, value.view(*shape, -1)).view(value.shape)
 
     def before(site: str, layer: int):
         def hook(_: nn.Module, inputs: tuple[Any, ...]):
-            return (tap.see(site, layer, inputs[0]), *inputs[1:])
+            return (see(site, layer, inputs[0]), *inputs[1:])
 
         return hook
 
     def after(site: str, layer: int):
         def hook(_: nn.Module, __: Any, output: Any):
             if isinstance(output, tuple):
-                return (tap.see(site, layer, output[0]), *output[1:])
-            return tap.see(site, layer, output)
+                return (see(site, layer, output[0]), *output[1:])
+            return tap.see(site, layer, output) if site == "embed" else see(site, layer, output)
+
+        return hook
+
+    def middle(layer: int):
+        # resid_mid is read, never edited: the block adds the same tensor again after its norm.
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if "resid_mid" in tap.keep:
+                tap.record.sites.setdefault("resid_mid", []).append(inputs[0].view(*shape, -1))
 
         return hook
 
     for index, module in enumerate(layout.embeddings):
         yield module.register_forward_hook(after("embed", index))
     for layer, block in enumerate(layout.blocks):
+        attn, first = layout.part(layer, arch.attn), layout.part(layer, arch.mlp[0])
         yield block.register_forward_pre_hook(before("resid_pre", layer))
-        yield layout.part(layer, arch.attn).register_forward_hook(after("attn_out", layer))
-        yield layout.part(layer, arch.mlp).register_forward_hook(after("mlp_out", layer))
-        yield layout.part(layer, arch.norm_mlp).register_forward_hook(_mid(tap, layer))
+        yield attn.register_forward_hook(after("attn_raw", layer))
+        yield (layout.part(layer, arch.post_attn) or attn).register_forward_hook(after("attn_out", layer))
+        yield (layout.norm_mlp(layer) or first).register_forward_pre_hook(middle(layer))
+        last = layout.part(layer, arch.post_mlp) or layout.part(layer, arch.mlp[-1])
+        yield last.register_forward_hook(after("mlp_out", layer))
     yield layout.final_norm.register_forward_pre_hook(before("final", 0))
 
 
-def _mid(tap: _Tap, layer: int):
-    # resid_mid is read, never edited: the block adds the same tensor again after its norm.
-    def hook(_: nn.Module, inputs: tuple[Any, ...], __: Any) -> None:
-        if "resid_mid" in tap.keep:
-            tap.record.sites.setdefault("resid_mid", []).append(inputs[0])
-
-    return hook
-
-
 @contextmanager
-def _as_evaluated(module: Any) -> Iterator[None]:
+def as_evaluated(module: Any) -> Iterator[None]:
+    """Evaluation mode for a while, each part's own mode afterwards."""
     training = [m for m in module.modules() if m.training]
     module.eval()
     try:
@@ -160,7 +187,8 @@ def _as_evaluated(module: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _attending_through_seam(module: Any) -> Iterator[None]:
+def attending_through_seam(module: Any) -> Iterator[None]:
+    """Our attention function for a while, the model's own choice afterwards."""
     before = module.config._attn_implementation
     module.config._attn_implementation = SEAM
     try:
@@ -172,6 +200,6 @@ def _attending_through_seam(module: Any) -> Iterator[None]:
 def logits_at(
     layout: Layout, final: Float[Tensor, "pair pos d_model"], end: Int[Tensor, " pair"]
 ) -> Float[Tensor, "pair vocabulary"]:
-    """The logits of the last real token of each row."""
+    """The logits of the last real token of each row, after the model's soft-cap."""
     rows = final[torch.arange(len(end), device=final.device), end]
-    return layout.unembed(layout.final_norm(rows))
+    return layout.capped(layout.unembed(layout.final_norm(rows)))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from instar.compare.intervals import Interval
+from instar.stats.intervals import Interval
 from instar.config import RunConfig
 from instar.report.panels import Panels, TaskPanels, panels
 from instar.store import Store, write_text

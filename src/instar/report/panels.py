@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from instar.compare.intervals import Interval, bootstrap_mean
+from instar.stats.intervals import Interval, bootstrap_mean
 from instar.config import RunConfig
 from instar.store import Store, read_json
 

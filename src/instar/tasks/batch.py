@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -41,12 +42,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.clean)
 
-    def __getitem__(self, rows: slice) -> "Batch":
-        """Some of the pairs, cut to their longest prompt."""
+    def __getitem__(self, rows: slice | Any) -> "Batch":
+        """Some of the pairs (a slice, or an array of indices), cut to their longest prompt."""
         width = int(self.end[rows].max()) + 1
         cut = {k: getattr(self, k)[rows, :width] for k in ("clean", "corrupted", "mask", "slots")}
         whole = {k: getattr(self, k)[rows] for k in ("end", "answer", "foils", "contrast")}
-        return replace(self, **cut, **whole, pairs=self.pairs[rows])
+        chosen = np.arange(len(self))[rows] if self.pairs else ()
+        return replace(self, **cut, **whole, pairs=tuple(self.pairs[i] for i in chosen))
 
     @classmethod
     def from_tokens(
@@ -57,12 +59,21 @@ class Batch:
         foils: Int[Tensor, "pair foil"] | Int[Tensor, " pair"],
         mask: Bool[Tensor, "pair pos"] | None = None,
     ) -> "Batch":
-        """A batch from token ids alone. Slots are `same`, `changed` (clean and corrupted differ) and `end`."""
+        """A batch from token ids alone, padded on either side (it will be on the right).
+
+        Slots are `same`, `changed` (clean and corrupted differ) and `end`.
+        """
         if clean.shape != corrupted.shape:
             raise ValueError(f"clean is {tuple(clean.shape)} and corrupted {tuple(corrupted.shape)}: align them")
         mask = torch.ones_like(clean, dtype=torch.bool) if mask is None else mask.bool()
-        if not torch.equal(mask, mask.sort(dim=1, descending=True).values):
-            raise ValueError("mask has padding before text; from_tokens takes right-padded rows")
+        # Rows move left until their padding is behind them; a stable sort moves nothing else.
+        order = (~mask).int().sort(dim=1, stable=True).indices
+        if not torch.equal(order, (torch.arange(mask.shape[1]) + mask.int().argmax(1)[:, None]) % mask.shape[1]):
+            raise ValueError("mask has padding inside the text; pad rows on one side")
+        clean, corrupted, mask = (t.gather(1, order) for t in (clean, corrupted, mask))
+        equal = ((clean == corrupted) | ~mask).all(1)
+        if equal.any():
+            raise ValueError(f"row {int(equal.nonzero()[0])}: clean and corrupted are the same")
         foils = foils[:, None] if foils.ndim == 1 else foils
         end = mask.sum(1) - 1
         slots = (clean != corrupted).long()

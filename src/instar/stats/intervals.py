@@ -49,6 +49,19 @@ def bootstrap_mean(values: Any, seed: int = 0) -> Interval:
     return Interval(flat.mean(0).reshape(shape), low.reshape(shape), high.reshape(shape))
 
 
+def bootstrap_ratio(above: Any, below: Any, seed: int = 0) -> Interval:
+    """Ratio of means over the first axis (pairs) with percentile bounds; `below` has that axis alone."""
+    above, below = np.asarray(above, float), np.asarray(below, float)
+    flat = above.reshape(len(above), -1)
+    weights = resamples(len(above), seed)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = (weights @ flat) / (weights @ below)[:, None]
+        value = flat.mean(0) / below.mean()
+    low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    shape = above.shape[1:]
+    return Interval(value.reshape(shape), low.reshape(shape), high.reshape(shape))
+
+
 def simultaneous_mean(values: Any, seed: int = 0) -> Interval:
     """Mean over the first axis with bounds that hold for all elements at once (max-t bootstrap)."""
     values = np.asarray(values, float)

@@ -1,0 +1,149 @@
+"""The graph of a model: who writes to the residual stream, who reads it, and every edge between the two.
+
+Sources: `input`, then per layer the heads `a3.h0` … and the MLP `m3`. Destinations: per layer each query head's
+`a3.h0<q>`, each key-value head's `a3.h0<k>` and `a3.h0<v>`, the MLP `m3`; last `logits`. An edge `u->v` exists where u
+writes before v reads; in parallel blocks (Pythia, Phi) a layer's heads do not write before its MLP reads. Names are
+those of the EAP-IG package (arXiv 2403.17806): GPT-2 small has 157 sources, 445 destinations and 32,491 edges.
+
+Arrays over edges are `[source, destination]` in these orders.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+Mask = np.ndarray
+"""Boolean, [source, destination]."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The shape that decides nodes and edges."""
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    parallel: bool = False
+
+    @classmethod
+    def of(cls, layout: Any) -> "Graph":
+        """The graph of a model, from its `instar.models.arch.Layout`."""
+        return cls(layout.n_layers, layout.n_heads, layout.n_kv_heads, layout.parallel)
+
+    @cached_property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the writers, in order."""
+        layers = range(self.n_layers)
+        return ("input", *(n for i in layers for n in (*(f"a{i}.h{h}" for h in range(self.n_heads)), f"m{i}")))
+
+    @cached_property
+    def destinations(self) -> tuple[str, ...]:
+        """Names of the readers, in order."""
+        widths = {"q": self.n_heads, "k": self.n_kv_heads, "v": self.n_kv_heads}
+        heads = [[f"a{i}.h{h}<{p}>" for p, n in widths.items() for h in range(n)] for i in range(self.n_layers)]
+        return (*(n for i in range(self.n_layers) for n in (*heads[i], f"m{i}")), "logits")
+
+    @property
+    def per_layer(self) -> int:
+        """Destinations of one layer: its heads' q, k and v, and its MLP."""
+        return self.n_heads + 2 * self.n_kv_heads + 1
+
+    def head(self, layer: int, head: int = 0) -> int:
+        """A head's index among the sources."""
+        return 1 + layer * (self.n_heads + 1) + head
+
+    def mlp(self, layer: int) -> int:
+        """An MLP's index among the sources."""
+        return self.head(layer, self.n_heads)
+
+    def reads(self, layer: int, projection: str, head: int = 0) -> int:
+        """The index of a head's q, k or v among the destinations."""
+        before = {"q": 0, "k": self.n_heads, "v": self.n_heads + self.n_kv_heads}[projection]
+        return layer * self.per_layer + before + head
+
+    def mlp_reads(self, layer: int) -> int:
+        """The index of an MLP among the destinations."""
+        return (layer + 1) * self.per_layer - 1
+
+    def before(self, destination: int) -> int:
+        """How many sources write before a destination reads."""
+        if destination == len(self.destinations) - 1:
+            return len(self.sources)
+        layer, within = divmod(destination, self.per_layer)
+        is_mlp = within == self.per_layer - 1
+        return self.head(layer) + (self.n_heads if is_mlp and not self.parallel else 0)
+
+    @cached_property
+    def exists(self) -> Mask:
+        """Which pairs are edges."""
+        before = np.array([self.before(v) for v in range(len(self.destinations))])
+        return np.arange(len(self.sources))[:, None] < before[None]
+
+    @cached_property
+    def n_edges(self) -> int:
+        """How many edges."""
+        return int(self.exists.sum())
+
+    @cached_property
+    def feeds(self) -> Mask:
+        """`[destination, source]`: which node's inputs a destination belongs to; `logits` feeds none."""
+        table = np.zeros((len(self.destinations), len(self.sources)), bool)
+        group = self.n_heads // self.n_kv_heads
+        for layer in range(self.n_layers):
+            for head in range(self.n_heads):
+                source = self.head(layer, head)
+                table[self.reads(layer, "q", head), source] = True
+                table[self.reads(layer, "k", head // group), source] = True
+                table[self.reads(layer, "v", head // group), source] = True
+            table[self.mlp_reads(layer), self.mlp(layer)] = True
+        return table
+
+    def names(self, mask: Mask) -> tuple[str, ...]:
+        """The names of the edges in a mask."""
+        return tuple(f"{self.sources[u]}->{self.destinations[v]}" for u, v in zip(*np.nonzero(mask), strict=True))
+
+    def mask(self, names: Iterable[str]) -> Mask:
+        """The mask of named edges.
+
+        Raises:
+            ValueError: for a name that is no edge of this graph.
+        """
+        mask = np.zeros(self.exists.shape, bool)
+        for name in names:
+            u, v = self.edge(name)
+            mask[u, v] = True
+        return mask
+
+    def edge(self, name: str) -> tuple[int, int]:
+        """The indices of an edge, by name."""
+        source, _, destination = name.partition("->")
+        u, v = self._source_index.get(source), self._destination_index.get(destination)
+        if u is None or v is None or not self.exists[u, v]:
+            raise ValueError(f"{name!r} is no edge of a model with {self.n_layers} layers of {self.n_heads} heads")
+        return u, v
+
+    @cached_property
+    def _source_index(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.sources)}
+
+    @cached_property
+    def _destination_index(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.destinations)}
+
+    def pruned(self, mask: Mask) -> Mask:
+        """The edges that lie on a path from the input to the logits."""
+        mask = mask & self.exists
+        while True:
+            # Nodes reached from the input, and nodes from which a kept edge leaves.
+            fed = (mask.any(0) @ self.feeds) > 0
+            fed[0] = True
+            alive = fed & mask.any(1)
+            read = (self.feeds @ alive) > 0
+            read[-1] = True
+            kept = mask & alive[:, None] & read[None]
+            if (kept == mask).all():
+                return kept
+            mask = kept

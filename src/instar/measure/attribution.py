@@ -1,0 +1,220 @@
+"""Edge attribution: what each edge of the graph is worth, by one backward pass or by patching each edge.
+
+    score(u → v) = mean over pairs of Σ over positions and d_model of (corrupted − clean output of u) · ∂m/∂(input of v)
+
+The gradient is of the metric itself, so **a negative score means that the edge helps the answer**.
+
+1. `eap`: gradient at the clean run (arXiv 2310.10348). `eap-ig`: mean gradient over runs whose embeddings lie between
+   corrupted and clean (arXiv 2403.17806), at midpoints, or with `rule="left"` at 0, 1/steps, … from the corrupted end, as
+   the EAP-IG package does. `exact`: v's input is patched and everything after v recomputed, edge by edge.
+2. Only positions from the first difference on are run: left of it every difference is 0 and the runs share a prefix.
+3. Gradients are taken at the *projected* q, k and v, scaled by the norm's 1/σ and summed over the steps while they are
+   d_head wide; W_Q, W_K, W_V and the norm's gain are applied once. The rest of the norm's derivative is a rank-one
+   correction (LayerNorm: also a centring).
+4. One matrix product per layer, sources before it × its readers.
+
+The metric m is the logit of the answer minus that of the name which the corruption makes right, at the last real token.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from instar.circuits.graph import Graph
+from instar.measure.patches import first_difference
+from instar.measure.writes import linear_differences
+from instar.models.norms import Frozen, frozen
+from instar.models.replay import Engine, Metric, Run
+from instar.tasks.batch import Batch
+
+Groups = Callable[[Batch, int], list[Tensor | None]]
+"""`groups(part, start)`: which rows [pair × pos] are summed together; None for all of them."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Where between the corrupted (0) and the clean run (1) gradients are taken."""
+
+    at: tuple[float, ...]
+
+    @classmethod
+    def of(cls, method: str, steps: int, rule: str) -> "Rule":
+        """EAP's one point, or the points of EAP-IG."""
+        if method == "eap":
+            return cls((1.0,))
+        if rule not in ("midpoint", "left"):
+            raise ValueError(f"rule: {rule!r} is neither 'midpoint' nor 'left'")
+        if steps < 1:
+            raise ValueError(f"steps={steps}: at least 1")
+        return cls(tuple((k + (0.5 if rule == "midpoint" else 0.0)) / steps for k in range(steps)))
+
+
+@dataclass
+class _Gradients:
+    """Sums over the interpolation steps."""
+
+    # Per layer and projection, times the norm's 1/σ: [pair, pos, head, d_head].
+    projected: list[dict[str, Tensor]]
+    # Per layer and step: the norm's x̂ [pair, pos, d_model], and per projection how much of it to take off.
+    hats: list[list[Tensor]]
+    parts: list[list[dict[str, Tensor]]]
+    mlp_in: list[Tensor]
+    final: Tensor
+
+
+@torch.no_grad()
+def edge_scores(
+    engine: Engine, part: Batch, rule: Rule, groups: Groups
+) -> Float[Tensor, "group source destination"]:
+    """Scores of one chunk of pairs, summed over each group of rows; 0 where there is no edge."""
+    start = first_difference(part)
+    graph = Graph.of(engine.layout)
+    metric = Metric.of(engine.layout, part.answer, part.contrast)
+    clean = engine.frame(part.clean, part.mask)
+    prefix = engine.run(clean, x=clean.x[:, :start]) if start else None
+    frames = {"clean": clean, "corrupted": engine.frame(part.corrupted, part.mask)}
+    ends = {name: frame.x[:, start:] for name, frame in frames.items()}
+    end = part.end - start
+
+    def towards_clean(share: float) -> Run:
+        x = ends["clean"] if share == 1 else ends["corrupted"] + share * (ends["clean"] - ends["corrupted"])
+        with torch.enable_grad():
+            return engine.run(clean, start, prefix, x.detach().requires_grad_())
+
+    corrupted = engine.run(frames["corrupted"], start, prefix)
+    kept: Run | None = None
+    sums: _Gradients | None = None
+    for share in rule.at:
+        run = towards_clean(share)
+        sums = _added(sums, engine, run, metric, end)
+        kept = run if share == 1 else None
+    clean_run = kept or engine.run(clean, start, prefix)
+    assert sums is not None
+    differences = linear_differences(engine, corrupted, clean_run).detach()
+    return _contracted(engine, graph, differences, sums, end, groups(part, start)) / len(rule.at)
+
+
+def _added(sums: _Gradients | None, engine: Engine, run: Run, metric: Metric, end: Tensor) -> _Gradients:
+    """The gradients of one run, on top of those before."""
+    with torch.enable_grad():
+        value = metric(run.final[torch.arange(len(end), device=end.device), end])
+        wanted = [run.final, *run.mlp_in, *(raw[p] for raw in run.raw for p in "qkv")]
+        found = list(torch.autograd.grad(value.sum(), wanted))
+    layers = range(len(engine.blocks))
+    final, mlp_in, raws = found[0], found[1 : 1 + len(layers)], iter(found[1 + len(layers) :])
+    own = _Gradients([], [[] for _ in layers], [[] for _ in layers], mlp_in, final)
+    for layer, block in enumerate(engine.blocks):
+        gradient = {p: next(raws) for p in "qkv"}
+        raw = {p: run.raw[layer][p].detach() for p in "qkv"}
+        norm = None
+        if block.norm_attn is not None:
+            norm = frozen(engine.layout, block.norm_attn, run.x[layer].detach())
+            own.hats[layer].append(norm.hat)
+            own.parts[layer].append({p: _along(block, p, gradient[p], raw[p], norm) for p in "qkv"})
+        own.projected.append({p: g if norm is None else g * norm.scale[..., None] for p, g in gradient.items()})
+    return own if sums is None else _summed(sums, own)
+
+
+def _along(block: Any, projection: str, gradient: Tensor, raw: Tensor, norm: Frozen) -> Float[Tensor, "pair pos head"]:
+    """How much of x̂ the norm's derivative takes off the gradient at the norm's input: a dot product in d_head."""
+    constant = block.b_in[projection]
+    if norm.bias is not None:
+        constant = block.project(projection, norm.bias)
+    linear = raw if constant is None else raw - constant
+    return (gradient * linear).sum(-1) * norm.scale / norm.hat.shape[-1]
+
+
+def _summed(a: _Gradients, b: _Gradients) -> _Gradients:
+    for mine, other in zip(a.projected, b.projected, strict=True):
+        for p in "qkv":
+            mine[p] += other[p]
+    for lists in ("hats", "parts"):
+        for mine, other in zip(getattr(a, lists), getattr(b, lists), strict=True):
+            mine.extend(other)
+    for mine, other in zip(a.mlp_in, b.mlp_in, strict=True):
+        mine += other
+    a.final += b.final
+    return a
+
+
+def _contracted(
+    engine: Engine, graph: Graph, differences: Tensor, sums: _Gradients, end: Tensor, groups: list[Tensor | None]
+) -> Float[Tensor, "group source destination"]:
+    """Every source's difference against every reader's gradient: one product a layer and group."""
+    out = differences.new_zeros(len(groups), len(graph.sources), len(graph.destinations))
+    flat = differences.flatten(1, 2)
+    for layer, block in enumerate(engine.blocks):
+        n, first = graph.head(layer), graph.reads(layer, "q")
+        readers = torch.cat([_pulled(block, p, sums.projected[layer][p], engine) for p in "qkv"])
+        columns = slice(first, first + len(readers))
+        hats = torch.stack(sums.hats[layer], -1).flatten(0, 1) if sums.hats[layer] else None
+        along = _joined(sums.parts[layer]) if hats is not None else None
+        mlp, m = sums.mlp_in[layer].flatten(0, 1), graph.mlp(layer) if not block.parallel else n
+        for group, rows in enumerate(groups):
+            d = flat[:n] if rows is None else flat[:n, rows]
+            out[group, :n, columns] = d.flatten(1) @ _of(readers, rows).flatten(1).T
+            if hats is not None and along is not None:
+                # [row, source, step] against [row, step, reader]
+                seen = torch.bmm(d.transpose(0, 1), hats if rows is None else hats[rows])
+                taken = along if rows is None else along[rows]
+                out[group, :n, columns] -= seen.permute(1, 0, 2).flatten(1) @ taken.flatten(0, 1)
+            d = flat[:m] if rows is None else flat[:m, rows]
+            out[group, :m, graph.mlp_reads(layer)] = d.flatten(1) @ _of(mlp[None], rows).flatten()
+    final = sums.final.flatten(0, 1)
+    for group, rows in enumerate(groups):
+        chosen = _end_rows(end, differences.shape[2], rows)
+        out[group, :, -1] = flat[:, chosen].flatten(1) @ final[chosen].flatten()
+    return out
+
+
+def _of(x: Tensor, rows: Tensor | None) -> Tensor:
+    return x if rows is None else x[:, rows]
+
+
+def _end_rows(end: Tensor, width: int, rows: Tensor | None) -> Tensor:
+    """Only the last tokens have a gradient at the logits."""
+    at = torch.arange(len(end), device=end.device) * width + end
+    return at if rows is None else at[torch.isin(at, rows)]
+
+
+def _pulled(block: Any, projection: str, gradient: Tensor, engine: Engine) -> Float[Tensor, "head row d_model"]:
+    """Gradients at the residual stream, through W and the norm's gain (and centring), x̂'s part apart."""
+    rows = gradient.flatten(0, 1).transpose(0, 1)
+    out = torch.bmm(rows, block.w_in[projection])
+    if block.norm_attn is None:
+        return out
+    norm = frozen(engine.layout, block.norm_attn, out[:1, :1])
+    out *= norm.gain
+    return out - out.mean(-1, keepdim=True) if norm.centred else out
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> Float[Tensor, "row step reader"]:
+    return torch.stack([torch.cat([step[p] for p in "qkv"], -1).flatten(0, 1) for step in parts], 1)
+
+
+def groups_of(slots: bool, per_pair: bool) -> tuple[Groups, Callable[[Batch], list[tuple[int, int]]]]:
+    """How rows are summed, and the (pair, slot) index of each group in a chunk; 0 for an axis that is not kept."""
+
+    def labels(part: Batch) -> list[tuple[int, int]]:
+        pairs = range(len(part)) if per_pair else range(1)
+        kinds = range(len(part.slot_names)) if slots else range(1)
+        return [(pair, slot) for pair in pairs for slot in kinds]
+
+    def groups(part: Batch, start: int) -> list[Tensor | None]:
+        if not slots and not per_pair:
+            return [None]
+        width = part.clean.shape[1] - start
+        here = part.slots[:, start:].flatten()
+        pair = torch.arange(len(part), device=here.device).repeat_interleave(width)
+        return [_rows(pair == p if per_pair else None, here == s if slots else None) for p, s in labels(part)]
+
+    return groups, labels
+
+
+def _rows(*conditions: Tensor | None) -> Tensor:
+    given = [c for c in conditions if c is not None]
+    return torch.stack(given).all(0).nonzero().flatten()

@@ -1,0 +1,221 @@
+"""Edge scores of a model on a task, and circuits from them: `instar.edges(model, batch).circuit(n=200)`."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from instar.circuits.circuit import Circuit, Selection, select
+from instar.circuits.graph import Graph
+from instar.measure.attribution import Groups, Rule, edge_scores, groups_of
+from instar.measure.exact import exact_edges
+from instar.measure.rows import about, sorted_pieces
+from instar.models.load import Model
+from instar.models.replay import LIVE_BYTES, Engine
+from instar.tasks.batch import Batch
+
+Scorer = Any
+"""`scorer(engine, part, groups) -> [group, source, destination]`: any attribution of one chunk of pairs, summed."""
+CHECKED_EDGES, CHECKED_PAIRS = 48, 4
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Scores of every edge, in logits; a negative score means that the edge helps the answer."""
+
+    dataset: xr.Dataset
+    """`score` on `[pair,] [slot,] source, destination`: NaN where there is no edge."""
+    model: Model | None = field(default=None, repr=False, compare=False)
+    batch: Batch | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def graph(self) -> Graph:
+        """Nodes and edges of the model."""
+        return Graph(*(int(self.dataset.attrs[k]) for k in ("n_layers", "n_heads", "n_kv_heads")),
+                     parallel=bool(self.dataset.attrs["parallel"]))  # fmt: skip
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Scores [source, destination], averaged over pairs and summed over slots; 0 where there is no edge."""
+        score = self.dataset["score"]
+        if "pair" in score.dims:
+            score = score.mean("pair")
+        return np.nan_to_num((score.sum("slot") if "slot" in score.dims else score).values)
+
+    def __getitem__(self, name: str) -> float:
+        """The score of one edge: `edges["a0.h1->m2"]`."""
+        return float(self.scores[self.graph.edge(name)])
+
+    @cached_property
+    def rank_correlation(self) -> float:
+        """Spearman's rank correlation with exact patching, on the largest and as many random edges, on a few pairs."""
+        return agreement(self)["spearman"]
+
+    def circuit(
+        self,
+        n: int | None = None,
+        *,
+        faithfulness: float | None = None,
+        threshold: float | None = None,
+        selection: Selection = "top",
+        signed: bool = False,
+        batch: Batch | None = None,
+    ) -> Circuit:
+        """A circuit of `n` edges, of the edges above a score, or the smallest that is faithful enough.
+
+        Args:
+            n: how many edges to select; pruning may leave fewer.
+            faithfulness: take the smallest size of the grid from which on faithfulness stays at least this.
+            threshold: take every edge whose score is at least this (absolute value unless `signed`).
+            selection: `top` scores, or `greedy` from the logits up.
+            signed: rank by −score (what helps the answer most) instead of the absolute value.
+            batch: where faithfulness is measured; the pairs that the scores are from unless other ones are given.
+
+        Raises:
+            ValueError: unless exactly one of `n`, `faithfulness` and `threshold` is given, or where no size is faithful.
+        """
+        if sum(x is not None for x in (n, faithfulness, threshold)) != 1:
+            raise ValueError("circuit(): give one of n=, faithfulness= and threshold=")
+        if faithfulness is None:
+            return select(self.graph, self.scores, n, threshold, selection, signed)
+        from instar.measure.circuit import smallest
+
+        if self.model is None or (batch or self.batch) is None:
+            raise ValueError("circuit(faithfulness=…) measures: make the scores with instar.edges, not from a file")
+        return smallest(self.model, batch or self.batch, self, faithfulness, selection=selection, signed=signed)
+
+    def __repr__(self) -> str:
+        about = ", ".join(f"{k}={self.dataset.attrs[k]}" for k in ("method", "steps", "rule", "task"))
+        return f"Edges({self.graph.n_edges} edges, {about})"
+
+
+@torch.no_grad()
+def edges(
+    model: Model,
+    batch: Batch,
+    method: Literal["eap", "eap-ig", "exact"] | Scorer = "eap-ig",
+    *,
+    steps: int = 5,
+    rule: Literal["midpoint", "left"] = "midpoint",
+    slots: bool = False,
+    per_pair: bool = False,
+    chunk: int = 16,
+) -> Edges:
+    """Score every edge of the model on a batch of pairs.
+
+    Args:
+        method: `eap`, `eap-ig` or `exact` (see `instar.measure.attribution`), or a function
+            `scorer(engine, part, groups) -> [group, source, destination]` of your own.
+        steps: interpolation steps of `eap-ig`.
+        rule: where they lie; `left` for parity with the EAP-IG package.
+        slots: keep an axis of the template's slots ("through the second giver"); not with `exact`.
+        per_pair: keep an axis of pairs.
+        chunk: pairs a pass; memory does not grow with their number.
+
+    Raises:
+        ValueError: for an unknown method or rule, or `slots` with `exact`.
+    """
+    groups, labels = groups_of(slots, per_pair)
+    scorer = _scorer(method, steps, rule, slots)
+    engine, graph = Engine(model.layout), Graph.of(model.layout)
+    kept = (len(batch) if per_pair else 1, len(batch.slot_names) if slots else 1)
+    total = np.zeros((*kept, *graph.exists.shape), np.float32 if model.module.dtype != torch.float64 else np.float64)
+    width = batch.clean.shape[1] * model.layout.d_model * batch_bytes(model) * len(graph.sources)
+    for rows, part in sorted_pieces(batch, model, max(1, min(chunk, LIVE_BYTES // width))):
+        found = scorer(engine, part, groups).cpu().numpy()
+        for (pair, slot), value in zip(labels(part), found, strict=True):
+            total[rows[pair] if per_pair else 0, slot] += value
+    if not per_pair:
+        total /= len(batch)
+    total[..., ~graph.exists] = np.nan
+    dims = ("pair", "slot", "source", "destination")
+    dataset = xr.Dataset(
+        {"score": (dims, total)},
+        coords={
+            "source": np.array(graph.sources),
+            "destination": np.array(graph.destinations),
+            **({"slot": np.array(batch.slot_names)} if slots else {}),
+            **({"pair": np.arange(len(batch))} if per_pair else {}),
+        },
+    )
+    dataset = dataset.squeeze([d for d, keep in (("pair", per_pair), ("slot", slots)) if not keep], drop=True)
+    name = method if isinstance(method, str) else getattr(method, "__name__", "custom")
+    convention = "(corrupted - clean) . gradient of the metric: negative helps the answer"
+    shape = {k: getattr(graph, k) for k in ("n_layers", "n_heads", "n_kv_heads")}
+    return Edges(
+        dataset.assign_attrs(
+            about(model, batch, method=name, steps=steps if name == "eap-ig" else 1, rule=rule,
+                  convention=convention, parallel=int(graph.parallel), **shape)
+        ), model, batch,
+    )  # fmt: skip
+
+
+def batch_bytes(model: Model) -> int:
+    """Bytes of one activation."""
+    return model.module.dtype.itemsize
+
+
+def _scorer(method: Any, steps: int, rule: str, slots: bool) -> Scorer:
+    if callable(method):
+        return method
+    if method in ("eap", "eap-ig"):
+        where = Rule.of(method, steps, rule)
+        return lambda engine, part, groups: edge_scores(engine, part, where, groups)
+    if method != "exact":
+        raise ValueError(f"method: {method!r} is none of 'eap', 'eap-ig', 'exact', and no function")
+    if slots:
+        raise ValueError("slots=True: an edge patched exactly is patched at all positions; use eap or eap-ig")
+    return _exact
+
+
+def _exact(engine: Engine, part: Batch, groups: Groups) -> Tensor:
+    graph = Graph.of(engine.layout)
+    every = list(zip(*np.nonzero(graph.exists), strict=True))
+    values = exact_edges(engine, part, [(int(u), int(v)) for u, v in every])
+    out = values.new_zeros(len(part), *graph.exists.shape)
+    out[:, torch.as_tensor(graph.exists, device=out.device)] = values.T
+    return out if len(groups(part, 0)) > 1 else out.sum(0, keepdim=True)
+
+
+@torch.no_grad()
+def agreement(edges: Edges, sample: int = CHECKED_EDGES, pairs: int = CHECKED_PAIRS, seed: int = 0) -> dict[str, float]:
+    """How well the scores agree with exact patching on a sample of edges: half the largest, half random.
+
+    Both are on the same few pairs. Returns `spearman`, and the `largest` and `mean` absolute difference (logits).
+    """
+    if edges.model is None or edges.batch is None:
+        raise ValueError("agreement() measures: make the scores with instar.edges, not from a file")
+    attrs, graph = edges.dataset.attrs, edges.graph
+    few = edges.batch[slice(0, pairs)]
+    method = attrs["method"] if attrs["method"] in ("eap", "eap-ig", "exact") else None
+    if method is None:
+        raise ValueError("agreement() knows eap, eap-ig and exact; compare your own scorer with edges(method='exact')")
+    own = edges_like(edges, few)
+    order = np.argsort(-np.abs(edges.scores[graph.exists]), kind="stable")
+    half = min(sample // 2, len(order))
+    rest = np.random.default_rng(seed).permutation(order[half:])[:half]
+    index = np.argwhere(graph.exists)[np.concatenate([order[:half], rest])]
+    chosen = [(int(u), int(v)) for u, v in index]
+    engine = Engine(edges.model.layout)
+    exact = np.zeros(len(chosen))
+    for _, part in sorted_pieces(few, edges.model, pairs):
+        exact += exact_edges(engine, part, chosen).sum(1).cpu().numpy() / len(few)
+    scores = np.array([own[e] for e in chosen])
+    error = np.abs(scores - exact)
+    return {
+        "spearman": float(spearmanr(scores, exact).statistic),
+        "largest": float(error.max()),
+        "mean": float(error.mean()),
+    }
+
+
+def edges_like(scored: Edges, batch: Batch) -> np.ndarray:
+    """The same scores on other pairs."""
+    assert scored.model is not None
+    attrs = scored.dataset.attrs
+    return edges(scored.model, batch, attrs["method"], steps=attrs["steps"], rule=attrs["rule"]).scores

@@ -1,0 +1,230 @@
+"""What patching does to one chunk of pairs: exact, by replaying each patch, or estimated, from one backward pass.
+
+A `Case` holds the two runs. A patch is an *entry*: (layer, place) for residual sites, (layer, head) or
+(layer, head, place) for head sites, where a place is a position or a slot of the prompt. Values come back as the
+metric of the patched run [pair, *entry], in logits; an entry that a pair does not have is NaN.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from instar.models.replay import Engine, Join, Metric, Run
+from instar.stats.scales import Direction
+from instar.tasks.batch import Batch
+
+RESIDUAL_SITES = ("resid_pre", "resid_mid", "attn_out", "mlp_out")
+HEAD_SITES = ("z", "q", "k", "v", "pattern")
+BY_KEY_VALUE_HEAD = ("k", "v")
+Entry = tuple[int, ...]
+Entries = dict[str, Collection[Entry]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A chunk of pairs, run on both prompts. Patches take `source`'s values into `base`."""
+
+    engine: Engine
+    base: Run
+    source: Run
+    end: Int[Tensor, " pair"]
+    places: Bool[Tensor, "place pair pos"]
+    first: int
+    """The first position at which any pair's prompts differ: left of it a patch changes nothing."""
+    metric: Metric
+
+    @classmethod
+    def of(cls, engine: Engine, part: Batch, places: Bool[Tensor, "place pair pos"], direction: Direction) -> "Case":
+        """Both runs of a chunk."""
+        runs = [engine.run(engine.frame(tokens, part.mask)) for tokens in (part.corrupted, part.clean)]
+        base, source = runs if direction == "denoising" else reversed(runs)
+        metric = Metric.of(engine.layout, part.answer, part.contrast)
+        return cls(engine, base, source, part.end, places, first_difference(part), metric)
+
+    def read(self, final: Float[Tensor, "*patch pair pos d_model"]) -> Float[Tensor, "*patch pair"]:
+        """The metric of a whole last residual stream."""
+        return self.metric(final[..., torch.arange(len(self.end), device=final.device), self.end, :])
+
+    def entries(self, site: str, positions: bool) -> list[Entry]:
+        """Every entry of a site."""
+        layout, n = self.engine.layout, len(self.places)
+        if site in RESIDUAL_SITES:
+            return [(layer, place) for layer in range(layout.n_layers) for place in range(n)]
+        heads = layout.n_kv_heads if site in BY_KEY_VALUE_HEAD else layout.n_heads
+        whole = [(layer, head) for layer in range(layout.n_layers) for head in range(heads)]
+        return [(*entry, place) for entry in whole for place in range(n)] if positions else whole
+
+
+def first_difference(part: Batch) -> int:
+    """The first position at which any pair's prompts differ."""
+    return int((part.clean != part.corrupted).any(0).nonzero()[0])
+
+
+@dataclass(frozen=True)
+class _Patch:
+    start: int
+    site: str
+    entries: list[Entry]
+    join: Join
+
+
+def replay(case: Case, wanted: Entries) -> dict[str, Float[Tensor, "entry pair"]]:
+    """The metric of each wanted entry's patched run, in the order given."""
+    found: dict[str, dict[Entry, Tensor]] = {site: {} for site in wanted}
+    base = case.read(case.base.final)
+    waves: dict[int, list[_Patch]] = {}
+    for site, entries in wanted.items():
+        for patch in _patches(case, site, entries):
+            waves.setdefault(patch.start, []).append(patch)
+    for start, patches in waves.items():
+        patches.sort(key=lambda patch: (patch.join.layer, patch.join.middle))
+        carried = case.engine.carry(case.base, start, case.end, [patch.join for patch in patches])
+        for patch, final in zip(patches, carried, strict=True):
+            found[patch.site].update(zip(patch.entries, case.metric(final), strict=True))
+    return {
+        site: torch.stack([_where_there(case, site, e, found[site].get(e, base)) for e in entries])
+        for site, entries in wanted.items()
+    }
+
+
+def _where_there(case: Case, site: str, entry: Entry, value: Tensor) -> Tensor:
+    """NaN for the pairs that have no such place."""
+    if site in HEAD_SITES and len(entry) == 2:
+        return value
+    return torch.where(case.places[entry[-1]].any(1), value, torch.nan)
+
+
+def _patches(case: Case, site: str, entries: Collection[Entry]) -> list[_Patch]:
+    """Entries gathered into joins; those that change nothing are left out."""
+    if site in RESIDUAL_SITES:
+        return [p for entry in entries if (p := _residual(case, site, *entry)) is not None]
+    groups: dict[tuple[int, int | None], list[int]] = {}
+    for layer, head, *place in entries:
+        groups.setdefault((layer, place[0] if place else None), []).append(head)
+    found = []
+    for (layer, place), heads in groups.items():
+        start = case.first if place is None else _start(case, place)
+        if start is None:
+            continue
+        middle = not case.engine.layout.parallel
+        make = _maker(_heads, case, site, layer, heads, place, start)
+        rest = () if place is None else (place,)
+        join = Join(layer if middle else layer + 1, middle, len(heads), make)
+        found.append(_Patch(start, site, [(layer, head, *rest) for head in heads], join))
+    return found
+
+
+def _maker(function: Any, *arguments: Any) -> Any:
+    return lambda: function(*arguments)
+
+
+def _start(case: Case, place: int) -> int | None:
+    """Where a place first matters; None where the prompts agree up to its end."""
+    columns = case.places[place].any(0).nonzero().flatten()
+    columns = columns[columns >= case.first]
+    return int(columns[0]) if len(columns) else None
+
+
+def _residual(case: Case, site: str, layer: int, place: int) -> _Patch | None:
+    start = _start(case, place)
+    if start is None:
+        return None
+    base, source, parallel = case.base, case.source, case.engine.layout.parallel
+    here = case.places[place][:, start:, None]
+    at, middle = {
+        "resid_pre": (layer, False),
+        "resid_mid": (layer, True),
+        "attn_out": (layer + 1, False) if parallel else (layer, True),
+        "mlp_out": (layer + 1, False),
+    }[site]
+
+    def make() -> Tensor:
+        stream = (base.mlp_in[layer] if middle else base.x[at])[:, start:]
+        if site in ("resid_pre", "resid_mid"):
+            other = (source.mlp_in[layer] if middle else source.x[layer])[:, start:]
+            return torch.where(here, other, stream)[None]
+        new, old = (run.attn[layer] if site == "attn_out" else run.mlp[layer] for run in (source, base))
+        return torch.where(here, stream + (new - old)[:, start:], stream)[None]
+
+    return _Patch(start, site, [(layer, place)], Join(at, middle, 1, make))
+
+
+def _heads(case: Case, site: str, layer: int, heads: list[int], place: int | None, start: int) -> Tensor:
+    """The streams after the attention of `layer` with each of these heads patched [head, pair, pos, d_model]."""
+    change = _z_change(case, site, layer, None if place is None else case.places[place], start)
+    groups = case.engine.layout.n_kv_heads if site in BY_KEY_VALUE_HEAD else case.engine.layout.n_heads
+    pairs, _, rows, _ = change.shape
+    # [group, pair × pos, heads of the group × d_head], and their output matrices one under another.
+    change = change.unflatten(1, (groups, -1)).permute(1, 0, 3, 2, 4)[heads].reshape(len(heads), pairs * rows, -1)
+    block = case.engine.blocks[layer]
+    written = torch.bmm(change, block.w_o.unflatten(0, (groups, -1)).flatten(1, 2)[heads])
+    written = written.view(len(heads), pairs, rows, -1)
+    if block.post_attn is not None:
+        raw, write = case.base.attn_raw[layer][:, start:], case.base.attn[layer][:, start:]
+        written = block.attn_write(raw + written) - write
+    return case.base.after_attention(layer, block.parallel)[:, start:] + written
+
+
+def _z_change(
+    case: Case, site: str, layer: int, here: Bool[Tensor, "pair pos"] | None, start: int
+) -> Float[Tensor, "pair head row d_head"]:
+    """How the z of every query head changes when its own q, k, v, pattern or z is patched (at a place only)."""
+    base, source, block = case.base, case.source, case.engine.blocks[layer]
+    rows = slice(start, None)
+    mask = base.frame.masks[layer][:, :, rows]
+    chosen = True if here is None else here[:, None, :, None]
+
+    def mixed(name: str) -> Tensor:
+        old, new = getattr(base, name)[layer], getattr(source, name)[layer]
+        return new if here is None else torch.where(torch.as_tensor(chosen), new, old)
+
+    q, k, v, pattern = (getattr(base, name)[layer] for name in ("q", "k", "v", "pattern"))
+    if site == "z":
+        new = mixed("z")[:, :, rows]
+    elif site == "pattern":
+        new = block.read(mixed("pattern")[:, :, rows], v)
+    elif site == "v":
+        new = block.read(pattern[:, :, rows], mixed("v"))
+    elif site == "q":
+        new = block.attend(mixed("q")[:, :, rows], k, v, mask)[1]
+    else:
+        new = block.attend(q[:, :, rows], mixed("k"), v, mask)[1]
+    return new - base.z[layer][:, :, rows]
+
+
+def estimate(case: Case, wanted: Entries) -> dict[str, Float[Tensor, "entry pair"]]:
+    """The same to first order, from one backward pass: base metric + (source − base) · gradient at the base run."""
+    with torch.enable_grad():
+        start = case.base.frame.x.detach().requires_grad_()
+        run = case.engine.run(case.base.frame, x=start)
+        metric = case.read(run.final)
+        names = {"resid_pre": "x", "resid_mid": "attn", "attn_out": "attn", "mlp_out": "mlp"}
+        held = {site: getattr(run, names.get(site, site))[: case.engine.layout.n_layers] for site in wanted}
+        flat = [tensor for tensors in held.values() for tensor in tensors]
+        gradients = iter(torch.autograd.grad(metric.sum(), flat, allow_unused=True))
+    found = {}
+    for site, entries in wanted.items():
+        products = [_product(case, site, layer, next(gradients)) for layer in range(case.engine.layout.n_layers)]
+        rows = [_gathered(case, site, products, entry) for entry in entries]
+        values = torch.stack(rows) + metric.detach()
+        found[site] = torch.stack([_where_there(case, site, e, v) for e, v in zip(entries, values, strict=True)])
+    return found
+
+
+def _product(case: Case, site: str, layer: int, gradient: Tensor | None) -> Float[Tensor, "pair head pos"]:
+    """(source − base) · gradient, summed over all but head (one for residual sites) and position."""
+    name = {"resid_pre": "x", "resid_mid": "mlp_in", "attn_out": "attn", "mlp_out": "mlp"}.get(site, site)
+    difference = getattr(case.source, name)[layer] - getattr(case.base, name)[layer]
+    product = difference.new_zeros(difference.shape[:-1]) if gradient is None else (difference * gradient).sum(-1)
+    return product if product.ndim == 3 else product[:, None]
+
+
+def _gathered(case: Case, site: str, products: Sequence[Tensor], entry: Entry) -> Float[Tensor, " pair"]:
+    head = 0 if site in RESIDUAL_SITES else entry[1]
+    row = products[entry[0]][:, head]
+    whole = site in HEAD_SITES and len(entry) == 2
+    return row.sum(1) if whole else (row * case.places[entry[-1]]).sum(1)

@@ -1,0 +1,202 @@
+"""Activation patching: what is restored (or lost) when one activation takes the value it has on the other prompt.
+
+1. Denoising (the default) puts the clean value into the corrupted run, noising the corrupted value into the clean run.
+2. `exact` replays every patch from where it begins (`instar.models.replay`): the result of a whole forward pass each.
+3. `attribution` estimates all of them from one backward pass: base metric + (source − base) · ∂m/∂activation at the
+   base run (attribution patching, arXiv 2310.10348). An approximation, and labelled one.
+4. `auto` is exact for models under ten million parameters. Above, it estimates all, replays the largest entries of each
+   site and as many random ones, and reports how far the estimates are off.
+
+The metric m is the logit of the answer minus that of the name which the corruption makes right (`Batch.contrast`), the
+same on both prompts, at the last real token. Values are m of the patched run, in logits; `<site>_ratio` is on the scale
+of `instar.stats.scales`. z is patched before W_O. Under grouped-query attention k and v have one entry a key-value head.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Bool
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from instar.measure.patches import (
+    BY_KEY_VALUE_HEAD,
+    HEAD_SITES,
+    RESIDUAL_SITES,
+    Case,
+    Entries,
+    estimate,
+    replay,
+)
+from instar.measure.rows import about, pair_coords, sorted_pieces
+from instar.models.load import Model
+from instar.models.replay import Engine
+from instar.stats.scales import Direction, ratio
+from instar.tasks.batch import Batch
+
+Method = Literal["exact", "attribution", "auto"]
+Place = Literal["position", "slot"]
+SITES = ("resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern")
+EXACT_BELOW = 10_000_000
+CHECKED = 20
+"""Entries of a site that `auto` replays: so many of the largest, and so many at random."""
+
+
+@torch.no_grad()
+def patching(
+    model: Model,
+    batch: Batch,
+    sites: Sequence[str] = SITES,
+    *,
+    direction: Direction = "denoising",
+    method: Method = "exact",
+    by: Place = "position",
+    positions: bool = False,
+    per_pair: bool = False,
+    seed: int = 0,
+    chunk: int = 16,
+) -> xr.Dataset:
+    """Patch every entry of `sites`.
+
+    Args:
+        sites: residual sites `resid_pre`, `resid_mid`, `attn_out`, `mlp_out`; head sites `z`, `q`, `k`, `v`, `pattern`.
+        by: whether a place is a token position, or a slot of the template (all its tokens at once; the one choice that
+            means something for prompts of several wordings).
+        positions: patch head sites at each place by itself: the query's for z, q and pattern, the key's for k and v.
+        per_pair: keep the `pair` axis.
+        seed: which random entries `auto` replays.
+        chunk: pairs a pass; memory does not grow with their number.
+
+    Returns:
+        Per site the metric of the patched run (logits) on `layer, position|slot` or `layer, head|kv_head`, and
+        `<site>_ratio`; `clean` and `corrupted` on `pair`. With `auto` above its limit also `<site>_exact`, NaN where
+        not replayed, and the attribute `check`.
+
+    Raises:
+        ValueError: for an unknown site, direction or method, or `resid_mid` of a model with parallel blocks.
+    """
+    _check_arguments(model, sites, direction, method, by)
+    small = sum(p.numel() for p in model.module.parameters()) < EXACT_BELOW
+    how = ("exact" if small else "auto") if method == "auto" else method
+    engine, places = Engine(model.layout), _places(batch, by)
+    values: dict[str, np.ndarray] = {}
+    exact: dict[str, np.ndarray] = {}
+    ends = np.zeros((2, len(batch)))
+    for rows, part in sorted_pieces(batch, model, chunk):
+        case = Case.of(engine, part, places[:, rows, : part.clean.shape[1]].to(model.device), direction)
+        wanted: Entries = {site: case.entries(site, positions) for site in sites}
+        found = (replay if how == "exact" else estimate)(case, wanted)
+        _place(values, found, rows, len(batch))
+        pair_of_runs = [case.read(run.final).cpu().numpy() for run in (case.base, case.source)]
+        ends[:, rows] = pair_of_runs if direction == "noising" else pair_of_runs[::-1]
+    shapes = {site: _axes(model, site, places, positions) for site in sites}
+    if how == "auto":
+        chosen = _chosen(values, ends[1 if direction == "denoising" else 0], shapes, seed)
+        for rows, part in sorted_pieces(batch, model, chunk):
+            case = Case.of(engine, part, places[:, rows, : part.clean.shape[1]].to(model.device), direction)
+            _place(exact, replay(case, chosen), rows, len(batch))
+        exact = {site: _spread(exact[site], chosen[site], shapes[site]) for site in sites}
+    arrays = {site: value.reshape(len(batch), *shapes[site].values()) for site, value in values.items()}
+    return _dataset(model, batch, arrays, exact, ends, shapes, by, direction, how, per_pair)
+
+
+def _check_arguments(model: Model, sites: Sequence[str], direction: str, method: str, by: str) -> None:
+    known = (*RESIDUAL_SITES, *HEAD_SITES)
+    for name, value, choices in (
+        *(("sites", site, known) for site in sites),
+        ("direction", direction, ("denoising", "noising")),
+        ("method", method, ("exact", "attribution", "auto")),
+        ("by", by, ("position", "slot")),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name}: {value!r} is none of {', '.join(choices)}")
+    if "resid_mid" in sites and model.layout.parallel:
+        raise ValueError(
+            f"{model.name}: its attention and MLP read the same stream, so there is no resid_mid; leave it out of sites"
+        )
+
+
+def _places(batch: Batch, by: Place) -> Bool[Tensor, "place pair pos"]:
+    if by == "slot":
+        return torch.stack([batch.slots == slot for slot in range(len(batch.slot_names))])
+    width = batch.clean.shape[1]
+    return torch.eye(width, dtype=torch.bool)[:, None] & batch.mask[None]
+
+
+def _axes(model: Model, site: str, places: Tensor, positions: bool) -> dict[str, int]:
+    """The axes of a site's array after `pair`, with their sizes."""
+    layout = model.layout
+    if site in RESIDUAL_SITES:
+        return {"layer": layout.n_layers, "place": len(places)}
+    heads = {"kv_head": layout.n_kv_heads} if site in BY_KEY_VALUE_HEAD else {"head": layout.n_heads}
+    return {"layer": layout.n_layers, **heads, **({"place": len(places)} if positions else {})}
+
+
+def _place(into: dict[str, np.ndarray], found: dict[str, Tensor], rows: np.ndarray, pairs: int) -> None:
+    for site, value in found.items():
+        into.setdefault(site, np.full((pairs, value.shape[0]), np.nan))[rows] = value.T.cpu().numpy()
+
+
+def _chosen(values: dict[str, np.ndarray], base: np.ndarray, shapes: dict[str, dict[str, int]], seed: int) -> Entries:
+    """The entries with the largest estimated effects, and random ones."""
+    generator = np.random.default_rng(seed)
+    chosen: Entries = {}
+    for site, value in values.items():
+        moved = np.abs(_mean(value - base[:, None]))
+        largest = np.argsort(-np.nan_to_num(moved))[:CHECKED]
+        rest = np.setdiff1d(np.arange(len(moved)), largest)
+        random = generator.choice(rest, min(CHECKED, len(rest)), replace=False)
+        index = np.unravel_index(np.sort([*largest, *random]), tuple(shapes[site].values()))
+        chosen[site] = [tuple(int(i) for i in entry) for entry in zip(*index, strict=True)]
+    return chosen
+
+
+def _spread(values: np.ndarray, entries: Any, axes: dict[str, int]) -> np.ndarray:
+    whole = np.full((len(values), *axes.values()), np.nan)
+    for column, entry in enumerate(entries):
+        whole[(slice(None), *entry)] = values[:, column]
+    return whole
+
+
+def _mean(value: np.ndarray) -> np.ndarray:
+    """The mean over the pairs that have the entry; NaN where none has."""
+    there = ~np.isnan(value)
+    count = there.sum(0)
+    return np.where(count > 0, np.where(there, value, 0).sum(0) / np.maximum(count, 1), np.nan)
+
+
+def _dataset(
+    model: Model, batch: Batch, values: Any, exact: Any, ends: np.ndarray, shapes: Any,
+    by: Place, direction: Direction, how: str, per_pair: bool,
+) -> xr.Dataset:  # fmt: skip
+    data: dict[str, Any] = {"clean": ("pair", ends[0]), "corrupted": ("pair", ends[1])}
+    check: dict[str, Any] = {}
+    for site, value in values.items():
+        axes = tuple(by if axis == "place" else axis for axis in shapes[site])
+        mean = _mean(value)
+        data[site] = (("pair", *axes), value) if per_pair else (axes, mean)
+        data[f"{site}_ratio"] = (axes, ratio(mean, ends[0], ends[1], direction))
+        if how == "auto":
+            replayed = _mean(exact[site])
+            data[f"{site}_exact"] = (("pair", *axes), exact[site]) if per_pair else (axes, replayed)
+            check[site] = _off(mean, replayed)
+    coords = pair_coords(batch) | {"layer": np.arange(model.layout.n_layers)}
+    coords |= {"head": np.arange(model.layout.n_heads), "kv_head": np.arange(model.layout.n_kv_heads)}
+    coords[by] = np.array(batch.slot_names) if by == "slot" else np.arange(batch.clean.shape[1])
+    used = {name for dims, _ in data.values() for name in ([dims] if isinstance(dims, str) else dims)}
+    dataset = xr.Dataset(data, coords={k: v for k, v in coords.items() if k in used or k in ("place", "wording")})
+    convention = f"{direction}; metric of the patched run in logits, answer minus the name the corruption makes right"
+    return dataset.assign_attrs(
+        about(model, batch, direction=direction, method=how, convention=convention, check=check)
+    )
+
+
+def _off(estimated: np.ndarray, exact: np.ndarray) -> dict[str, float]:
+    """How far the estimates of the replayed entries are off, in logits, and their rank correlation."""
+    there = ~np.isnan(exact)
+    error = np.abs(estimated - exact)[there]
+    rank = spearmanr(estimated[there], exact[there]).statistic if there.sum() > 2 else np.nan
+    return {"entries": int(there.sum()), "largest": float(error.max()), "mean": float(error.mean()), "rank": float(rank)}
