@@ -19,8 +19,16 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48, "n_positions": 64}),
     "gpt2.scaled": (
         "gpt2",
-        {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48, "n_positions": 64,
-         "scale_attn_by_inverse_layer_idx": True, "activation_function": "relu", "tie_word_embeddings": False},
+        {
+            "n_embd": 32,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_inner": 48,
+            "n_positions": 64,
+            "scale_attn_by_inverse_layer_idx": True,
+            "activation_function": "relu",
+            "tie_word_embeddings": False,
+        },
     ),  # fmt: skip
     "gpt_neox": ("gpt_neox", {"rope_parameters": {"rope_type": "default", **_ROTARY, "partial_rotary_factor": 0.5}}),
     "gpt_neox.sequential": ("gpt_neox", {"use_parallel_residual": False}),

@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Batch": "instar.tasks.batch",
+    "Circuit": "instar.circuits.circuit",
+    "Edges": "instar.measure.edges",
     "Model": "instar.models.load",
     "Pair": "instar.tasks.task",
     "RunConfig": "instar.config",
@@ -18,10 +20,18 @@ _HOME = {
     "attention": "instar.measure.attention",
     "attribution": "instar.measure.lens",
     "audit": "instar.tasks.audit",
+    "completeness": "instar.measure.circuit",
+    "curve": "instar.measure.circuit",
+    "edges": "instar.measure.edges",
     "evaluate": "instar.measure.evaluate",
+    "faithfulness": "instar.measure.circuit",
     "ioi": "instar.tasks.library",
     "lens": "instar.measure.lens",
     "load": "instar.models.load",
+    "minimality": "instar.measure.circuit",
+    "patching": "instar.measure.patching",
+    "path_patching": "instar.measure.paths",
+    "set_patching": "instar.measure.paths",
     "task": "instar.tasks.library",
 }
 

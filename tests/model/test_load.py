@@ -81,7 +81,10 @@ def test_a_family_that_is_not_in_the_table_is_refused_by_name():
         bos_token_id=0,
         eos_token_id=0,
     )
-    with pytest.raises(ValueError, match="model family 'gpt_neo' is not supported .its attention cannot be observed.*instar knows gemma"):
+    with pytest.raises(
+        ValueError,
+        match="model family 'gpt_neo' is not supported .its attention cannot be observed.*instar knows gemma",
+    ):
         load(GPTNeoForCausalLM(config))
 
 

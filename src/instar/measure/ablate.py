@@ -20,7 +20,7 @@ from instar.circuits.graph import Graph, Mask
 from instar.measure.patches import first_difference
 from instar.measure.writes import head_writes
 from instar.models.block import Block, Frame
-from instar.models.replay import Engine, Metric, Run, rows_of
+from instar.models.replay import Engine, Metric, Run, mask_row, pick, picked, rows_of
 from instar.tasks.batch import Batch
 
 Ablation = Literal["resample", "mean", "zero"]
@@ -107,12 +107,13 @@ def _wide(x: Tensor, width: int) -> Tensor:
 
 
 def _of_run(run: Run, start: int) -> Baseline:
-    def cut(xs: list[Tensor]) -> list[Tensor]:
-        return [x[..., start:, :] for x in xs]
+    width = run.x[0].shape[1]
 
-    return Baseline(
-        start, cut(run.x), cut(run.mlp_in), cut(run.z), cut(run.attn_raw), cut(run.attn), cut(run.mlp), run
-    )
+    def cut(xs: list[Tensor]) -> list[Tensor]:
+        # The last layer of a run made for its end has that row alone.
+        return [x[..., start:, :] if x.shape[-2] == width else x for x in xs]
+
+    return Baseline(start, cut(run.x), cut(run.mlp_in), cut(run.z), cut(run.attn_raw), cut(run.attn), cut(run.mlp), run)
 
 
 def _of_writes(engine: Engine, writes: list[Tensor]) -> Baseline:
@@ -129,45 +130,40 @@ def _of_writes(engine: Engine, writes: list[Tensor]) -> Baseline:
     return Baseline(0, x, mlp_in, z, raw, attn, mlp, None)
 
 
-def evaluate_masks(
-    engine: Engine, part: Batch, masks: Sequence[Mask], baselines: Baselines, metric: Metric
-) -> Found:
+def evaluate_masks(engine: Engine, part: Batch, masks: Sequence[Mask], baselines: Baselines, metric: Metric) -> Found:
     """Every circuit on one chunk of pairs."""
     start = first_difference(part) if baselines.ablation == "resample" else 0
     frames = [engine.frame(tokens, part.mask) for tokens in (part.clean, part.corrupted)]
-    corrupted = engine.run(frames[1])
+    corrupted = engine.run(frames[1], end=part.end)
     baseline = baselines.baseline(engine, part, corrupted, start)
-    at = torch.arange(len(part), device=part.end.device), part.end - start
-    values = [
-        metric(_Evaluation(engine, frames[0], baseline, torch.as_tensor(mask, device=part.end.device)).final()[at])
-        for mask in masks
-    ]
-    clean = metric(engine.run(frames[0], start, corrupted).final[at])
-    return Found(torch.stack(values), clean)
+    end = part.end - start
+    values = [metric(_Evaluation(engine, frames[0], baseline, mask, end).final()) for mask in masks]
+    clean = engine.run(frames[0], start, corrupted, end=end)
+    return Found(torch.stack(values), metric(clean.final[:, 0]))
 
 
 class _Evaluation:
     """One circuit on one chunk of pairs."""
 
-    def __init__(self, engine: Engine, clean: Frame, baseline: Baseline, mask: Tensor):
-        self.engine, self.base, self.mask = engine, baseline, mask
+    def __init__(self, engine: Engine, clean: Frame, baseline: Baseline, mask: Mask, end: Tensor):
+        self.engine, self.base, self.kept, self.end = engine, baseline, mask, end
         self.graph = Graph.of(engine.layout)
         self.frame = clean
         x = clean.x[:, baseline.start :]
-        # Source now − its baseline; heads before any norm that follows them. Only live rows are ever read.
-        self.change = x.new_zeros(len(self.graph.sources), *x.shape)
+        # Source now − its baseline; heads before any norm that follows them. Only live sources are ever read, and of the
+        # last layer's only the last position, which stands in all of theirs.
+        self.change = x.new_empty(len(self.graph.sources), *x.shape)
         self.change[0] = x - baseline.x[0]
         self.live = np.zeros(len(self.graph.sources), bool)
         self.live[0] = True
-        self.kept = mask.cpu().numpy()
 
-    def final(self) -> Float[Tensor, "pair pos d_model"]:
-        """The last residual stream."""
+    def final(self) -> Float[Tensor, "pair d_model"]:
+        """The last residual stream at the last position."""
         for layer in range(self.graph.n_layers):
             self._heads(layer)
             self._mlp(layer)
         last = len(self.graph.destinations) - 1
-        return self._incoming([last], self.base.x[-1])[0]
+        return pick(self._incoming([last], self.base.x[-1])[0], self.end)[:, 0]
 
     def _reached(self, readers: list[int]) -> list[int]:
         """The readers that anything can have changed; all of them where the baseline is not a run of the model."""
@@ -181,8 +177,7 @@ class _Evaluation:
         used = np.flatnonzero(self.live[:n] & self.kept[:n, readers].any(1))
         normed = self.engine.layout.arch.post_attn is not None
         plain = [u for u in used if not normed or self._is_plain(u)]
-        weights = self.mask[plain][:, readers].T.to(stream.dtype)
-        out = (weights @ self.change[plain].flatten(1)).view(len(readers), *stream.shape) + stream
+        out = self._summed(plain, readers) + stream
         if normed:
             for layer in range(self.graph.n_layers):
                 heads = [u for u in used if self.graph.head(layer) <= u < self.graph.mlp(layer)]
@@ -195,9 +190,18 @@ class _Evaluation:
 
     def _through_norm(self, layer: int, heads: list[int], readers: list[int]) -> Tensor:
         block, raw = self.engine.blocks[layer], self.base.attn_raw[layer]
-        weights = self.mask[heads][:, readers].T.to(raw.dtype)
-        changed = raw + (weights @ self.change[heads].flatten(1)).view(len(readers), *raw.shape)
-        return block.attn_write(changed) - self.base.attn[layer]
+        return block.attn_write(raw + self._summed(heads, readers)) - self.base.attn[layer]
+
+    def _summed(self, sources: list[int], readers: list[int]) -> Float[Tensor, "reader pair pos d_model"]:
+        """For each reader, the changes of its kept ones among `sources`."""
+        if not sources:
+            return self.change.new_zeros(len(readers), *self.change.shape[1:])
+        whole = slice(sources[0], sources[-1] + 1)
+        # A stretch in which every source is live is read where it stands; picking rows out would copy them all.
+        chosen = whole if self.live[whole].all() and 2 * len(sources) > whole.stop - whole.start else sources
+        kept = self.kept[chosen][:, readers] & np.isin(np.arange(len(self.live))[chosen], sources)[:, None]
+        weights = torch.as_tensor(kept.T, device=self.change.device).to(self.change.dtype)
+        return (weights @ self.change[chosen].flatten(1)).view(len(readers), *self.change.shape[1:])
 
     def _heads(self, layer: int) -> None:
         block, graph, base = self.engine.blocks[layer], self.graph, self.base
@@ -209,6 +213,11 @@ class _Evaluation:
         inputs = block.normed(self._incoming(reached, base.x[layer]))
         raw, at = self._raw(layer), 0
         rotary = rows_of(self.frame.rotary[layer], start, stop)
+        mask = self.frame.masks[layer][:, :, start:stop, :stop]
+        angles = {"q": rotary, "k": rotary, "v": rotary}
+        last = layer == graph.n_layers - 1
+        if last:
+            angles["q"], mask = picked(rotary, self.end), mask_row(mask, self.end)
         touched = np.zeros(graph.n_heads, bool)
         finished: dict[str, Tensor] = {}
         for projection in ("q", "k", "v"):
@@ -217,31 +226,34 @@ class _Evaluation:
             if heads:
                 own = inputs[at : at + len(heads)]
                 at += len(heads)
+                if last and projection == "q":
+                    own = torch.stack([pick(x, self.end) for x in own])
                 raw[projection][:, :, heads] = _projected(block, projection, heads, own)
                 whole = projection != "v" and block.normed_together
                 touched |= True if whole else graph.feeds[begin : begin + len(raw[projection][0, 0])][heads][
                     :, graph.head(layer) : graph.mlp(layer)
                 ].any(0)  # fmt: skip
-            finished[projection] = block.finish(projection, raw[projection], rotary)
+            finished[projection] = block.finish(projection, raw[projection], angles[projection])
         if start and base.run is not None:
             for p, past in (("k", base.run.k[layer]), ("v", base.run.v[layer])):
                 finished[p] = torch.cat([past[:, :, :start], finished[p]], 2)
-        mask = self.frame.masks[layer][:, :, start:stop, :stop]
         z = block.attend(finished["q"], finished["k"], finished["v"], mask)[1]
         chosen = np.flatnonzero(touched)
+        index = graph.head(layer) + chosen
         written = base.x[0].new_empty(len(chosen), *base.x[0].shape)
         head_writes(block.w_o[chosen], (z - base.z[layer])[:, chosen], out=written)
-        index = graph.head(layer) + chosen
         self.change[index] = written
         self.live[index] = True
 
     def _raw(self, layer: int) -> dict[str, Tensor]:
         """The baseline's projections, to be overwritten where something changed."""
         base, block = self.base, self.engine.blocks[layer]
+        width = base.x[0].shape[1]
+        rows = {p: 1 if p == "q" and layer == self.graph.n_layers - 1 else width for p in ("q", "k", "v")}
         if base.run is not None:
-            return {p: base.run.raw[layer][p][:, base.start :].clone() for p in ("q", "k", "v")}
-        shape = (*base.x[0].shape[:2], -1, block.w_o.shape[1])
-        return {p: base.x[0].new_empty(*shape[:2], len(block.w_in[p]), shape[3]) for p in ("q", "k", "v")}
+            return {p: base.run.raw[layer][p][:, -rows[p] :].clone() for p in rows}
+        pairs, d_head = base.x[0].shape[0], block.w_o.shape[1]
+        return {p: base.x[0].new_empty(pairs, rows[p], len(block.w_in[p]), d_head) for p in rows}
 
     def _mlp(self, layer: int) -> None:
         reader = self.graph.mlp_reads(layer)
@@ -249,6 +261,8 @@ class _Evaluation:
             return
         source = self.graph.mlp(layer)
         read = self._incoming([reader], self.base.mlp_in[layer])[0]
+        if layer == self.graph.n_layers - 1:
+            read = pick(read, self.end)
         self.change[source] = self.engine.blocks[layer].mlp(read) - self.base.mlp[layer]
         self.live[source] = True
 

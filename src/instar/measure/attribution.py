@@ -67,9 +67,7 @@ class _Gradients:
 
 
 @torch.no_grad()
-def edge_scores(
-    engine: Engine, part: Batch, rule: Rule, groups: Groups
-) -> Float[Tensor, "group source destination"]:
+def edge_scores(engine: Engine, part: Batch, rule: Rule, groups: Groups) -> Float[Tensor, "group source destination"]:
     """Scores of one chunk of pairs, summed over each group of rows; 0 where there is no edge."""
     start = first_difference(part)
     graph = Graph.of(engine.layout)
@@ -83,17 +81,19 @@ def edge_scores(
     def towards_clean(share: float) -> Run:
         x = ends["clean"] if share == 1 else ends["corrupted"] + share * (ends["clean"] - ends["corrupted"])
         with torch.enable_grad():
-            return engine.run(clean, start, prefix, x.detach().requires_grad_())
+            return engine.run(clean, start, prefix, x.detach().requires_grad_(), end=end)
 
-    corrupted = engine.run(frames["corrupted"], start, prefix)
-    kept: Run | None = None
+    # A point at either end is the run whose outputs are needed anyway.
+    kept: dict[float, Run] = {}
     sums: _Gradients | None = None
     for share in rule.at:
         run = towards_clean(share)
         sums = _added(sums, engine, run, metric, end)
-        kept = run if share == 1 else None
-    clean_run = kept or engine.run(clean, start, prefix)
+        if share in (0, 1):
+            kept[share] = run
     assert sums is not None
+    corrupted = kept.get(0) or engine.run(frames["corrupted"], start, prefix, end=end)
+    clean_run = kept.get(1) or engine.run(clean, start, prefix, end=end)
     differences = linear_differences(engine, corrupted, clean_run).detach()
     return _contracted(engine, graph, differences, sums, end, groups(part, start)) / len(rule.at)
 
@@ -101,15 +101,19 @@ def edge_scores(
 def _added(sums: _Gradients | None, engine: Engine, run: Run, metric: Metric, end: Tensor) -> _Gradients:
     """The gradients of one run, on top of those before."""
     with torch.enable_grad():
-        value = metric(run.final[torch.arange(len(end), device=end.device), end])
+        value = metric(run.final[:, 0])
         wanted = [run.final, *run.mlp_in, *(raw[p] for raw in run.raw for p in "qkv")]
         found = list(torch.autograd.grad(value.sum(), wanted))
     layers = range(len(engine.blocks))
     final, mlp_in, raws = found[0], found[1 : 1 + len(layers)], iter(found[1 + len(layers) :])
-    own = _Gradients([], [[] for _ in layers], [[] for _ in layers], mlp_in, final)
+    width = run.x[0].shape[1]
+    mlp_in[-1] = _in_place(mlp_in[-1], end, width)
+    own = _Gradients([], [[] for _ in layers], [[] for _ in layers], mlp_in, final[:, 0])
     for layer, block in enumerate(engine.blocks):
         gradient = {p: next(raws) for p in "qkv"}
         raw = {p: run.raw[layer][p].detach() for p in "qkv"}
+        if layer == len(layers) - 1:
+            gradient["q"], raw["q"] = (_in_place(t["q"], end, width) for t in (gradient, raw))
         norm = None
         if block.norm_attn is not None:
             norm = frozen(engine.layout, block.norm_attn, run.x[layer].detach())
@@ -117,6 +121,13 @@ def _added(sums: _Gradients | None, engine: Engine, run: Run, metric: Metric, en
             own.parts[layer].append({p: _along(block, p, gradient[p], raw[p], norm) for p in "qkv"})
         own.projected.append({p: g if norm is None else g * norm.scale[..., None] for p, g in gradient.items()})
     return own if sums is None else _summed(sums, own)
+
+
+def _in_place(x: Tensor, end: Tensor, width: int) -> Tensor:
+    """One row a pair, put back where it stands among rows of zeros."""
+    out = x.new_zeros(x.shape[0], width, *x.shape[2:])
+    out[torch.arange(len(end), device=end.device), end] = x[:, 0]
+    return out
 
 
 def _along(block: Any, projection: str, gradient: Tensor, raw: Tensor, norm: Frozen) -> Float[Tensor, "pair pos head"]:
@@ -147,27 +158,21 @@ def _contracted(
     """Every source's difference against every reader's gradient: one product a layer and group."""
     out = differences.new_zeros(len(groups), len(graph.sources), len(graph.destinations))
     flat = differences.flatten(1, 2)
+    readers = flat.new_empty(graph.per_layer - 1, *flat.shape[1:])
     for layer, block in enumerate(engine.blocks):
         n, first = graph.head(layer), graph.reads(layer, "q")
-        readers = torch.cat([_pulled(block, p, sums.projected[layer][p], engine) for p in "qkv"])
+        _pull(engine, layer, sums, out=readers)
         columns = slice(first, first + len(readers))
-        hats = torch.stack(sums.hats[layer], -1).flatten(0, 1) if sums.hats[layer] else None
-        along = _joined(sums.parts[layer]) if hats is not None else None
         mlp, m = sums.mlp_in[layer].flatten(0, 1), graph.mlp(layer) if not block.parallel else n
         for group, rows in enumerate(groups):
             d = flat[:n] if rows is None else flat[:n, rows]
             out[group, :n, columns] = d.flatten(1) @ _of(readers, rows).flatten(1).T
-            if hats is not None and along is not None:
-                # [row, source, step] against [row, step, reader]
-                seen = torch.bmm(d.transpose(0, 1), hats if rows is None else hats[rows])
-                taken = along if rows is None else along[rows]
-                out[group, :n, columns] -= seen.permute(1, 0, 2).flatten(1) @ taken.flatten(0, 1)
             d = flat[:m] if rows is None else flat[:m, rows]
             out[group, :m, graph.mlp_reads(layer)] = d.flatten(1) @ _of(mlp[None], rows).flatten()
-    final = sums.final.flatten(0, 1)
+    last = torch.arange(len(end), device=end.device) * differences.shape[2] + end
     for group, rows in enumerate(groups):
-        chosen = _end_rows(end, differences.shape[2], rows)
-        out[group, :, -1] = flat[:, chosen].flatten(1) @ final[chosen].flatten()
+        inside = slice(None) if rows is None else torch.isin(last, rows)
+        out[group, :, -1] = flat[:, last[inside]].flatten(1) @ sums.final[inside].flatten()
     return out
 
 
@@ -175,25 +180,24 @@ def _of(x: Tensor, rows: Tensor | None) -> Tensor:
     return x if rows is None else x[:, rows]
 
 
-def _end_rows(end: Tensor, width: int, rows: Tensor | None) -> Tensor:
-    """Only the last tokens have a gradient at the logits."""
-    at = torch.arange(len(end), device=end.device) * width + end
-    return at if rows is None else at[torch.isin(at, rows)]
+def _pull(engine: Engine, layer: int, sums: _Gradients, out: Tensor) -> None:
+    """Gradients at the residual stream [reader, row, d_model]: through W, the norm's gain and centring, less x̂'s part.
 
-
-def _pulled(block: Any, projection: str, gradient: Tensor, engine: Engine) -> Float[Tensor, "head row d_model"]:
-    """Gradients at the residual stream, through W and the norm's gain (and centring), x̂'s part apart."""
-    rows = gradient.flatten(0, 1).transpose(0, 1)
-    out = torch.bmm(rows, block.w_in[projection])
-    if block.norm_attn is None:
-        return out
-    norm = frozen(engine.layout, block.norm_attn, out[:1, :1])
-    out *= norm.gain
-    return out - out.mean(-1, keepdim=True) if norm.centred else out
-
-
-def _joined(parts: list[dict[str, Tensor]]) -> Float[Tensor, "row step reader"]:
-    return torch.stack([torch.cat([step[p] for p in "qkv"], -1).flatten(0, 1) for step in parts], 1)
+    Gain and centring are folded into W, which is smaller than what comes out.
+    """
+    block, at, gradients = engine.blocks[layer], 0, sums.projected[layer]
+    for p in "qkv":
+        weight = block.w_in[p]
+        if block.norm_attn is not None:
+            norm = frozen(engine.layout, block.norm_attn, weight[0, :1])
+            weight = weight * norm.gain
+            weight = weight - weight.mean(-1, keepdim=True) if norm.centred else weight
+        rows = gradients[p].flatten(0, 1).transpose(0, 1)
+        torch.bmm(rows, weight, out=out[at : at + len(weight)])
+        at += len(weight)
+    for hat, parts in zip(sums.hats[layer], sums.parts[layer], strict=True):
+        along = torch.cat([parts[p] for p in "qkv"], -1).flatten(0, 1)
+        out.addcmul_(along.T[..., None], hat.flatten(0, 1), value=-1)
 
 
 def groups_of(slots: bool, per_pair: bool) -> tuple[Groups, Callable[[Batch], list[tuple[int, int]]]]:

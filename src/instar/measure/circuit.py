@@ -127,7 +127,9 @@ def curve(
     value = ranking(edges.scores, signed)
     generator = np.random.default_rng(seed)
     rankings = [value, *(generator.permutation(value.size).reshape(value.shape).astype(float) for _ in range(random))]
-    masks = [graph.pruned(top(graph, v, n, selection if i == 0 else "top")) for i, v in enumerate(rankings) for n in sizes]
+    masks = [
+        graph.pruned(top(graph, v, n, selection if i == 0 else "top")) for i, v in enumerate(rankings) for n in sizes
+    ]
     empty = np.zeros(graph.exists.shape, bool)
     values, clean = _metrics(model, batch, [empty, *masks], ablation, chunk)
     whole = _dataset(model, batch, values, clean, [empty, *masks], ablation)

@@ -101,9 +101,7 @@ def _head(setting: _Setting, layer: int, projection: str, head: int, sources: li
         t[:, start:].expand(pairs, -1, -1).expand(times, -1, -1, -1).flatten(0, 1) for t in rotary
     )  # fmt: skip
     changed = block.finish(projection, raw, angles)
-    q, k, v = (
-        getattr(clean, p)[layer].expand(times, -1, -1, -1, -1).flatten(0, 1).clone() for p in ("q", "k", "v")
-    )
+    q, k, v = (getattr(clean, p)[layer].expand(times, -1, -1, -1, -1).flatten(0, 1).clone() for p in ("q", "k", "v"))
     {"q": q, "k": k, "v": v}[projection][:, :, start:] = changed
     mask = clean.frame.masks[layer].expand(pairs, -1, -1, -1).expand(times, -1, -1, -1, -1).flatten(0, 1)
     raw_out = block.out(block.attend(q[:, :, start:], k, v, mask[:, :, start:])[1]).unflatten(0, (times, pairs))

@@ -199,4 +199,9 @@ def _off(estimated: np.ndarray, exact: np.ndarray) -> dict[str, float]:
     there = ~np.isnan(exact)
     error = np.abs(estimated - exact)[there]
     rank = spearmanr(estimated[there], exact[there]).statistic if there.sum() > 2 else np.nan
-    return {"entries": int(there.sum()), "largest": float(error.max()), "mean": float(error.mean()), "rank": float(rank)}
+    return {
+        "entries": int(there.sum()),
+        "largest": float(error.max()),
+        "mean": float(error.mean()),
+        "rank": float(rank),
+    }

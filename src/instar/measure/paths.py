@@ -118,7 +118,9 @@ def set_patching(
         return patched
 
     runs = {name: patcher(inside) for name, inside in members.items()}
-    return _over_pairs(model, batch, direction, chunk, runs, {"site": site, "sets": {k: list(v) for k, v in sets.items()}})
+    return _over_pairs(
+        model, batch, direction, chunk, runs, {"site": site, "sets": {k: list(v) for k, v in sets.items()}}
+    )
 
 
 def _over_pairs(

@@ -17,7 +17,10 @@ Writes = Float[Tensor, "source pair pos d_model"]
 
 
 def linear_differences(engine: Engine, new: Run, old: Run) -> Writes:
-    """`new` − `old` of every source, over the rows that both runs have; norms after a block frozen."""
+    """`new` − `old` of every source, over the rows that both runs have; norms after a block frozen.
+
+    Of runs made for their end alone, the last layer's rows all hold the end's difference.
+    """
     graph = Graph.of(engine.layout)
     out = new.x[0].new_empty(len(graph.sources), *new.x[0].shape)
     out[0] = new.x[0] - old.x[0]
@@ -51,6 +54,10 @@ def exact_differences(engine: Engine, new: Run, old: Run) -> Writes:
 def head_writes(
     w_o: Float[Tensor, "head d_head d_model"], z: Float[Tensor, "pair head pos d_head"], out: Tensor
 ) -> None:
-    """z W_O of each head, into `out` [head, pair, pos, d_model]."""
+    """z W_O of each head, into `out` [head, pair, pos, d_model]; a single position of z into all of them."""
     pairs, heads, rows, _ = z.shape
-    torch.bmm(z.permute(1, 0, 2, 3).reshape(heads, pairs * rows, -1), w_o, out=out.view(heads, pairs * rows, -1))
+    flat = z.permute(1, 0, 2, 3).reshape(heads, pairs * rows, -1)
+    if rows == out.shape[2]:
+        torch.bmm(flat, w_o, out=out.view(heads, pairs * rows, -1))
+    else:
+        out.copy_(torch.bmm(flat, w_o).view(heads, pairs, rows, -1))

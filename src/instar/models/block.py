@@ -98,7 +98,9 @@ class Block:
         self._mlp = [_quick(layout.part(layer, path)) for path in arch.mlp]
         self._eager = sys.modules[type(self.attn).__module__].eager_attention_forward
         cap = layout.part(layer, arch.softcap)
-        self._options = {"scaling": self.attn.scaling if self.q_scale is None else 1.0} | ({"softcap": cap} if cap else {})
+        self._options = {"scaling": self.attn.scaling if self.q_scale is None else 1.0} | (
+            {"softcap": cap} if cap else {}
+        )
 
     @property
     def normed_together(self) -> bool:

@@ -30,7 +30,10 @@ LIVE_BYTES = 256 * 2**20
 
 @dataclass
 class Run:
-    """A forward pass over the positions `start` … T−1, one tensor a layer in each list."""
+    """A forward pass over the positions `start` … T−1, one tensor a layer in each list.
+
+    Where it was run for its `end` alone, the last layer's q, pattern, z, outputs and final stream have that one position.
+    """
 
     frame: Frame
     start: int
@@ -119,13 +122,20 @@ class Engine:
         return frame(self.layout, tokens, mask)
 
     def run(
-        self, frame: Frame, start: int = 0, prefix: Run | None = None, x: Tensor | None = None, edit: Edit | None = None
+        self,
+        frame: Frame,
+        start: int = 0,
+        prefix: Run | None = None,
+        x: Tensor | None = None,
+        edit: Edit | None = None,
+        end: Int[Tensor, " pair"] | None = None,
     ) -> Run:
         """A forward pass over positions `start` …, against the keys and values of `prefix` left of them.
 
         `x` replaces the first residual stream of these rows. Gradients flow where enabled.
         `edit(name, layer, value)` may return another value for `raw_q`, `raw_k`, `raw_v` (the projections' outputs), `q`,
-        `k`, `v`, `pattern`, `z` or `mlp`; None leaves it.
+        `k`, `v`, `pattern`, `z` or `mlp`; None leaves it. With `end` (counted from `start`) the last layer's queries and
+        all that follows them are of these positions only: one row.
         """
         run = Run(frame, start)
         x = frame.x[:, start:] if x is None else x
@@ -136,13 +146,20 @@ class Engine:
             return value if changed is None else changed
 
         for layer, block in enumerate(self.blocks):
+            run.x.append(x)
             rotary = rows_of(frame.rotary[layer], start, stop)
+            mask = frame.masks[layer][:, :, start:stop, :stop]
             normed = block.normed(x)
-            raw: dict[str, Tensor] = {p: seen(f"raw_{p}", layer, block.project(p, normed)) for p in ("q", "k", "v")}
-            q, k, v = (seen(p, layer, block.finish(p, raw[p], rotary)) for p in ("q", "k", "v"))
+            at = {"q": (normed, rotary), "k": (normed, rotary), "v": (normed, rotary)}
+            if end is not None and layer == len(self.blocks) - 1:
+                at["q"], mask, x = (pick(normed, end), picked(rotary, end)), mask_row(mask, end), pick(x, end)
+            raw = {p: seen(f"raw_{p}", layer, block.project(p, own)) for p, (own, _) in at.items()}
+            q, k, v = (seen(p, layer, block.finish(p, raw[p], angles)) for p, (_, angles) in at.items())
             if start and prefix is not None:
-                k, v = (torch.cat([old[:, :, :start], new], 2) for old, new in ((prefix.k[layer], k), (prefix.v[layer], v)))
-            own, z = block.attend(q, k, v, frame.masks[layer][:, :, start:stop, : k.shape[2]])
+                k, v = (
+                    torch.cat([old[:, :, :start], new], 2) for old, new in ((prefix.k[layer], k), (prefix.v[layer], v))
+                )
+            own, z = block.attend(q, k, v, mask)
             pattern = seen("pattern", layer, own)
             z = seen("z", layer, z if pattern is own else block.read(pattern, v))
             out = block.out(z)
@@ -151,7 +168,7 @@ class Engine:
             # A view of its own, so that the gradient of this branch can be told from the skip connection's.
             mlp_in = (x if block.parallel else mid).view_as(x)
             mlp = seen("mlp", layer, block.mlp(mlp_in))
-            run.add(x=x, raw=raw, q=q, k=k, v=v, pattern=pattern, z=z, attn_raw=out, attn=attn, mlp_in=mlp_in, mlp=mlp)
+            run.add(raw=raw, q=q, k=k, v=v, pattern=pattern, z=z, attn_raw=out, attn=attn, mlp_in=mlp_in, mlp=mlp)
             x = mid + mlp
         run.x.append(x)
         return run
@@ -170,6 +187,21 @@ class Engine:
 def rows_of(rotary: tuple[Tensor, Tensor] | None, start: int, stop: int | None = None) -> Any:
     """Rotary angles of some positions."""
     return None if rotary is None else tuple(t[:, start:stop] for t in rotary)
+
+
+def pick(x: Tensor, at: Int[Tensor, " row"]) -> Tensor:
+    """One position of each row, [row, 1, …]."""
+    return x.expand(len(at), *x.shape[1:])[torch.arange(len(at), device=at.device), at][:, None]
+
+
+def mask_row(mask: Tensor, at: Tensor) -> Tensor:
+    """The mask of one query position of each row."""
+    return pick(mask.transpose(1, 2), at).transpose(1, 2)
+
+
+def picked(rotary: Any, at: Tensor) -> Any:
+    """The rotary angles of one position of each row."""
+    return None if rotary is None else tuple(pick(t, at) for t in rotary)
 
 
 def _budgeted(joins: Sequence[Join], base: Run, start: int) -> Iterator[list[Join]]:
@@ -236,10 +268,7 @@ class _Wave:
         mask = _shared(base.frame.masks[layer][:, :, start:], times)
         if last:
             at = self.end.repeat(times) - start
-            index = torch.arange(len(at), device=at.device)
-            normed, mask = normed[index, at][:, None], mask.expand(len(at), -1, -1, -1)[index, :, at][:, :, None]
-            angles = None if rotary is None else [t.expand(len(at), -1, -1)[index, at][:, None] for t in rotary]
-            rotary = None if angles is None else (angles[0], angles[1])
+            normed, mask, rotary = pick(normed, at), mask_row(mask, at), picked(rotary, at)
         q = block.finish("q", block.project("q", normed), rotary)
         return block.attn_write(block.out(block.attend(q, k, v, mask)[1]))
 
