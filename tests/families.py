@@ -29,7 +29,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
             "activation_function": "relu",
             "tie_word_embeddings": False,
         },
-    ),  # fmt: skip
+    ),
     "gpt_neox": ("gpt_neox", {"rope_parameters": {"rope_type": "default", **_ROTARY, "partial_rotary_factor": 0.5}}),
     "gpt_neox.sequential": ("gpt_neox", {"use_parallel_residual": False}),
     "llama": ("llama", _GROUPED),

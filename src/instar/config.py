@@ -1,7 +1,7 @@
 """A run in one file: every choice that decides a number, with its default.
 
-YAML in and out. Unknown keys are errors that name the nearest known one. `RunConfig.key(*parts)` is a stable hash of the
-named parts, so that a result can be skipped exactly when what decided it has not changed.
+YAML in and out. Unknown keys are errors that name the nearest known one. `digest` is the stable hash by which a
+result is skipped exactly when what decided it has not changed.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-Stage = Literal["evaluate", "lens", "attribution", "attention", "drift"]
+Stage = Literal["evaluate", "lens", "attribution", "attention", "patching", "circuit", "drift"]
 
 
 class Part(BaseModel):
@@ -108,10 +108,21 @@ class MeasureConfig(Part):
     """What is measured at every checkpoint."""
 
     stages: tuple[Stage, ...] = Field(
-        default=("evaluate", "lens", "attribution", "attention", "drift"), description="measurements, in this order"
+        default=("evaluate", "lens", "attribution", "attention", "patching", "circuit", "drift"),
+        description="measurements, in this order",
     )
     examples: int = Field(default=2, ge=0, description="prompts whose whole attention patterns are kept")
     chunk: int = Field(default=64, ge=1, description="pairs a forward pass")
+    patching: Literal["exact", "attribution", "auto"] = Field(
+        default="auto", description="auto: exact below ten million parameters, else estimated and checked on a sample"
+    )
+    patching_pairs: int = Field(default=32, ge=4, description="pairs patched, for each giver's counterfactual")
+    edges: Literal["eap", "eap-ig"] = Field(default="eap-ig", description="edge attribution at every checkpoint")
+    edge_steps: int = Field(default=5, ge=1, description="interpolation steps of eap-ig")
+    circuit_pairs: int = Field(
+        default=32, ge=4, description="pairs a counterfactual for scores, and as many other ones for faithfulness"
+    )
+    replay_chunk: int = Field(default=16, ge=1, description="pairs replayed together")
     executor: Literal["serial", "ray"] = Field(default="serial", description="ray fans checkpoints out (extra: ray)")
 
     @model_validator(mode="after")
@@ -138,6 +149,18 @@ class RunConfig(Part):
     measure: MeasureConfig = MeasureConfig()
     report: ReportConfig = ReportConfig()
     threads: int | None = Field(default=None, ge=1, description="torch threads; pin it to reproduce bytes")
+
+    @model_validator(mode="after")
+    def _enough_pairs(self) -> Self:
+        for name, needed in (
+            ("patching_pairs", self.measure.patching_pairs),
+            ("circuit_pairs (twice: scores and faithfulness)", 2 * self.measure.circuit_pairs),
+        ):
+            if needed > self.data.test_size:
+                raise ValueError(
+                    f"measure.{name} takes {needed} of data.test_size={self.data.test_size} pairs: raise test_size"
+                )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -169,11 +192,6 @@ class RunConfig(Part):
     def yaml(self) -> str:
         """The whole configuration, defaults written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-    def key(self, *parts: str, **more: Any) -> str:
-        """A stable hash of these parts ("model", "data", …) and of what else is passed."""
-        chosen = self.model_dump(mode="json", include=set(parts))
-        return digest({**chosen, **more})
 
 
 def demo_config() -> RunConfig:

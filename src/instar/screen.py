@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from instar.stats.intervals import Interval, wilson
 from instar.measure.evaluate import evaluate
 from instar.models.load import Model
 from instar.progress import Tell
+from instar.stats.intervals import Interval, wilson
 from instar.tasks.batch import tokenize
 from instar.tasks.library import TASKS, task
 

@@ -7,39 +7,25 @@
 4. A checkpoint that cannot be loaded is reported and the rest goes on.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-import xarray as xr
 
 from instar import __version__
 from instar.config import RunConfig, digest
-from instar.measure.attention import attention
 from instar.measure.drift import drift
-from instar.measure.evaluate import evaluate
-from instar.measure.lens import attribution, lens
 from instar.models.load import Model, load
 from instar.models.organism import NAME as EMBEDDED
 from instar.models.organism.corpus import stories
 from instar.progress import Tell
-from instar.store import SHARED, Store, read_json
-from instar.tasks.batch import Batch, tokenize
-from instar.tasks.prepare import read_pairs
+from instar.stages import STAGES, Pairs, options
+from instar.store import SHARED, Store
 
 GENERAL_TEXTS = 64
-Inside = Callable[[Model, Batch, RunConfig], xr.Dataset]
-
-# A literal table: the stages that look at one model and one task.
-STAGES: dict[str, Inside] = {
-    "evaluate": lambda m, b, c: evaluate(m, b, chunk=c.measure.chunk),
-    "lens": lambda m, b, c: lens(m, b, chunk=c.measure.chunk),
-    "attribution": lambda m, b, c: attribution(m, b, chunk=c.measure.chunk),
-    "attention": lambda m, b, c: attention(m, b, examples=c.measure.examples, chunk=c.measure.chunk),
-}
 
 
 @dataclass(frozen=True)
@@ -52,6 +38,8 @@ class Job:
     step: int
     path: Path
     key: str
+    at_an_end: bool
+    """Whether this is the first or the last step."""
 
 
 @dataclass(frozen=True)
@@ -74,23 +62,20 @@ def jobs(store: Store, config: RunConfig, tasks: Iterable[str], data_key: str) -
         for row in index["steps"]:
             for stage in config.measure.stages:
                 for task in [SHARED] if stage == "drift" else tasks:
-                    options = _options(stage, config)
-                    key = digest([__version__, stage, task, data_key, first, row["sha256"], options])
+                    at_an_end = row["step"] in (index["steps"][0]["step"], index["steps"][-1]["step"])
+                    choices = [_options(stage, config), *([at_an_end] if stage == "circuit" else [])]
+                    key = digest([__version__, stage, task, data_key, first, row["sha256"], choices])
                     path = store.measurement(stage, task, seed, row["step"])
-                    found.append(Job(stage, task, seed, row["step"], path, key))
+                    found.append(Job(stage, task, seed, row["step"], path, key, at_an_end))
     return found
 
 
 def _options(stage: str, config: RunConfig) -> dict[str, Any]:
     """What, beside weights and pairs, decides a stage's numbers."""
-    own: dict[str, Any] = {"device": config.model.device, "chunk": config.measure.chunk, "threads": config.threads}
-    if stage == "attention":
-        own["examples"] = config.measure.examples
+    own: dict[str, Any] = {"device": config.model.device, "threads": config.threads}
     if stage == "drift":
-        own["text"] = _general_texts(config.data.general_text, config.model.source)
-    if stage not in ("drift", "evaluate"):
-        own["pairs"] = config.data.measure_pairs
-    return own
+        return own | {"text": _general_texts(config.data.general_text, config.model.source)}
+    return own | options(stage, config)
 
 
 def sweep(store: Store, config: RunConfig, todo: list[Job], tell: Tell) -> list[Failure]:
@@ -146,7 +131,7 @@ class _Worker:
     def __init__(self, store: Store, config: RunConfig):
         self.store, self.config = store, config
         self.bases: dict[int, Model] = {}
-        self.batches: dict[tuple[str, str], Batch] = {}
+        self.pairs: dict[str, Pairs] = {}
 
     def measure(self, group: list[Job]) -> Failure | None:
         seed, step = group[0].seed, group[0].step
@@ -157,7 +142,8 @@ class _Worker:
                 if job.stage == "drift":
                     dataset = drift(base, model, *self._general(base))
                 else:
-                    dataset = STAGES[job.stage](model, self._batch(job, base), self.config)
+                    pairs = self.pairs.setdefault(job.task, Pairs(self.store, job.task, base.tokenizer))
+                    dataset = STAGES[job.stage](model, pairs, self.config, job.at_an_end)
                 self.store.write_measurement(job.path, dataset, job.key)
         except (ValueError, OSError, ArithmeticError) as error:
             return Failure(seed, step, str(error))
@@ -172,16 +158,6 @@ class _Worker:
         model = load(self.store.checkpoint(seed, step), device=self.config.model.device, like=like)
         # Results are the same wherever the run directory lies, so they do not name it.
         return replace(model, name=f"{self.config.model.source}, seed {seed}, step {step}")
-
-    def _batch(self, job: Job, model: Model) -> Batch:
-        # Behaviour is cheap and wants narrow intervals; what is inside is measured on fewer pairs.
-        count = None if job.stage == "evaluate" else self.config.data.measure_pairs
-        key = job.task, str(count)
-        if key not in self.batches:
-            first = read_json(self.store.data("prepared.json"))["counterfactuals"][job.task][0]
-            pairs = read_pairs(self.store, job.task, first, count)
-            self.batches[key] = tokenize(pairs, model.tokenizer, task=job.task)
-        return self.batches[key]
 
     def _general(self, base: Model) -> tuple[Any, Any]:
         texts = _general_texts(self.config.data.general_text, self.config.model.source)

@@ -6,8 +6,8 @@ import xarray as xr
 from scipy import stats
 
 from instar.compare.dynamics import changed_heads, changed_layers
-from instar.stats.intervals import bootstrap_mean, simultaneous_mean, wilson
 from instar.health import Probe, examine
+from instar.stats.intervals import bootstrap_mean, simultaneous_mean, wilson
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 10), (5, 10), (97, 100), (1000, 1000)])

@@ -13,6 +13,7 @@ ROOMS = [
     {"tasks"},
     {"models"},
     {"health", "train", "measure"},
+    {"stages"},
     {"sweep"},
     {"compare"},
     {"screen"},

@@ -7,8 +7,8 @@ import xarray as xr
 
 from instar import __version__
 from instar.compare.dynamics import changed_heads, changed_layers
-from instar.stats.intervals import bootstrap_mean, wilson
 from instar.config import RunConfig
+from instar.stats.intervals import bootstrap_mean, wilson
 from instar.store import SHARED, Store, read_json, write_json
 
 SCHEMA = 1

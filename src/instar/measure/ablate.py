@@ -174,7 +174,7 @@ class _Evaluation:
     def _incoming(self, readers: list[int], stream: Tensor) -> Float[Tensor, "reader pair pos d_model"]:
         """What each reader reads: the baseline's stream and the changes of its kept sources."""
         n = self.graph.before(readers[0])
-        used = np.flatnonzero(self.live[:n] & self.kept[:n, readers].any(1))
+        used = [int(u) for u in np.flatnonzero(self.live[:n] & self.kept[:n, readers].any(1))]
         normed = self.engine.layout.arch.post_attn is not None
         plain = [u for u in used if not normed or self._is_plain(u)]
         out = self._summed(plain, readers) + stream

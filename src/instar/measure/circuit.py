@@ -16,7 +16,7 @@ trapezoidal rule. Values of different ablations are never comparable.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +36,6 @@ from instar.tasks.batch import Batch
 GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-@torch.no_grad()
 def faithfulness(
     model: Model,
     batch: Batch,
@@ -62,6 +61,7 @@ def faithfulness(
     return _dataset(model, batch, values, clean, masks, ablation)
 
 
+@torch.no_grad()
 def _metrics(
     model: Model, batch: Batch, masks: Sequence[Mask], ablation: Ablation, chunk: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -192,7 +192,6 @@ def smallest_size(sizes: Sequence[int] | np.ndarray, f: np.ndarray, wanted: floa
     return int(np.asarray(sizes)[stays.argmax()]) if stays.any() else None
 
 
-@torch.no_grad()
 def completeness(
     model: Model,
     batch: Batch,
@@ -243,7 +242,6 @@ def _without(graph: Graph, mask: Mask, nodes: Sequence[str]) -> Mask:
     return mask
 
 
-@torch.no_grad()
 def minimality(
     model: Model,
     batch: Batch,

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import xarray as xr
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from instar.circuits.circuit import Circuit, Selection, select
@@ -17,6 +16,7 @@ from instar.measure.exact import exact_edges
 from instar.measure.rows import about, sorted_pieces
 from instar.models.load import Model
 from instar.models.replay import LIVE_BYTES, Engine
+from instar.stats.intervals import rank_correlation
 from instar.tasks.batch import Batch
 
 Scorer = Any
@@ -85,9 +85,10 @@ class Edges:
             return select(self.graph, self.scores, n, threshold, selection, signed)
         from instar.measure.circuit import smallest
 
-        if self.model is None or (batch or self.batch) is None:
+        where = batch or self.batch
+        if self.model is None or where is None:
             raise ValueError("circuit(faithfulness=…) measures: make the scores with instar.edges, not from a file")
-        return smallest(self.model, batch or self.batch, self, faithfulness, selection=selection, signed=signed)
+        return smallest(self.model, where, self, faithfulness, selection=selection, signed=signed)
 
     def __repr__(self) -> str:
         about = ", ".join(f"{k}={self.dataset.attrs[k]}" for k in ("method", "steps", "rule", "task"))
@@ -125,7 +126,7 @@ def edges(
     engine, graph = Engine(model.layout), Graph.of(model.layout)
     kept = (len(batch) if per_pair else 1, len(batch.slot_names) if slots else 1)
     total = np.zeros((*kept, *graph.exists.shape), np.float32 if model.module.dtype != torch.float64 else np.float64)
-    width = batch.clean.shape[1] * model.layout.d_model * batch_bytes(model) * len(graph.sources)
+    width = batch.clean.shape[1] * model.layout.d_model * model.module.dtype.itemsize * len(graph.sources)
     for rows, part in sorted_pieces(batch, model, max(1, min(chunk, LIVE_BYTES // width))):
         found = scorer(engine, part, groups).cpu().numpy()
         for (pair, slot), value in zip(labels(part), found, strict=True):
@@ -153,11 +154,6 @@ def edges(
                   convention=convention, parallel=int(graph.parallel), **shape)
         ), model, batch,
     )  # fmt: skip
-
-
-def batch_bytes(model: Model) -> int:
-    """Bytes of one activation."""
-    return model.module.dtype.itemsize
 
 
 def _scorer(method: Any, steps: int, rule: str, slots: bool) -> Scorer:
@@ -208,7 +204,7 @@ def agreement(edges: Edges, sample: int = CHECKED_EDGES, pairs: int = CHECKED_PA
     scores = np.array([own[e] for e in chosen])
     error = np.abs(scores - exact)
     return {
-        "spearman": float(spearmanr(scores, exact).statistic),
+        "spearman": rank_correlation(scores, exact),
         "largest": float(error.max()),
         "mean": float(error.mean()),
     }

@@ -15,7 +15,8 @@ from torch import Tensor
 from instar.circuits.graph import Graph
 from instar.measure.patches import first_difference
 from instar.measure.writes import Writes, exact_differences
-from instar.models.replay import LIVE_BYTES, Engine, Join, Metric, Run
+from instar.models.arch import Projection
+from instar.models.replay import LIVE_BYTES, Engine, Join, Metric, Run, rows_of, spread
 from instar.tasks.batch import Batch
 
 Edge = tuple[int, int]
@@ -70,13 +71,9 @@ def _join(setting: _Setting, reader: int, sources: list[int]) -> Join:
     layer, within = divmod(reader, graph.per_layer)
     if within == graph.per_layer - 1:
         return Join(layer + 1, False, n, lambda: _mlp(setting, layer, sources))
-    widths = (("q", graph.n_heads), ("k", graph.n_kv_heads), ("v", graph.n_kv_heads))
-    for projection, width in widths:
-        if within < width:
-            break
-        within -= width
-    middle = not graph.parallel
-    head = within
+    firsts: dict[Projection, int] = {p: graph.reads(layer, p) for p in ("q", "k", "v")}
+    projection = max((p for p in firsts if firsts[p] <= reader), key=lambda p: firsts[p])
+    head, middle = reader - firsts[projection], not graph.parallel
     return Join(layer if middle else layer + 1, middle, n, lambda: _head(setting, layer, projection, head, sources))
 
 
@@ -87,7 +84,7 @@ def _mlp(setting: _Setting, layer: int, sources: list[int]) -> Tensor:
     return clean.x[layer + 1][:, rows] + changed.unflatten(0, (len(sources), -1)) - clean.mlp[layer][:, rows]
 
 
-def _head(setting: _Setting, layer: int, projection: str, head: int, sources: list[int]) -> Tensor:
+def _head(setting: _Setting, layer: int, projection: Projection, head: int, sources: list[int]) -> Tensor:
     """The streams after the attention of `layer` with one head's q, k or v reading a changed input."""
     clean, start, block = setting.clean, setting.start, setting.engine.blocks[layer]
     times, pairs = len(sources), clean.x[0].shape[0]
@@ -97,13 +94,11 @@ def _head(setting: _Setting, layer: int, projection: str, head: int, sources: li
     raw = clean.raw[layer][projection][:, start:].expand(times, -1, -1, -1, -1).flatten(0, 1).clone()
     raw[:, :, head] = own
     rotary = clean.frame.rotary[layer]
-    angles = None if rotary is None else tuple(
-        t[:, start:].expand(pairs, -1, -1).expand(times, -1, -1, -1).flatten(0, 1) for t in rotary
-    )  # fmt: skip
+    angles = rows_of(spread(clean.frame.rotary[layer], times), start)
     changed = block.finish(projection, raw, angles)
     q, k, v = (getattr(clean, p)[layer].expand(times, -1, -1, -1, -1).flatten(0, 1).clone() for p in ("q", "k", "v"))
     {"q": q, "k": k, "v": v}[projection][:, :, start:] = changed
-    mask = clean.frame.masks[layer].expand(pairs, -1, -1, -1).expand(times, -1, -1, -1, -1).flatten(0, 1)
+    mask = spread(clean.frame.masks[layer], times)
     raw_out = block.out(block.attend(q[:, :, start:], k, v, mask[:, :, start:])[1]).unflatten(0, (times, pairs))
     written = block.attn_write(raw_out) - clean.attn[layer][:, start:]
     return clean.after_attention(layer, block.parallel)[:, start:] + written

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Bool
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from instar.measure.patches import (
@@ -34,6 +33,7 @@ from instar.measure.patches import (
 from instar.measure.rows import about, pair_coords, sorted_pieces
 from instar.models.load import Model
 from instar.models.replay import Engine
+from instar.stats.intervals import rank_correlation
 from instar.stats.scales import Direction, ratio
 from instar.tasks.batch import Batch
 
@@ -198,10 +198,10 @@ def _off(estimated: np.ndarray, exact: np.ndarray) -> dict[str, float]:
     """How far the estimates of the replayed entries are off, in logits, and their rank correlation."""
     there = ~np.isnan(exact)
     error = np.abs(estimated - exact)[there]
-    rank = spearmanr(estimated[there], exact[there]).statistic if there.sum() > 2 else np.nan
+    rank = rank_correlation(estimated[there], exact[there])
     return {
         "entries": int(there.sum()),
         "largest": float(error.max()),
         "mean": float(error.mean()),
-        "rank": float(rank),
+        "rank": rank,
     }

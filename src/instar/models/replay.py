@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from instar.models.arch import Layout
+from instar.models.arch import Layout, Projection
 from instar.models.block import Block, Frame, frame
 from instar.models.taps import Edit
 
@@ -150,10 +150,14 @@ class Engine:
             rotary = rows_of(frame.rotary[layer], start, stop)
             mask = frame.masks[layer][:, :, start:stop, :stop]
             normed = block.normed(x)
-            at = {"q": (normed, rotary), "k": (normed, rotary), "v": (normed, rotary)}
+            at: dict[Projection, tuple[Tensor, Any]] = {
+                "q": (normed, rotary),
+                "k": (normed, rotary),
+                "v": (normed, rotary),
+            }
             if end is not None and layer == len(self.blocks) - 1:
                 at["q"], mask, x = (pick(normed, end), picked(rotary, end)), mask_row(mask, end), pick(x, end)
-            raw = {p: seen(f"raw_{p}", layer, block.project(p, own)) for p, (own, _) in at.items()}
+            raw: dict[str, Tensor] = {p: seen(f"raw_{p}", layer, block.project(p, own)) for p, (own, _) in at.items()}
             q, k, v = (seen(p, layer, block.finish(p, raw[p], angles)) for p, (_, angles) in at.items())
             if start and prefix is not None:
                 k, v = (
@@ -260,12 +264,12 @@ class _Wave:
         block, base, start = self.engine.blocks[layer], self.base, self.start
         times = x.shape[0] // len(self.end)
         normed = block.normed(x)
-        rotary = rows_of(_shared(base.frame.rotary[layer], times), start)
+        rotary = rows_of(spread(base.frame.rotary[layer], times), start)
         k, v = (block.finish(p, block.project(p, normed), rotary) for p in ("k", "v"))
         if start:
             k = torch.cat([_times(base.k[layer][:, :, :start], times), k], 2)
             v = torch.cat([_times(base.v[layer][:, :, :start], times), v], 2)
-        mask = _shared(base.frame.masks[layer][:, :, start:], times)
+        mask = spread(base.frame.masks[layer][:, :, start:], times)
         if last:
             at = self.end.repeat(times) - start
             normed, mask, rotary = pick(normed, at), mask_row(mask, at), picked(rotary, at)
@@ -302,8 +306,8 @@ def _times(x: Tensor, times: int) -> Tensor:
     return x.expand(times, *x.shape).flatten(0, 1)
 
 
-def _shared(x: Any, times: int) -> Any:
+def spread(x: Any, times: int) -> Any:
     """The same for what all pairs may share (masks, rotary angles): one row is left to broadcast."""
     if x is None or isinstance(x, tuple):
-        return None if x is None else tuple(_shared(t, times) for t in x)
+        return None if x is None else tuple(spread(t, times) for t in x)
     return x if x.shape[0] == 1 else _times(x, times)

@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from instar.stats.intervals import Interval
 from instar.config import RunConfig
+from instar.report.interventions import SCALES, SITES, Circuits, Patched
 from instar.report.panels import Panels, TaskPanels, panels
+from instar.stats.intervals import Interval
 from instar.store import Store, write_text
+
+RESIDUAL = ("resid_pre", "attn_out", "mlp_out")
 
 
 def write_page(store: Store, config: RunConfig) -> None:
@@ -50,7 +53,51 @@ def _data(found: Panels, store: Store) -> dict[str, Any]:
     inside: dict[str, Any] = {"old": None, "new": None}
     for task in found.tasks:
         inside[task.role] = _task(task)
-    return {"summary": found.summary, "inside": inside, "made": _made(found, store), "config": found.config.yaml()}
+    return {
+        "summary": found.summary,
+        "inside": inside,
+        "patched": {role: _patched(found, p) for role, p in found.patched.items()},
+        "circuits": {role: _circuits(c) for role, c in found.circuits.items()},
+        "made": _made(found, store),
+        "config": found.config.yaml(),
+    }
+
+
+def _patched(found: Panels, one: Patched) -> dict[str, Any]:
+    return {
+        "counterfactuals": one.counterfactuals,
+        "slots": one.slots,
+        "reference": one.reference,
+        "masked": one.masked.tolist(),
+        "effects": [[_numbers([e.value, e.low, e.high]) for e in row] for row in one.effects],
+        "values": {s: {k: _numbers(v) for k, v in scales.items()} for s, scales in one.values.items()},
+        "limits": {
+            "places": {k: found.patched_limit(RESIDUAL, k) for k in SCALES},
+            "heads": {k: found.patched_limit([s for s in SITES if s not in RESIDUAL], k) for k in SCALES},
+        },
+        "sites": SITES,
+        "pairs": one.pairs,
+    }
+
+
+def _circuits(one: Circuits) -> dict[str, Any]:
+    arrays = ("kept", "faithfulness", "low", "high", "random", "size", "cpr", "random_cpr", "rank_correlation")
+    return {
+        "groups": one.groups,
+        "share": one.share.tolist(),
+        **{name: _numbers(getattr(one, name)) for name in arrays},
+        "edges": [[[[n, round(s, 4)] for n, s in edges] for edges in row] for row in one.edges],
+        "method": one.method,
+        "pairs": one.pairs,
+    }
+
+
+def _numbers(values: Any) -> Any:
+    """Nested lists, four decimals, None for what is masked."""
+    values = np.asarray(values, float)
+    if values.ndim == 0:
+        return round(float(values), 4) if np.isfinite(values) else None
+    return [_numbers(v) for v in values]
 
 
 def _task(task: TaskPanels) -> dict[str, Any]:
@@ -104,6 +151,7 @@ def _made(found: Panels, store: Store) -> list[tuple[str, str]]:
             "direct attribution",
             "final norm's scale frozen; a head is z W_O without the output bias; positive helps the answer",
         ),
+        *_interventions(found),
         (
             "intervals",
             "95 %: Wilson for shares, bootstrap over pairs for means, max-t bootstrap for lists of what moved",
@@ -115,4 +163,25 @@ def _made(found: Panels, store: Store) -> list[tuple[str, str]]:
         ),
         ("instar", summary["instar"]),
     ]
+    return rows
+
+
+def _interventions(found: Panels) -> list[tuple[str, str]]:
+    rows = []
+    for role, one in found.patched.items():
+        rows.append(
+            (
+                f"patching, {found.summary[role]}",
+                f"clean values into the corrupted run (denoising), by slot or head, {one.pairs} pairs a counterfactual; "
+                f"scaled by b − c of step {one.reference}; z before W_O",
+            )
+        )
+    for role, one in found.circuits.items():
+        rows.append(
+            (
+                f"circuits, {found.summary[role]}",
+                f"{one.method} scores on {one.pairs} pairs a counterfactual, ranked by absolute value; faithfulness on as "
+                "many other pairs, resample ablation, ratio of means; a negative score means that the edge helps",
+            )
+        )
     return rows

@@ -4,13 +4,15 @@ The page, the figures and the animations all draw from here, so that they cannot
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from instar.stats.intervals import Interval, bootstrap_mean
 from instar.config import RunConfig
+from instar.report.interventions import Circuits, Patched, circuits, patched
+from instar.stats.intervals import Interval, bootstrap_mean
 from instar.store import Store, read_json
 
 
@@ -45,10 +47,18 @@ class Panels:
     summary: dict[str, Any]
     config: RunConfig
     tasks: list[TaskPanels]
+    patched: dict[str, Patched]
+    """By role; empty where patching was not measured."""
+    circuits: dict[str, Circuits]
 
     def limit(self, what: str) -> float:
         """Largest absolute value of "stream", "layers" or "heads" over tasks and steps: a zero-centred scale."""
         return max((float(np.abs(getattr(t, what).value).max()) for t in self.tasks), default=1.0) or 1.0
+
+    def patched_limit(self, sites: Sequence[str], scale: str) -> float:
+        """Largest absolute value of these sites over tasks, counterfactuals and steps."""
+        values = [p.values[s][scale] for p in self.patched.values() for s in sites if s in p.values]
+        return max((float(np.nanmax(np.abs(v))) for v in values if np.isfinite(v).any()), default=1.0) or 1.0
 
 
 def panels(store: Store, config: RunConfig) -> Panels:
@@ -62,7 +72,16 @@ def panels(store: Store, config: RunConfig) -> Panels:
         raise ValueError(f"{store.root} has no summary.json; run `instar compare {store.root}` first")
     summary = read_json(path)
     found = [_task(store, summary[role], role, summary["tasks"][summary[role]]["steps"]) for role in ("old", "new")]
-    return Panels(summary, config, [task for task in found if task is not None])
+    named = {role: (summary[role], summary["tasks"][summary[role]]["steps"]) for role in ("old", "new")}
+    shown = {role: patched(store, name, role, steps) for role, (name, steps) in named.items()}
+    drawn = {role: circuits(store, name, steps) for role, (name, steps) in named.items()}
+    return Panels(
+        summary,
+        config,
+        [task for task in found if task is not None],
+        {role: p for role, p in shown.items() if p is not None},
+        {role: c for role, c in drawn.items() if c is not None},
+    )
 
 
 def _task(store: Store, name: str, role: str, steps: list[int]) -> TaskPanels | None:

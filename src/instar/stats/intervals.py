@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
 
 BOOTSTRAPS = 2000
 LEVEL = 0.95
@@ -76,3 +77,11 @@ def simultaneous_mean(values: Any, seed: int = 0) -> Interval:
     width = np.quantile(deviation.max(1), LEVEL) * error
     shape = values.shape[1:]
     return Interval(mean.reshape(shape), (mean - width).reshape(shape), (mean + width).reshape(shape))
+
+
+def rank_correlation(a: Any, b: Any) -> float:
+    """Spearman's rank correlation, ties averaged; NaN for fewer than three values or a constant."""
+    a, b = rankdata(a), rankdata(b)
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])

@@ -1,0 +1,159 @@
+"""The numbers behind the drawings of interventions: patching on three scales, faithfulness curves, circuits.
+
+A series is scaled by one *reference checkpoint*: step 0 for the old task, the last step for the new one, for each
+counterfactual by itself. A ratio whose own denominator is not usable there (`instar.stats.scales`) is NaN: masked.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from instar.stats.intervals import Interval
+from instar.stats.scales import change, effect, ratio, usable
+from instar.store import Store
+
+SITES = {
+    "resid_pre": "residual stream",
+    "attn_out": "attention output",
+    "mlp_out": "MLP output",
+    "z": "head output (z)",
+    "q": "queries",
+    "k": "keys",
+    "v": "values",
+    "pattern": "pattern",
+}
+SCALES = ("reference", "ratio", "logits")
+CONVENTION = "clean value patched into the corrupted run; (x − c)/(b − c) with the reference checkpoint's b − c"
+SHOWN_EDGES = 80
+
+
+@dataclass(frozen=True)
+class Patched:
+    """One task's patching at every step."""
+
+    steps: list[int]
+    counterfactuals: list[str]
+    slots: list[str]
+    reference: int
+    """The step whose b − c scales the series."""
+    effects: list[list[Interval]]
+    """b − c by step and counterfactual, in logits."""
+    masked: np.ndarray
+    """Which step and counterfactual has no ratio of its own."""
+    values: dict[str, dict[str, np.ndarray]]
+    """By site and scale: `step, counterfactual, layer, slot or head`."""
+    pairs: int
+
+    def panel(self, site: str, scale: str, index: int, counterfactual: int) -> np.ndarray:
+        """One drawing's values."""
+        return self.values[site][scale][index, counterfactual]
+
+
+@dataclass(frozen=True)
+class Circuits:
+    """One task's circuits at every step. Arrays begin with `step, group`."""
+
+    steps: list[int]
+    groups: list[str]
+    share: np.ndarray
+    kept: np.ndarray
+    faithfulness: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    random: np.ndarray
+    """The mean over random rankings."""
+    size: np.ndarray
+    """Edges of the smallest faithful circuit; NaN where there is none."""
+    cpr: np.ndarray
+    random_cpr: np.ndarray
+    rank_correlation: np.ndarray
+    edges: list[list[list[tuple[str, float]]]]
+    """The circuit's edges with their scores, the largest first, at most `SHOWN_EDGES`."""
+    method: str
+    pairs: int
+
+
+def patched(store: Store, task: str, role: str, steps: list[int]) -> Patched | None:
+    """The series of one task; None where it was not measured."""
+    series = store.series("patching", task, steps=steps)
+    if series is None:
+        return None
+    where = 0 if role == "old" else -1
+    kinds = [str(k) for k in series["counterfactual"].values]
+    ends = [series[name].transpose("step", "counterfactual", "pair").values for name in ("clean", "corrupted")]
+    effects = [[effect(b, c) for b, c in zip(*rows, strict=True)] for rows in zip(*ends, strict=True)]
+    masked = np.array([[not usable(own, effects[where][k]) for k, own in enumerate(row)] for row in effects])
+    values = {site: _scaled(series, site, ends, effects[where]) for site in SITES if site in series}
+    return Patched(
+        series["step"].values.tolist(),
+        kinds,
+        [str(s) for s in series["slot"].values],
+        int(series["step"].values[where]),
+        effects,
+        masked,
+        values,
+        series.sizes["pair"],
+    )
+
+
+def _scaled(series: xr.Dataset, site: str, ends: list[np.ndarray], reference: list[Interval]) -> dict[str, np.ndarray]:
+    axes = [d for d in series[site].dims if d not in ("step", "counterfactual", "pair")]
+    per_pair = series[site].transpose("step", "counterfactual", "pair", *axes).values
+    there = ~np.isnan(per_pair)
+    count = there.sum(2)
+    mean = np.where(count > 0, np.where(there, per_pair, 0).sum(2) / np.maximum(count, 1), np.nan)
+    found = {scale: np.full(mean.shape, np.nan) for scale in SCALES}
+    for step, kind in np.ndindex(*mean.shape[:2]):
+        clean, corrupted = ends[0][step, kind], ends[1][step, kind]
+        moved = change(mean[step, kind], clean.mean(), corrupted.mean(), "denoising")
+        found["logits"][step, kind] = moved
+        found["ratio"][step, kind] = ratio(mean[step, kind], clean, corrupted, "denoising", reference[kind])
+        if usable(reference[kind]):
+            found["reference"][step, kind] = moved / reference[kind].value
+    return found
+
+
+def circuits(store: Store, task: str, steps: list[int]) -> Circuits | None:
+    """The series of one task; None where it was not measured."""
+    series = store.series("circuit", task, steps=steps)
+    if series is None:
+        return None
+
+    def rows(name: str, *axes: str) -> np.ndarray:
+        return series[name].transpose("step", "group", *axes).values
+
+    return Circuits(
+        steps=series["step"].values.tolist(),
+        groups=[str(g) for g in series["group"].values],
+        share=series["share"].values if "step" not in series["share"].dims else series["share"].values[0],
+        kept=rows("kept", "size"),
+        faithfulness=rows("faithfulness", "size"),
+        low=rows("low", "size"),
+        high=rows("high", "size"),
+        random=series["random"].mean("draw").transpose("step", "group", "size").values,
+        size=rows("circuit_size"),
+        cpr=rows("cpr"),
+        random_cpr=rows("random_cpr"),
+        rank_correlation=rows("rank_correlation"),
+        edges=_edges(series),
+        method=str(series.attrs["method"]),
+        pairs=series.sizes["pair"],
+    )
+
+
+def _edges(series: xr.Dataset) -> list[list[list[tuple[str, float]]]]:
+    names = [str(n) for n in series["edge"].values]
+    scores = series["score"].mean("pair").transpose("step", "counterfactual", "edge").values
+    kinds = [str(k) for k in series["counterfactual"].values]
+    inside = series["in_circuit"].transpose("step", "group", "edge").values.astype(bool)
+    found: Any = []
+    for step in range(len(inside)):
+        found.append([])
+        for group, name in enumerate(series["group"].values):
+            score = scores[step, kinds.index(str(name))] if str(name) in kinds else scores[step].mean(0)
+            kept = np.flatnonzero(inside[step, group])
+            order = kept[np.argsort(-np.abs(score[kept]), kind="stable")][:SHOWN_EDGES]
+            found[-1].append([(names[i], float(score[i])) for i in order])
+    return found

@@ -1,0 +1,182 @@
+"""What is measured of one checkpoint on one task: a literal table of stages, and the pairs each of them takes.
+
+Interventions are done on every giver's counterfactual (the task's first where it has no givers). Edges and circuits are
+of all of them pooled with equal weight (`givers`) and of each alone; scores and faithfulness are on separate pairs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from instar.circuits.circuit import Circuit, select
+from instar.circuits.graph import Graph
+from instar.config import RunConfig
+from instar.measure.attention import attention
+from instar.measure.circuit import GRID, curve, smallest_size
+from instar.measure.edges import Edges, agreement, edges
+from instar.measure.evaluate import evaluate
+from instar.measure.lens import attribution, lens
+from instar.measure.patching import patching
+from instar.models.load import Model
+from instar.store import Store, read_json
+from instar.tasks.batch import Batch, tokenize
+from instar.tasks.prepare import read_pairs
+
+POOLED = "givers"
+FAITHFUL = 0.85
+"""The circuit of a checkpoint is the smallest of the grid from which on faithfulness stays at least this."""
+EXACT_EDGES, EXACT_PAIRS = 5_000, 8
+"""Graphs with fewer edges are also scored exactly at both ends of a series, on so many pairs a counterfactual."""
+SITES = ("resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern")
+
+
+@dataclass
+class Pairs:
+    """The held-out pairs of one task, tokenised once."""
+
+    store: Store
+    task: str
+    tokenizer: Any
+    _kept: dict[Any, Batch] = field(default_factory=dict)
+
+    @property
+    def counterfactuals(self) -> list[str]:
+        """All of the task's, in its order."""
+        return read_json(self.store.data("prepared.json"))["counterfactuals"][self.task]
+
+    @property
+    def givers(self) -> list[str]:
+        """Those that interventions are done on."""
+        found = [c for c in self.counterfactuals if c.startswith("giver")]
+        return found or self.counterfactuals[:1]
+
+    def batch(self, first: int = 0, count: int | None = None, counterfactuals: tuple[str, ...] = ()) -> Batch:
+        """Pairs `first` … of the task's first counterfactual, or of several one after another."""
+        kinds = counterfactuals or (self.counterfactuals[0],)
+        key = first, count, kinds
+        if key not in self._kept:
+            stop = None if count is None else first + count
+            rows = [pair for kind in kinds for pair in read_pairs(self.store, self.task, kind, stop)[first:]]
+            self._kept[key] = tokenize(rows, self.tokenizer, task=self.task)
+        return self._kept[key]
+
+
+Stage = Callable[[Model, Pairs, RunConfig, bool], xr.Dataset]
+"""`stage(model, pairs, config, at_an_end)`: one measurement; the last says whether this is the first or last step."""
+
+
+def patched(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> xr.Dataset:
+    """Patching by slot on each giver's counterfactual, per pair, in logits."""
+    own = config.measure
+    found = []
+    for kind in pairs.givers:
+        batch = pairs.batch(count=own.patching_pairs, counterfactuals=(kind,))
+        dataset = patching(model, batch, SITES, method=own.patching, by="slot", per_pair=True, chunk=own.replay_chunk)
+        found.append(dataset.drop_vars([v for v in dataset.data_vars if str(v).endswith("_ratio")]))
+    dataset = xr.concat(found, "counterfactual", combine_attrs="override").assign_coords(counterfactual=pairs.givers)
+    return dataset.astype(np.float32).assign_attrs(counterfactual=" ".join(pairs.givers))
+
+
+def circuit(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> xr.Dataset:
+    """Edge scores per pair, the faithfulness curve, and the smallest faithful circuit.
+
+    Returns:
+        `score` (logits) on `counterfactual, pair, edge`; `faithfulness`, `low`, `high`, `random`, `kept` on
+        `group, [draw,] size`; `in_circuit` on `group, edge`, `circuit_size` (NaN where there is none), `cpr`, `cmd`,
+        `rank_correlation` on `group`; for small graphs at both ends `score_exact` on `counterfactual, edge`.
+    """
+    own, givers, graph = config.measure, tuple(pairs.givers), Graph.of(model.layout)
+    scored = {
+        kind: edges(
+            model,
+            pairs.batch(0, own.circuit_pairs, (kind,)),
+            own.edges,
+            steps=own.edge_steps,
+            per_pair=True,
+            chunk=own.replay_chunk,
+        )
+        for kind in givers
+    }
+    groups = {POOLED: givers} | ({kind: (kind,) for kind in givers} if len(givers) > 1 else {})
+    rows = []
+    for kinds in groups.values():
+        one = _pooled([scored[k] for k in kinds])
+        elsewhere = pairs.batch(own.circuit_pairs, own.circuit_pairs, kinds)
+        rows.append(_curve(model, elsewhere, one, graph) | {"rank_correlation": agreement(one)["spearman"]})
+    data: dict[str, Any] = {
+        "score": (
+            ("counterfactual", "pair", "edge"),
+            np.stack([e.dataset["score"].values[:, graph.exists] for e in scored.values()]).astype(np.float32),
+        )
+    }
+    for name, dims in _DIMS.items():
+        data[name] = (dims, np.stack([row[name] for row in rows]))
+    if at_an_end and graph.n_edges < EXACT_EDGES:
+        few = {kind: pairs.batch(0, min(EXACT_PAIRS, own.circuit_pairs), (kind,)) for kind in givers}
+        exact = [edges(model, batch, "exact", chunk=own.replay_chunk).scores[graph.exists] for batch in few.values()]
+        data["score_exact"] = (("counterfactual", "edge"), np.stack(exact).astype(np.float32))
+    coords = {"counterfactual": list(givers), "group": list(groups), "edge": list(graph.names(graph.exists))}
+    attrs = scored[givers[0]].dataset.attrs | {"counterfactual": " ".join(givers), "ablation": "resample"}
+    return xr.Dataset(data, coords={**coords, "share": ("size", np.array(GRID))}).assign_attrs(attrs)
+
+
+_DIMS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("faithfulness", "low", "high", "kept"), ("group", "size")),
+    "random": ("group", "draw", "size"),
+    "in_circuit": ("group", "edge"),
+    **dict.fromkeys(("circuit_size", "cpr", "cmd", "random_cpr", "rank_correlation"), ("group",)),
+}
+
+
+def _pooled(scored: list[Edges]) -> Edges:
+    """Scores of several counterfactuals with equal weight."""
+    mean = sum(e.dataset["score"].mean("pair") for e in scored) / len(scored)
+    assert isinstance(mean, xr.DataArray)
+    return Edges(mean.to_dataset(name="score").assign_attrs(scored[0].dataset.attrs), scored[0].model, scored[0].batch)
+
+
+def _curve(model: Model, batch: Batch, scored: Edges, graph: Graph) -> dict[str, Any]:
+    found = curve(model, batch, scored)
+    size = smallest_size(found["size"].values, found["faithfulness"].values, FAITHFUL)
+    chosen = Circuit(graph, ()) if size is None else select(graph, scored.scores, size)
+    return {
+        **{name: found[name].values for name in ("faithfulness", "low", "high", "random")},
+        "kept": found["edges"].values,
+        "in_circuit": chosen.mask[graph.exists],
+        "circuit_size": np.nan if size is None else len(chosen),
+        **{name: found.attrs[name] for name in ("cpr", "cmd", "random_cpr")},
+    }
+
+
+def inside(config: RunConfig, pairs: Pairs) -> Batch:
+    """The pairs for what is read off without intervening."""
+    return pairs.batch(count=config.data.measure_pairs)
+
+
+STAGES: dict[str, Stage] = {
+    "evaluate": lambda m, p, c, _: evaluate(m, p.batch(), chunk=c.measure.chunk),
+    "lens": lambda m, p, c, _: lens(m, inside(c, p), chunk=c.measure.chunk),
+    "attribution": lambda m, p, c, _: attribution(m, inside(c, p), chunk=c.measure.chunk),
+    "attention": lambda m, p, c, _: attention(m, inside(c, p), examples=c.measure.examples, chunk=c.measure.chunk),
+    "patching": patched,
+    "circuit": circuit,
+}
+
+
+def options(stage: str, config: RunConfig) -> dict[str, Any]:
+    """What, beside weights, pairs and threads, decides a stage's numbers."""
+    own = config.measure
+    if stage == "patching":
+        return {"pairs": own.patching_pairs, "method": own.patching, "chunk": own.replay_chunk}
+    if stage == "circuit":
+        chosen = {"pairs": own.circuit_pairs, "edges": own.edges, "steps": own.edge_steps, "chunk": own.replay_chunk}
+        return chosen | {"grid": GRID, "faithful": FAITHFUL}
+    found: dict[str, Any] = {"chunk": own.chunk}
+    if stage == "attention":
+        found["examples"] = own.examples
+    if stage in ("lens", "attribution", "attention"):
+        found["pairs"] = config.data.measure_pairs
+    return found
