@@ -26,8 +26,9 @@ and one that stands at position s alone spares the q, k and v of the rows behind
     backward(s) = run(s) + (L − 1) A(s)                     by the activations only; attention's products cost twice
     attribution = run(0) + run(f) + backward(f)
     direct      = run(0) + 2 P L q d                        the direction through each W_O
-    EAP         = run(0) + run(f) + backward(f) + edges;    k steps: k − 1 more run(f) + backward(f), or k where no step
-                                                            is at an end (midpoint)
+    EAP         = run(0) + run(f) + back + edges            back: backward(f) down to the first layer's q, k and v, which
+                                                            spares their matrices, 2 P (T − f) (d q + 2 d u)
+    EAP-IG      = the same with k back, and k − 1 run(f) more (one step is at an end) or k (none is: midpoint)
     edges       = 2 P (T − f) L d (2 q + 2 u) + 2 d P ((T − f) E + E')    writes, gradients through W, and the edges:
                                                             E of all rows, E' that end at the last token
     a circuit   = run(0) + run(f) + its readers' columns of q, k and v, their heads' attention and output, its MLPs
@@ -144,8 +145,8 @@ class Floor:
         whole = sum(per_layer) - last
         pulled = 2 * self.P * rows * self.L * self.d * (2 * self.q + 2 * self.u)
         products = 2 * self.d * self.P * (rows * whole + last + sources[-1])
-        passes = self.run(0) + self.run(self.f) + self.backward(self.f) + more * self.run(self.f)
-        return passes + (steps - 1) * self.backward(self.f) + pulled + products
+        back = self.backward(self.f) - 2 * self.P * rows * (self.d * self.q + 2 * self.d * self.u)
+        return self.run(0) + (1 + more) * self.run(self.f) + steps * back + pulled + products
 
     def circuit(self, graph: Any, mask: np.ndarray) -> int:
         """One circuit, from the mask over edges of its `instar.circuits.graph.Graph`."""

@@ -88,7 +88,7 @@ def circuit(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> x
         `group, [draw,] size`; `in_circuit` on `group, edge`, `circuit_size` (NaN where there is none), `cpr`, `cmd`,
         `rank_correlation` on `group`; for small graphs at both ends `score_exact` on `counterfactual, edge`.
     """
-    own, givers, graph = config.measure, tuple(pairs.givers), Graph.of(model.layout)
+    own, givers, graph = config.measure, pairs.givers, Graph.of(model.layout)
     scored = {
         kind: edges(
             model,
@@ -100,7 +100,7 @@ def circuit(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> x
         )
         for kind in givers
     }
-    groups = {POOLED: givers} | ({kind: (kind,) for kind in givers} if len(givers) > 1 else {})
+    groups = {POOLED: tuple(givers)} | ({kind: (kind,) for kind in givers} if len(givers) > 1 else {})
     rows = []
     for kinds in groups.values():
         one = _pooled([scored[k] for k in kinds])

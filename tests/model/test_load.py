@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoConfig, GPTN
 
 import instar
 from conftest import tiny_gpt2
+from instar.models.arch import row
 from instar.models.load import fingerprint, load
 from instar.models.organism import FOLDER
 
@@ -145,3 +146,21 @@ def test_the_recipe_begins_as_it_did(embedded):
     batch = next(rows(tokenizer, 5, 8, recipe.positions))
     assert float(language_loss(embedded.module, batch).detach()) < 2.0
     assert batch.shape[1] <= recipe.positions and int(batch.max()) < len(tokenizer)
+
+
+@pytest.mark.parametrize("family", ["bloom", "gptj", "gpt_neo"])
+def test_families_that_cannot_be_observed_are_refused_by_name(family):
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(family)
+    with pytest.raises(ValueError, match=f"model family '{family}' is not supported .its attention cannot be observed"):
+        row(config)
+
+
+def test_settings_that_a_row_does_not_cover_are_named():
+    from transformers import OPTConfig
+
+    with pytest.raises(ValueError, match="do_layer_norm_before=False"):
+        row(OPTConfig(do_layer_norm_before=False))
+    with pytest.raises(ValueError, match="word_embed_proj_dim=512 differs"):
+        row(OPTConfig(hidden_size=1024, word_embed_proj_dim=512))

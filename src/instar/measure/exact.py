@@ -71,8 +71,8 @@ def _join(setting: _Setting, reader: int, sources: list[int]) -> Join:
     layer, within = divmod(reader, graph.per_layer)
     if within == graph.per_layer - 1:
         return Join(layer + 1, False, n, lambda: _mlp(setting, layer, sources))
-    firsts: dict[Projection, int] = {p: graph.reads(layer, p) for p in ("q", "k", "v")}
-    projection = max((p for p in firsts if firsts[p] <= reader), key=lambda p: firsts[p])
+    firsts = {p: graph.reads(layer, p) for p in ("q", "k", "v")}
+    projection: Projection = "v" if reader >= firsts["v"] else "k" if reader >= firsts["k"] else "q"
     head, middle = reader - firsts[projection], not graph.parallel
     return Join(layer if middle else layer + 1, middle, n, lambda: _head(setting, layer, projection, head, sources))
 
@@ -93,7 +93,6 @@ def _head(setting: _Setting, layer: int, projection: Projection, head: int, sour
     own = block.normed(x) @ weight.T + (0 if bias is None else bias[head])
     raw = clean.raw[layer][projection][:, start:].expand(times, -1, -1, -1, -1).flatten(0, 1).clone()
     raw[:, :, head] = own
-    rotary = clean.frame.rotary[layer]
     angles = rows_of(spread(clean.frame.rotary[layer], times), start)
     changed = block.finish(projection, raw, angles)
     q, k, v = (getattr(clean, p)[layer].expand(times, -1, -1, -1, -1).flatten(0, 1).clone() for p in ("q", "k", "v"))

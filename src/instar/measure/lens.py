@@ -26,7 +26,8 @@ from instar.models.norms import Frozen, frozen
 from instar.models.taps import record
 from instar.tasks.batch import Batch
 
-SUM_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+# Many families run their norms in float32 whatever the model is in.
+SUM_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5}
 
 
 @torch.no_grad()

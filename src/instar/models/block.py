@@ -111,7 +111,7 @@ class Block:
         """What the projections read."""
         return x if self.norm_attn is None else self.norm_attn(x)
 
-    def project(self, projection: Projection, normed: Tensor) -> Float[Tensor, "row pos head d_head"]:
+    def project(self, projection: Projection, normed: Tensor) -> Float[Tensor, "*row head d_head"]:
         """Raw q, k or v of all heads."""
         weight, bias = self.w_in[projection], self.b_in[projection]
         out = functional.linear(normed, weight.flatten(0, 1), None if bias is None else bias.flatten())

@@ -154,10 +154,14 @@ def _hooks(layout: Layout, tap: _Tap, shape: torch.Size) -> Iterator[Any]:
         return hook
 
     def middle(layer: int):
-        # resid_mid is read, never edited: the block adds the same tensor again after its norm.
-        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if "resid_mid" in tap.keep:
-                tap.record.sites.setdefault("resid_mid", []).append(inputs[0].view(*shape, -1))
+        # resid_mid is read, never edited: the block adds the same tensor again after its norm. The tensor itself is
+        # kept, so that gradients are of the stream; where OPT has flattened it, of the MLP's branch.
+        def hook(_: nn.Module, inputs: tuple[Any, ...]):
+            if "resid_mid" not in tap.keep:
+                return None
+            x = inputs[0] if inputs[0].ndim == 3 else inputs[0].view(*shape, -1)
+            tap.record.sites.setdefault("resid_mid", []).append(x)
+            return (x.view(inputs[0].shape) if x is not inputs[0] else x, *inputs[1:])
 
         return hook
 

@@ -1,4 +1,4 @@
-"""GIFs of the stream, layer and head panels: one frame a checkpoint, both tasks side by side, fixed axes and scales.
+"""GIFs of the stream, layer, head and patching panels: one frame a checkpoint, both tasks, fixed axes and scales.
 
 The step is in each frame and so are the ticks; the last frame stays longer. Frames share one palette, because GIF
 colours that change from frame to frame flicker.
@@ -14,6 +14,7 @@ from PIL import Image
 from instar.config import RunConfig
 from instar.progress import Tell
 from instar.report.figures import UNITS, caption, draw_heads, draw_layers, draw_stream
+from instar.report.grids import GRIDS, Grid, grid
 from instar.report.panels import Panels, TaskPanels, panels
 from instar.report.style import QUIET, SETTINGS, figure
 from instar.store import Store, whole
@@ -27,12 +28,12 @@ KINDS: dict[str, tuple[str, Callable[[Any, Panels, TaskPanels, int], Any]]] = {
 
 
 def write_animations(store: Store, config: RunConfig, tell: Tell) -> None:
-    """`report/stream.gif`, `layers.gif` and `heads.gif`."""
+    """`report/stream.gif`, `layers.gif`, `heads.gif`, and the `patched_*.gif` of `instar.report.grids`."""
     found = panels(store, config)
     if not found.tasks:
         return
     steps = found.tasks[0].steps  # the summary's, the same for every task
-    total, done = len(KINDS) * len(steps), 0
+    total, done = (len(KINDS) + (len(GRIDS) if found.patched else 0)) * len(steps), 0
     with plt.rc_context(SETTINGS):
         for kind in KINDS:
             frames = []
@@ -41,6 +42,31 @@ def write_animations(store: Store, config: RunConfig, tell: Tell) -> None:
                 done += 1
                 tell(done, total, kind)
             _write(store, kind, frames)
+        for kind in GRIDS:
+            if (drawn := grid(found, kind)) is not None:
+                _write(store, kind, _steady(drawn))
+                done += len(steps)
+                tell(done, total, kind)
+                plt.close(drawn.figure)
+
+
+def _steady(drawn: Grid) -> list[Image.Image]:
+    """A frame a step: everything that stands still is drawn once, and what moves on top of it."""
+    canvas = drawn.figure.canvas
+    drawn.show(0)
+    canvas.draw()  # settles the layout
+    for artist in drawn.moving:
+        artist.set_animated(True)
+    canvas.draw()
+    behind = canvas.copy_from_bbox(drawn.figure.bbox)
+    frames = []
+    for index in range(len(drawn.steps)):
+        canvas.restore_region(behind)
+        drawn.show(index)
+        for artist in drawn.moving:
+            (artist.axes or drawn.figure).draw_artist(artist)
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+    return frames
 
 
 def _frame(found: Panels, step: int, kind: str) -> Image.Image:

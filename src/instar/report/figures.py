@@ -1,4 +1,4 @@
-"""Static figures for papers: PNG and SVG of behaviour over steps, what is said instead, stream, layers and heads.
+"""Static figures for papers: PNG and SVG of behaviour over steps, stream, layers and heads, and the last step's patching.
 
 Each drawing takes axes and a step, so that an animation is the same drawing many times.
 """
@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from instar.config import RunConfig
+from instar.report.grids import GRIDS, grid
 from instar.report.panels import Panels, TaskPanels, panels
 from instar.report.style import COLOUR, DIVERGING, FAINT, INK, QUIET, SETTINGS, figure, stage_label
 from instar.store import Store, whole
@@ -30,6 +31,10 @@ def write_figures(store: Store, config: RunConfig) -> None:
         for name, draw in (("stream", draw_stream), ("layers", draw_layers), ("heads", draw_heads)):
             if found.tasks:
                 _save(store, name, first_and_last(found, draw, name))
+        for name in GRIDS:
+            if (drawn := grid(found, name)) is not None:
+                drawn.show(len(drawn.steps) - 1)
+                _save(store, name, drawn.figure)
 
 
 def _save(store: Store, name: str, drawn: Any) -> None:

@@ -161,7 +161,7 @@ function circuitCurve(role) {
   const traces = known ? [band(x, at("low"), at("high"), COLOUR[role]), { x, y: at("random"), name: "random circuits", mode: "lines", line: { color: "#a9b0b9", width: 2, dash: "dash" }, type: "scatter" },
     { x, y: at("faithfulness"), text: at("kept"), name: "best edges", mode: "lines+markers", line, type: "scatter", hovertemplate: "%{x:.2g} % of edges (%{text} on a path): %{y:.2f}<extra></extra>" }] : [];
   const size = at("size"), facts = size === null ? "no size is faithful" : `${size} edges keep 0.85`;
-  draw("curve-" + role, traces, layout(`${safe(D.summary[role])} · ${safe(c.groups[g])}: ${facts}`, { annotations: known ? [] : emptyNote([null]), shapes: [0, 0.85, 1].map((y) => ({ type: "line", x0: 0, x1: 1, xref: "paper", y0: y, y1: y, line: { color: "#c9ced6", width: 1, dash: y === 0.85 ? "dot" : "solid" } })), xaxis: { type: "log", title: { text: "edges selected, % of all" } }, yaxis: { range: scales.faithfulness, title: { text: "faithfulness" } } }));
+  draw("curve-" + role, traces, layout(`${safe(D.summary[role])} · ${safe(c.groups[g])}: ${facts}`, { legend: BELOW, annotations: known ? [] : emptyNote([null]), shapes: [0, 0.85, 1].map((y) => ({ type: "line", x0: 0, x1: 1, xref: "paper", y0: y, y1: y, line: { color: "#c9ced6", width: 1, dash: y === 0.85 ? "dot" : "solid" } })), xaxis: { type: "log", title: { text: "edges selected, % of all" } }, yaxis: { range: scales.faithfulness, title: { text: "faithfulness" } } }));
 }
 const placed = (node, heads) => node === "input" ? [-1, heads / 2] : node === "logits" ? [null, heads / 2] : node[0] === "m" ? [+node.slice(1) + 0.45, heads + 0.6] : [+node.slice(1).split(".")[0], +node.split(".h")[1].split("<")[0]];
 function circuitGraph(role) {

@@ -1,0 +1,113 @@
+"""One measurement, in a process of its own: seconds, peak memory, and the values that the two sides are compared by."""
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from benchmarks import shapes
+from benchmarks.floor import Floor
+
+import instar
+
+SITES = ("resid_pre", "attn_out", "mlp_out", "z", "v", "pattern")
+CIRCUIT = 200
+LONG, REPEATS = 8.0, 5
+"""A measurement that takes longer than LONG seconds is made once, others REPEATS times after one that does not count."""
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """The median of the repeats, and what came out."""
+    seconds, result = _once(function)
+    if seconds < LONG:
+        seconds = statistics.median(_once(function)[0] for _ in range(REPEATS))
+    return seconds, result
+
+
+def _once(function: Callable[[], Any]) -> tuple[float, Any]:
+    began = time.perf_counter()
+    result = function()
+    return time.perf_counter() - began, result
+
+
+def peak_mb() -> float:
+    """The largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def peak_gflops() -> float:
+    """What this processor reaches on a product of the size that the sweeps are made of, at its best."""
+    left, right = torch.randn(1536, 768), torch.randn(768, 3072)
+    times = [_once(lambda: left @ right)[0] for _ in range(30)]
+    return 2 * 1536 * 768 * 3072 / min(times) / 1e9
+
+
+def measure(what: str, shape: str = "", first: int = 10, sample: int | None = None) -> dict[str, Any]:
+    """The entry point of a fresh process: one of the measurements below, by name."""
+    torch.set_num_threads(1)
+    if what == "peak":
+        return {"gflops": peak_gflops()}
+    module = shapes.build(shape)
+    batch = shapes.pairs(module.config.vocab_size, first)
+    floor = Floor.of(module.config, shapes.PAIRS, shapes.LENGTH, first)
+    if what.startswith("theirs "):
+        return _theirs(what.removeprefix("theirs "), module, batch, sample)
+    if what == "forward":
+        return _measured(lambda: _forward(module, batch))
+    return _ours(what, instar.load(module), batch, floor)
+
+
+@torch.no_grad()
+def _forward(module: Any, batch: instar.Batch) -> torch.Tensor:
+    """A plain pass: all logits of all positions, as `model(tokens)` gives them."""
+    return module(input_ids=batch.clean, use_cache=False).logits
+
+
+def _measured(function: Callable[[], Any]) -> dict[str, Any]:
+    loaded = peak_mb()
+    seconds, result = timed(function)
+    return {"seconds": seconds, "loaded_mb": loaded, "peak_mb": peak_mb(), "result": result}
+
+
+def _ours(what: str, model: instar.Model, batch: instar.Batch, floor: Floor) -> dict[str, Any]:
+    if what == "faithfulness":
+        return _faithfulness(model, batch, floor)
+    jobs: dict[str, tuple[int, Callable[[], Any]]] = {
+        "sweeps": (floor.sweeps(), lambda: instar.patching(model, batch, SITES)),
+        "attribution": (floor.attribution(), lambda: instar.patching(model, batch, SITES, method="attribution")),
+        "direct": (floor.direct(), lambda: instar.attribution(model, batch)),
+        "eap": (floor.edges(), lambda: instar.edges(model, batch, "eap")),
+        "eap-ig-5 midpoint": (floor.edges(5, False), lambda: instar.edges(model, batch, "eap-ig", rule="midpoint")),
+        "eap-ig-5 left": (floor.edges(5), lambda: instar.edges(model, batch, "eap-ig", rule="left")),
+    }
+    flops, function = jobs[what]
+    found = _measured(function)
+    result = found.pop("result")
+    if what == "sweeps":
+        found["values"] = {site: result[site].values for site in SITES}
+    if what == "direct":
+        found["values"] = result["heads"].values
+    return found | {"flops": flops}
+
+
+def _faithfulness(model: instar.Model, batch: instar.Batch, floor: Floor) -> dict[str, Any]:
+    scored = instar.edges(model, batch, "eap")
+    circuit = scored.circuit(n=CIRCUIT)
+    found = _measured(lambda: instar.faithfulness(model, batch, circuit))
+    edges = int(found.pop("result")["edges"][0])
+    return found | {"flops": floor.circuit(scored.graph, circuit.mask), "edges": edges}
+
+
+def _theirs(what: str, module: Any, batch: instar.Batch, sample: int | None) -> dict[str, Any]:
+    from benchmarks import theirs
+
+    model = theirs.hooked(module)
+    if what == "direct":
+        found = _measured(lambda: theirs.direct_attribution(model, batch))
+        return found | {"values": found.pop("result")}
+    loaded = peak_mb()
+    theirs.sweeps(model, batch, 1)
+    found = theirs.sweeps(model, batch, sample)
+    return found | {"loaded_mb": loaded, "peak_mb": peak_mb()}

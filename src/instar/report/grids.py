@@ -1,0 +1,105 @@
+"""Grids of patching panels: a column for each task and counterfactual, a row for each site, fixed scales.
+
+A grid is laid out once; `Grid.show(index)` changes only what a step changes, so an animation is as steady as its axes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+
+from instar.report.interventions import CONVENTION, SITES, Patched
+from instar.report.panels import Panels
+from instar.report.style import COLOUR, DIVERGING, FAINT, QUIET
+
+GRIDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "patched_residual": ("Residual stream, attention and MLP outputs patched", ("resid_pre", "attn_out", "mlp_out")),
+    "patched_heads": ("Heads patched", ("z", "q", "k", "v", "pattern")),
+    "patched_scatter": ("Head outputs against values and pattern", ("v", "pattern")),
+}
+MASKED = "#e7e9ec"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A laid-out figure and what moves in it."""
+
+    figure: Any
+    steps: list[int]
+    updates: list[Callable[[int], None]]
+    moving: list[Any]
+    title: Any
+    label: str
+
+    def show(self, index: int) -> None:
+        """Set everything to one step."""
+        for update in self.updates:
+            update(index)
+        self.title.set_text(f"{self.label}  ·  step {self.steps[index]:>4}")
+
+
+def grid(found: Panels, kind: str) -> Grid | None:
+    """One of `GRIDS`; None where patching was not measured."""
+    if not found.patched:
+        return None
+    label, sites = GRIDS[kind]
+    columns = [(role, one, k) for role, one in found.patched.items() for k in range(len(one.counterfactuals))]
+    sites = tuple(s for s in sites if all(s in one.values for _, one, _ in columns))
+    drawn, axes = plt.subplots(
+        len(sites), len(columns), figsize=(3.5 * len(columns) + 0.8, 2.6 * len(sites) + 1), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    limit = found.patched_limit(sites, "reference")
+    updates, moving = [], []
+    for number, (row, site) in enumerate(zip(axes, sites, strict=True)):
+        for one, (role, patched, k) in zip(row, columns, strict=True):
+            draw = _scatter if kind == "patched_scatter" else _heat
+            artist, update = draw(one, patched, site, k, limit, role)
+            updates.append(update)
+            moving.append(artist)
+            if number == 0:
+                one.set_title(f"{found.summary[role]} · {patched.counterfactuals[k]} changed", fontsize=10)
+    if kind != "patched_scatter":
+        drawn.colorbar(moving[0], ax=axes, label="share of the reference checkpoint's b − c", shrink=0.8)
+    title = drawn.suptitle(f"{label}  ·  step {0:>4}", x=0.01, ha="left", family="monospace", fontsize=11)
+    pairs = ", ".join(f"{found.summary[r]} {p.pairs} (reference: step {p.reference})" for r, p in found.patched.items())
+    drawn.supxlabel(f"{CONVENTION}; pairs: {pairs}; instar {found.summary['instar']}", fontsize=7, color=QUIET)
+    steps = next(iter(found.patched.values())).steps
+    return Grid(drawn, steps, updates, [*moving, title], title, label)
+
+
+def _heat(axes: Any, patched: Patched, site: str, kind: int, limit: float, role: str) -> Any:
+    first = patched.panel(site, "reference", 0, kind)
+    axes.set_facecolor(MASKED)
+    image = axes.imshow(np.ma.masked_invalid(first), cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto")
+    by_slot = site in ("resid_pre", "attn_out", "mlp_out")
+    ticks = range(first.shape[1])
+    axes.set_xticks(ticks, patched.slots if by_slot else ticks, rotation=50 if by_slot else 0, fontsize=7)
+    axes.set_yticks(range(first.shape[0]))
+    axes.set_ylabel(f"{SITES[site]}\nlayer", fontsize=8)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+    def update(index: int) -> None:
+        image.set_data(np.ma.masked_invalid(patched.panel(site, "reference", index, kind)))
+
+    return image, update
+
+
+def _scatter(axes: Any, patched: Patched, site: str, kind: int, limit: float, role: str) -> Any:
+    axes.plot([-limit, limit], [-limit, limit], color=FAINT, lw=1, ls=":", zorder=0)
+    dots = axes.scatter([], [], s=22, color=COLOUR[role], alpha=0.8, edgecolor="white", lw=0.5)
+    edge = 1.08 * limit
+    axes.set(xlim=(-edge, edge), ylim=(-edge, edge), xlabel=f"{SITES[site]} patched", ylabel="head output patched")
+    axes.xaxis.label.set_size(8)
+    axes.yaxis.label.set_size(8)
+
+    def update(index: int) -> None:
+        out, by = (patched.panel(s, "reference", index, kind) for s in ("z", site))
+        # Heads that share keys and values share what patching these does.
+        by = by.repeat(out.shape[1] // by.shape[1], axis=1)
+        dots.set_offsets(np.stack([by.ravel(), out.ravel()], 1))
+
+    return dots, update
