@@ -58,3 +58,36 @@ def test_direct_attribution_of_layers(model, batch, oracle):
 
 def test_patterns_of_the_first_pair(model, batch, oracle):
     close(attention(model, batch, examples=1)["example"].values[0], oracle["attention_pattern_first_pair"])
+
+
+SITES = ("resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern")
+
+
+def test_activation_patching_of_every_site(model, batch, oracle):
+    theirs = oracle["patching_clean_into_corrupted_mean_logit_diff"]
+    found = instar.patching(model, batch, SITES, chunk=4)
+    assert set(theirs) == set(SITES)
+    for site in SITES:
+        close(found[site], theirs[site])
+
+
+@pytest.mark.parametrize(("name", "options"), [("edges_EAP", {"method": "eap"}), ("edges_EAP-IG-inputs", {"rule": "left"})])
+def test_edge_scores_of_all_262_edges(model, batch, oracle, name, options):
+    found = instar.edges(model, batch, **options)
+    assert found.graph.n_edges == len(oracle[name]) == 262
+    close([found[edge] for edge in oracle[name]], list(oracle[name].values()))
+
+
+def test_circuits(model, batch, oracle):
+    graph = instar.edges(model, batch, "eap").graph
+    masks = [graph.exists if c["edges"] == "all" else graph.mask(c["edges"]) for c in oracle["circuits"]]
+    circuits = [instar.Circuit.of(graph, mask) for mask in masks]
+    found = instar.faithfulness(model, batch, circuits)["metric"].mean("pair")
+    close(found, [c["mean_logit_diff"] for c in oracle["circuits"]])
+
+
+def test_top_edges_and_pruning_choose_their_circuits(model, batch, oracle):
+    scores = instar.edges(model, batch, rule="left")
+    for theirs in oracle["circuits"]:
+        ours = scores.circuit(n=theirs["top_n"]).edges
+        assert len(ours) == 262 if theirs["edges"] == "all" else set(ours) == set(theirs["edges"])
