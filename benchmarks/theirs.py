@@ -87,10 +87,15 @@ def sweeps(model: HookedTransformer, batch: instar.Batch, sample: int | None) ->
     return {"seconds": seconds, "values": values, "patches": done, "of": total}
 
 
+def _of_heads(name: str) -> bool:
+    return name.endswith("hook_z") or name == "ln_final.hook_scale"
+
+
 @torch.no_grad()
 def direct_attribution(model: HookedTransformer, batch: instar.Batch) -> np.ndarray:
     """Each head's direct effect on the metric [pair, layer, head]."""
-    cache = model.run_with_cache(batch.clean)[1]
+    # Only what the heads' results are made of is kept: caching all of it would cost several times as much.
+    cache = model.run_with_cache(batch.clean, names_filter=_of_heads)[1]
     stack = cache.stack_head_results(layer=-1, pos_slice=-1)
     direction = model.W_U[:, batch.answer] - model.W_U[:, batch.foils[:, 0]]
     scaled = cache.apply_ln_to_stack(stack, layer=-1, pos_slice=-1)

@@ -18,6 +18,7 @@ SMALL = {
     "model": "embedded",
     "data": {"train_size": 128, "test_size": 60, "measure_pairs": 24},
     "train": {"steps": 8, "checkpoints": 4, "learning_rate": 1e-3},
+    "measure": {"patching_pairs": 8, "circuit_pairs": 8},
     "threads": 1,
 }
 INSTAR = [sys.executable, "-W", "error", "-m", "instar.cli"]
@@ -53,9 +54,15 @@ def finished(tmp_path_factory) -> Path:
     return folder / "out"
 
 
+_STAGES = {
+    **dict.fromkeys(("evaluate", "lens", "attribution", "attention", "patching", "circuit"), ["ioi2", "ioi3"]),
+    "drift": ["shared"],
+}
+
+
 def test_a_run_leaves_what_the_documentation_says(finished):
     steps = ["step-000000", "step-000004", "step-000008"]
-    for stage, tasks in {"evaluate": ["ioi2", "ioi3"], "lens": ["ioi2", "ioi3"], "drift": ["shared"]}.items():
+    for stage, tasks in _STAGES.items():
         for task in tasks:
             assert sorted(p.stem for p in (finished / "measure" / stage / task).iterdir()) == steps
     assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["index.json", *steps]
@@ -71,7 +78,12 @@ def test_a_run_leaves_what_the_documentation_says(finished):
     assert summary["verdict"] is None and summary["failed"] == []
     assert summary["divergence"]["kl"][0] == 0 and summary["divergence"]["kl"][2] > 0
     assert {"heads", "layers"} == set(summary["changed"])
-    for name in ("index.html", "stream.gif", "layers.gif", "heads.gif", "figures/behaviour.png", "figures/heads.svg"):
+    circuits = summary["circuits"]["ioi3"]
+    assert set(circuits) == {"givers", "giver1", "giver2"}
+    assert circuits["givers"]["steps"] == [0, 4, 8] and -1 <= circuits["givers"]["rank_correlation"][0] <= 1
+    drawn = ["stream", "layers", "heads", "patched_residual", "patched_heads", "patched_scatter"]
+    named = ["index.html", *(f"{d}.gif" for d in drawn), *(f"figures/{d}.svg" for d in ["behaviour", *drawn])]
+    for name in (*named, "figures/behaviour.png"):
         assert (finished / "report" / name).stat().st_size > 5000, name
     assert json.loads((finished / "data" / "audit.json").read_text())["ok"]
 
@@ -79,7 +91,7 @@ def test_a_run_leaves_what_the_documentation_says(finished):
 def test_gifs_have_a_frame_for_every_checkpoint_and_no_jumping(finished):
     from PIL import Image
 
-    for name in ("stream", "layers", "heads"):
+    for name in ("stream", "layers", "heads", "patched_residual", "patched_heads", "patched_scatter"):
         with Image.open(finished / "report" / f"{name}.gif") as image:
             assert image.n_frames == 3
             frames = []

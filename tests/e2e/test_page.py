@@ -75,8 +75,10 @@ def test_it_opens_without_errors_or_requests(opened):
 def test_the_slider_changes_the_drawing_and_never_the_scales(opened):
     page = opened.page
     changing = ["stream-new", "layers-new", "heads-new", "slots-new", "example-new", "stream-old", "heads-old"]
+    changing += ["patched-old-0", "patched-new-0", "patched-new-1", "scatter-new-0", "curve-old"]
     last = {plot: drawn(page, plot) for plot in changing}
     fixed = {plot: axes(page, plot) for plot in ("stream-new", "layers-new", "heads-new", "slots-new")}
+    fixed |= {plot: axes(page, plot) for plot in ("patched-old-0", "patched-new-1", "scatter-new-0", "curve-old")}
     page.locator("#step").fill("0")
     assert page.locator("#step-label").inner_text() == "0"
     first = {plot: drawn(page, plot) for plot in changing}
@@ -106,6 +108,37 @@ def test_the_numbers_are_those_of_the_summary(opened, run_dir):
     text = rows.nth(2).inner_text()
     for name in ("ioi2", "ioi3"):
         assert f"{100 * summary['tasks'][name]['accuracy'][2]:.1f} %" in text
+
+
+def test_every_site_scale_and_corruption_can_be_chosen(opened):
+    page = opened.page
+    for select, plot in (("site", "patched-new-1"), ("scale", "patched-new-1"), ("against", "scatter-new-0")):
+        seen = {drawn(page, plot)}
+        options = page.locator(f"#{select} option").evaluate_all("all => all.map(o => o.value)")
+        for value in options:
+            page.locator(f"#{select}").select_option(value)
+            seen.add(drawn(page, plot))
+        assert len(seen) >= len(options), select
+    assert [o for o in page.locator("#group option").all_inner_texts()] == ["all givers pooled", "giver1", "giver2"]
+    page.locator("#group").select_option("2")
+    assert "giver2" in page.locator("#curve-new .gtitle").inner_text()
+    assert opened.errors == []
+
+
+def test_a_ratio_without_a_denominator_is_masked(opened, run_dir):
+    """Three objects on the base: changing the first giver moves nothing, and no share of nothing is drawn."""
+    import xarray as xr
+
+    from instar.stats.scales import effect, usable
+
+    both = [xr.load_dataset(run_dir / "measure" / "patching" / "ioi3" / f"step-00000{i}.nc") for i in (0, 8)]
+    own, reference = (effect(d["clean"].values[0], d["corrupted"].values[0]) for d in both)
+    opened.page.locator("#scale").select_option("ratio")
+    opened.page.locator("#step").fill("0")
+    shown = opened.page.evaluate("document.getElementById('patched-new-0').data[0].z.flat().every(v => v === null)")
+    assert shown is (not usable(own, reference))
+    noted = "masked" in opened.page.locator("#patched-new-0").inner_text()
+    assert noted is shown
 
 
 def test_it_plays(opened):

@@ -39,7 +39,7 @@ def close(ours, theirs, tolerance=TIGHT):
 
 
 def test_every_site_is_what_plain_hooks_see(case):
-    model, batch, (module, tokens, _, mask, *_) = case
+    model, _, (module, tokens, _, mask, *_) = case
     theirs = reference.sites(module, tokens, mask)
     seen = record(model.layout, tokens, mask, keep=tuple(s for s in SITES if s in theirs))
     for site in theirs:
@@ -83,9 +83,7 @@ def test_patching_equals_a_whole_run_for_each_patch(case, direction, positions):
     base, source = (corrupted, tokens) if direction == "denoising" else (tokens, corrupted)
     sites = [s for s in SITES if not (model.layout.parallel and s == "resid_mid")]
     # Every third entry with positions: the oracle is slow.
-    found = instar.patching(
-        model, batch, sites, direction=direction, positions=positions, per_pair=True, chunk=2
-    )
+    found = instar.patching(model, batch, sites, direction=direction, positions=positions, per_pair=True, chunk=2)
     for site in sites:
         values = found[site].values
         for entry in list(np.ndindex(values.shape[1:]))[:: 3 if positions else 1]:
@@ -131,7 +129,10 @@ def test_circuits_equal_the_oracles(case):
 def test_the_whole_circuit_is_the_model_under_other_ablations(case, ablation):
     model, batch, _ = case
     graph = instar.edges(model, batch, "eap").graph
-    whole, some = Circuit.of(graph, graph.exists), Circuit.of(graph, graph.exists & (np.indices(graph.exists.shape).sum(0) % 3 > 0))
+    whole, some = (
+        Circuit.of(graph, graph.exists),
+        Circuit.of(graph, graph.exists & (np.indices(graph.exists.shape).sum(0) % 3 > 0)),
+    )
     found = instar.faithfulness(model, batch, [whole, some], ablation=ablation, chunk=2)
     close(found["metric"].values[0], found["clean"], SINGLE)
     # The mean over one prompt is that prompt.

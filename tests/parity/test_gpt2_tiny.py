@@ -71,7 +71,9 @@ def test_activation_patching_of_every_site(model, batch, oracle):
         close(found[site], theirs[site])
 
 
-@pytest.mark.parametrize(("name", "options"), [("edges_EAP", {"method": "eap"}), ("edges_EAP-IG-inputs", {"rule": "left"})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("edges_EAP", {"method": "eap"}), ("edges_EAP-IG-inputs", {"rule": "left"})]
+)
 def test_edge_scores_of_all_262_edges(model, batch, oracle, name, options):
     found = instar.edges(model, batch, **options)
     assert found.graph.n_edges == len(oracle[name]) == 262

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from instar.config import RunConfig, TrainConfig, demo_config, digest
+from instar.config import DataConfig, MeasureConfig, RunConfig, TrainConfig, demo_config, digest
 
 
 def written(tmp_path, text):
@@ -57,10 +57,14 @@ def test_schedules_always_hold_the_base_and_the_last_step(checkpoints, steps):
 
 
 def test_the_hash_is_stable_and_sees_every_change():
-    base = RunConfig()
-    assert base.key("train") == RunConfig().key("train") == digest({"train": base.train.model_dump(mode="json")})
-    assert base.key("train") != RunConfig(train=TrainConfig(steps=9)).key("train")
-    assert base.key("data") == RunConfig(train=TrainConfig(steps=9)).key("data")
+    one = RunConfig().train.model_dump(mode="json")
+    assert digest(one) == digest(RunConfig().train.model_dump(mode="json")) == digest(dict(reversed(one.items())))
+    assert digest(one) != digest(TrainConfig(steps=9).model_dump(mode="json"))
+
+
+def test_pairs_for_interventions_are_taken_from_the_test_set():
+    with pytest.raises(ValidationError, match="circuit_pairs .twice.* takes 64 of data.test_size=40"):
+        RunConfig(data=DataConfig(test_size=40, measure_pairs=20), measure=MeasureConfig(patching_pairs=8))
 
 
 def test_a_configuration_is_frozen():

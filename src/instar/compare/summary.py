@@ -11,7 +11,7 @@ from instar.config import RunConfig
 from instar.stats.intervals import bootstrap_mean, wilson
 from instar.store import SHARED, Store, read_json, write_json
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def summarise(store: Store, config: RunConfig, tasks: dict[str, str], failures: list[dict[str, Any]]) -> dict[str, Any]:
@@ -33,6 +33,7 @@ def summarise(store: Store, config: RunConfig, tasks: dict[str, str], failures: 
             "heads": {name: _changed(store, name, steps, changed_heads) for name in tasks.values()},
             "layers": {name: _changed(store, name, steps, changed_layers) for name in tasks.values()},
         },
+        "circuits": {name: _circuits(store, name, steps) for name in tasks.values()},
         "audit": _audit(store),
         "failed": failures,
         "verdict": None,
@@ -145,6 +146,21 @@ def _weight_change(store: Store, steps: list[int]) -> dict[str, Any] | None:
             "change": series["weight_change"].sel(component=name).values.tolist(),
         }
         for name in series["component"].values.tolist()
+    }
+
+
+def _circuits(store: Store, task: str, steps: list[int]) -> dict[str, Any] | None:
+    """By corruption: the smallest faithful circuit's size (null: none), areas under the curve, agreement with exact."""
+    series = store.series("circuit", task, steps=steps)
+    if series is None:
+        return None
+    names = {"size": "circuit_size", **{n: n for n in ("cpr", "cmd", "random_cpr", "rank_correlation")}}
+    return {
+        str(group): {
+            "steps": series["step"].values.tolist(),
+            **{name: series[of].sel(group=group).transpose("step").values.tolist() for name, of in names.items()},
+        }
+        for group in series["group"].values
     }
 
 
