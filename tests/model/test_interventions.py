@@ -268,3 +268,26 @@ def test_a_circuit_of_another_model_and_a_missing_site_are_refused(tiny, batch):
         instar.faithfulness(tiny, batch, circuit)
     with pytest.raises(ValueError, match="there is no resid_mid"):
         instar.patching(other, small, ("resid_mid",))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_model_in_memory_is_left_as_it_was(fails):
+    module = families.tiny("gemma2", dtype=torch.bfloat16)
+    model, small = load(module), prompts(families.VOCABULARY, n=3)
+    module.train()
+    module.model.layers[1].eval()
+    module.model.layers[0].mlp.requires_grad_(False)
+    before = [(m.training, dict(m.__dict__.get("_forward_hooks", {}))) for m in module.modules()]
+    wanted = [(p.requires_grad, p.dtype, p.grad) for p in module.parameters()]
+    implementation = module.config._attn_implementation
+    if fails:
+        with pytest.raises(ValueError, match="a prompt has 9 tokens and the model takes 4"):
+            module.config.max_position_embeddings = 4
+            instar.patching(model, small)
+    else:
+        instar.patching(model, small, per_pair=True)
+        instar.faithfulness(model, small, instar.edges(model, small).circuit(n=20))
+    assert [(m.training, dict(m.__dict__.get("_forward_hooks", {}))) for m in module.modules()] == before
+    assert [(p.requires_grad, p.dtype, p.grad) for p in module.parameters()] == wanted
+    assert module.config._attn_implementation == implementation
+    assert all("forward" not in block.__dict__ for block in module.model.layers)

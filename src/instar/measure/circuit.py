@@ -26,7 +26,7 @@ from instar.circuits.circuit import Circuit, Selection, ranking, top
 from instar.circuits.graph import Graph, Mask
 from instar.measure.ablate import Ablation, Baselines, evaluate_masks
 from instar.measure.edges import Edges
-from instar.measure.rows import about, pair_coords, sorted_pieces
+from instar.measure.rows import about, numpy, pair_coords, sorted_pieces
 from instar.models.load import Model
 from instar.models.replay import Engine, Metric
 from instar.stats.intervals import bootstrap_ratio
@@ -72,7 +72,7 @@ def _metrics(
     for rows, part in sorted_pieces(batch, model, chunk):
         metric = Metric.of(engine.layout, part.answer, part.contrast)
         found = evaluate_masks(engine, part, masks, baselines, metric)
-        values[:, rows], clean[rows] = found.circuits.cpu().numpy(), found.clean.cpu().numpy()
+        values[:, rows], clean[rows] = numpy(found.circuits), numpy(found.clean)
     return values, clean
 
 

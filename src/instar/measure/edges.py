@@ -13,7 +13,7 @@ from instar.circuits.circuit import Circuit, Selection, select
 from instar.circuits.graph import Graph
 from instar.measure.attribution import Groups, Rule, edge_scores, groups_of
 from instar.measure.exact import exact_edges
-from instar.measure.rows import about, sorted_pieces
+from instar.measure.rows import about, numpy, sorted_pieces
 from instar.models.load import Model
 from instar.models.replay import LIVE_BYTES, Engine
 from instar.stats.intervals import rank_correlation
@@ -128,7 +128,7 @@ def edges(
     total = np.zeros((*kept, *graph.exists.shape), np.float32 if model.module.dtype != torch.float64 else np.float64)
     width = batch.clean.shape[1] * model.layout.d_model * model.module.dtype.itemsize * len(graph.sources)
     for rows, part in sorted_pieces(batch, model, max(1, min(chunk, LIVE_BYTES // width))):
-        found = scorer(engine, part, groups).cpu().numpy()
+        found = numpy(scorer(engine, part, groups))
         for (pair, slot), value in zip(labels(part), found, strict=True):
             total[rows[pair] if per_pair else 0, slot] += value
     if not per_pair:
@@ -200,7 +200,7 @@ def agreement(edges: Edges, sample: int = CHECKED_EDGES, pairs: int = CHECKED_PA
     engine = Engine(edges.model.layout)
     exact = np.zeros(len(chosen))
     for _, part in sorted_pieces(few, edges.model, pairs):
-        exact += exact_edges(engine, part, chosen).sum(1).cpu().numpy() / len(few)
+        exact += numpy(exact_edges(engine, part, chosen).sum(1)) / len(few)
     scores = np.array([own[e] for e in chosen])
     error = np.abs(scores - exact)
     return {

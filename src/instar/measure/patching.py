@@ -30,7 +30,7 @@ from instar.measure.patches import (
     estimate,
     replay,
 )
-from instar.measure.rows import about, pair_coords, sorted_pieces
+from instar.measure.rows import about, numpy, pair_coords, sorted_pieces
 from instar.models.load import Model
 from instar.models.replay import Engine
 from instar.stats.intervals import rank_correlation
@@ -90,7 +90,7 @@ def patching(
         wanted: Entries = {site: case.entries(site, positions) for site in sites}
         found = (replay if how == "exact" else estimate)(case, wanted)
         _place(values, found, rows, len(batch))
-        pair_of_runs = [case.read(run.final).cpu().numpy() for run in (case.base, case.source)]
+        pair_of_runs = [numpy(case.read(run.final)) for run in (case.base, case.source)]
         ends[:, rows] = pair_of_runs if direction == "noising" else pair_of_runs[::-1]
     shapes = {site: _axes(model, site, places, positions) for site in sites}
     if how == "auto":
@@ -137,7 +137,7 @@ def _axes(model: Model, site: str, places: Tensor, positions: bool) -> dict[str,
 
 def _place(into: dict[str, np.ndarray], found: dict[str, Tensor], rows: np.ndarray, pairs: int) -> None:
     for site, value in found.items():
-        into.setdefault(site, np.full((pairs, value.shape[0]), np.nan))[rows] = value.T.cpu().numpy()
+        into.setdefault(site, np.full((pairs, value.shape[0]), np.nan))[rows] = numpy(value.T)
 
 
 def _chosen(values: dict[str, np.ndarray], base: np.ndarray, shapes: dict[str, dict[str, int]], seed: int) -> Entries:

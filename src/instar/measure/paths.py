@@ -23,7 +23,7 @@ from torch import Tensor
 
 from instar.circuits.graph import Graph
 from instar.measure.patches import BY_KEY_VALUE_HEAD
-from instar.measure.rows import about, at_end, pair_coords, sorted_pieces
+from instar.measure.rows import about, at_end, numpy, pair_coords, sorted_pieces
 from instar.measure.writes import head_writes
 from instar.models.load import Model
 from instar.models.replay import Engine, Metric, Run
@@ -131,10 +131,10 @@ def _over_pairs(
     for rows, part in sorted_pieces(batch, model, chunk):
         metric = Metric.of(engine.layout, part.answer, part.contrast)
         both = [engine.run(engine.frame(tokens, part.mask)) for tokens in (part.clean, part.corrupted)]
-        ends[:, rows] = [metric(at_end(run.final, part.end)).cpu().numpy() for run in both]
+        ends[:, rows] = [numpy(metric(at_end(run.final, part.end))) for run in both]
         source, base = both if direction == "denoising" else both[::-1]
         for i, run in enumerate(runs.values()):
-            values[i, rows] = metric(at_end(run(engine, base, source), part.end)).cpu().numpy()
+            values[i, rows] = numpy(metric(at_end(run(engine, base, source), part.end)))
     data: dict[str, Any] = {
         "metric": (("set", "pair"), values),
         "change": (("set", "pair"), change(values, ends[0], ends[1], direction)),

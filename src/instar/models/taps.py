@@ -88,7 +88,8 @@ def _attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention
 def _mask(*args: Any, **kwargs: Any) -> Tensor:
     # float64's lowest value is minus infinity to families whose softmax runs in float32, and a row of padding on the
     # left, which sees nothing else, would become NaN.
-    return eager_mask(*args, **kwargs).clamp_min(torch.finfo(torch.float32).min)
+    mask = eager_mask(*args, **kwargs)
+    return mask.clamp_min(torch.finfo(torch.float32).min) if mask.dtype == torch.float64 else mask
 
 
 AttentionInterface.register(SEAM, _attention)
