@@ -11,6 +11,8 @@ from benchmarks import shapes
 from benchmarks.floor import Floor
 
 import instar
+from instar.measure.lens import decomposed
+from instar.models.taps import record
 
 SITES = ("resid_pre", "attn_out", "mlp_out", "z", "v", "pattern")
 CIRCUIT = 200
@@ -78,6 +80,7 @@ def _ours(what: str, model: instar.Model, batch: instar.Batch, floor: Floor) -> 
         "sweeps": (floor.sweeps(), lambda: instar.patching(model, batch, SITES)),
         "attribution": (floor.attribution(), lambda: instar.patching(model, batch, SITES, method="attribution")),
         "direct": (floor.direct(), lambda: instar.attribution(model, batch)),
+        "heads": (0, _heads_alone(model, batch)),
         "eap": (floor.edges(), lambda: instar.edges(model, batch, "eap")),
         "eap-ig-5 midpoint": (floor.edges(5, False), lambda: instar.edges(model, batch, "eap-ig", rule="midpoint")),
         "eap-ig-5 left": (floor.edges(5), lambda: instar.edges(model, batch, "eap-ig", rule="left")),
@@ -89,7 +92,16 @@ def _ours(what: str, model: instar.Model, batch: instar.Batch, floor: Floor) -> 
         found["values"] = {site: result[site].values for site in SITES}
     if what == "direct":
         found["values"] = result["heads"].values
+    if what == "heads":
+        return found | {"values": result["heads"].numpy()}
     return found | {"flops": flops}
+
+
+def _heads_alone(model: instar.Model, batch: instar.Batch) -> Callable[[], Any]:
+    """The decomposition of a run that has been recorded already, as the other side's of a run that is in its cache."""
+    with torch.no_grad():
+        seen = record(model.layout, batch.clean, batch.mask, keep=("embed", "mlp_out", "attn_raw", "z"))
+    return torch.no_grad()(lambda: decomposed(model, batch, seen))
 
 
 def _faithfulness(model: instar.Model, batch: instar.Batch, floor: Floor) -> dict[str, Any]:
@@ -104,8 +116,9 @@ def _theirs(what: str, module: Any, batch: instar.Batch, sample: int | None) -> 
     from benchmarks import theirs
 
     model = theirs.hooked(module)
-    if what == "direct":
-        found = _measured(lambda: theirs.direct_attribution(model, batch))
+    if what in ("direct", "heads"):
+        cache = theirs.cached(model, batch) if what == "heads" else None
+        found = _measured(lambda: theirs.direct_attribution(model, batch, cache))
         return found | {"values": found.pop("result")}
     loaded = peak_mb()
     theirs.sweeps(model, batch, 1)

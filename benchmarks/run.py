@@ -25,11 +25,12 @@ SAMPLED = {"small": 24}
 KINDS = ("sweeps", "attribution", "direct", "edges", "faithfulness")
 EDGES = ("eap", "eap-ig-5 midpoint", "eap-ig-5 left")
 NAMES = {
-    "sweeps": "six exact sweeps", "attribution": "six sweeps estimated", "direct": "direct attribution of heads",
+    "sweeps": "six exact sweeps", "attribution": "six sweeps estimated",
+    "direct": "direct attribution, run included", "heads": "direct attribution of a recorded run",
     "faithfulness": "faithfulness, one circuit of 200",
 }  # fmt: skip
 EAP_NOTE = (
-    "The EAP-IG package is in no registry: what PyPI has under its name, eap (1.1.14.1), is for empirical asset pricing. "
+    "The EAP-IG package is not on PyPI: what is there under its name, eap (1.1.14.1), is for empirical asset pricing. "
     "Edge attribution and faithfulness are therefore compared with plain forward passes only."
 )
 
@@ -68,16 +69,17 @@ class Bench:
         self.forward[shape] = plain["seconds"]
         self._row(shape, "one plain forward pass", None, plain)
         wanted = [("sweeps", first) for first in (10, 2)] + [("attribution", 10), ("direct", 10)]
-        wanted += [(name, 10) for name in EDGES] + [("faithfulness", 10)]
+        wanted += [("heads", 10)] + [(name, first) for first in (10, 2) for name in (*EDGES, "faithfulness")]
         if shape == "llama":
             wanted = [("sweeps", 10), ("eap", 10), ("faithfulness", 10)]
         for what, first in wanted:
-            if (what if what in KINDS else "edges") in kinds:
+            kind = {"heads": "direct"}.get(what, what)
+            if (kind if kind in KINDS else "edges") in kinds:
                 self._compared(shape, what, first)
 
     def _compared(self, shape: str, what: str, first: int) -> None:
         ours, theirs = alone(what, shape, first), None
-        if shape != "llama" and what in ("sweeps", "direct"):
+        if shape != "llama" and what in ("sweeps", "direct", "heads"):
             theirs = alone(f"theirs {what}", shape, first, SAMPLED.get(shape))
             theirs["off"] = disagreement(ours["values"], theirs["values"])
         self._row(shape, NAMES.get(what, what), first, ours, theirs)

@@ -92,10 +92,18 @@ def _of_heads(name: str) -> bool:
 
 
 @torch.no_grad()
-def direct_attribution(model: HookedTransformer, batch: instar.Batch) -> np.ndarray:
-    """Each head's direct effect on the metric [pair, layer, head]."""
-    # Only what the heads' results are made of is kept: caching all of it would cost several times as much.
-    cache = model.run_with_cache(batch.clean, names_filter=_of_heads)[1]
+def cached(model: HookedTransformer, batch: instar.Batch) -> Any:
+    """A run with only what the heads' results are made of kept, as whoever minds memory would."""
+    return model.run_with_cache(batch.clean, names_filter=_of_heads)[1]
+
+
+@torch.no_grad()
+def direct_attribution(model: HookedTransformer, batch: instar.Batch, cache: Any = None) -> np.ndarray:
+    """Each head's direct effect on the metric [pair, layer, head], of a new run or of one that is cached."""
+    cache = cached(model, batch) if cache is None else cache
+    # The results of all heads are kept in the cache once they are made; each time counts.
+    for name in [n for n in cache.cache_dict if n.endswith("hook_result")]:
+        del cache.cache_dict[name]
     stack = cache.stack_head_results(layer=-1, pos_slice=-1)
     direction = model.W_U[:, batch.answer] - model.W_U[:, batch.foils[:, 0]]
     scaled = cache.apply_ln_to_stack(stack, layer=-1, pos_slice=-1)

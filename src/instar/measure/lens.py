@@ -23,7 +23,7 @@ from torch import Tensor
 from instar.measure.rows import Direction, about, answer_direction, at_end, joined, numpy, pieces
 from instar.models.load import Model
 from instar.models.norms import Frozen, frozen
-from instar.models.taps import record
+from instar.models.taps import Record, record
 from instar.tasks.batch import Batch
 
 # Many families run their norms in float32 whatever the model is in.
@@ -75,9 +75,15 @@ def attribution(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
 
 
 def _attribution(model: Model, part: Batch) -> dict[str, Any]:
-    layout = model.layout
-    seen = record(layout, part.clean, part.mask, keep=("embed", "mlp_out", "attn_raw", "z"))
-    direction = answer_direction(model, part.answer, part.foils)
+    seen = record(model.layout, part.clean, part.mask, keep=("embed", "mlp_out", "attn_raw", "z"))
+    found = decomposed(model, part, seen)
+    _check_sum(found, model)
+    return {name: numpy(value) for name, value in found.items()}
+
+
+def decomposed(model: Model, part: Batch, seen: Record) -> dict[str, Tensor]:
+    """The terms of one recorded run (embed, mlp_out, attn_raw, z): the heads' without building their outputs."""
+    layout, direction = model.layout, answer_direction(model, part.answer, part.foils)
     final = at_end(seen.final, part.end)
     linear = _through(frozen(layout, layout.final_norm, final), direction)
     heads, biases = [], []
@@ -89,7 +95,7 @@ def _attribution(model: Model, part: Batch) -> dict[str, Any]:
         # The direction goes through W_O first: [pair, head, d_model] is never built.
         heads.append((torch.einsum("pd,hcd->phc", read.vector, layout.w_o(layer)) * z).sum(-1))
         biases.append(read.vector @ layout.b_o(layer) + read.offset - linear.offset)
-    found = {
+    return {
         "heads": torch.stack(heads, 1),
         "attn_bias": torch.stack(biases, 1),
         "mlp": torch.stack([_read(x, part, linear) for x in seen["mlp_out"]], 1),
@@ -97,8 +103,6 @@ def _attribution(model: Model, part: Batch) -> dict[str, Any]:
         "bias": linear.offset,
         "total": (layout.final_norm(final) * direction.vector).sum(1) + direction.offset,
     }
-    _check_sum(found, model)
-    return {name: numpy(value) for name, value in found.items()}
 
 
 def _through(norm: Frozen, direction: Direction) -> Direction:

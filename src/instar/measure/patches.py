@@ -38,10 +38,20 @@ class Case:
     metric: Metric
 
     @classmethod
-    def of(cls, engine: Engine, part: Batch, places: Bool[Tensor, "place pair pos"], direction: Direction) -> "Case":
-        """Both runs of a chunk."""
-        runs = [engine.run(engine.frame(tokens, part.mask)) for tokens in (part.corrupted, part.clean)]
-        base, source = runs if direction == "denoising" else reversed(runs)
+    def of(
+        cls,
+        engine: Engine,
+        part: Batch,
+        places: Bool[Tensor, "place pair pos"],
+        direction: Direction,
+        differentiable: bool = False,
+    ) -> "Case":
+        """Both runs of a chunk; the base's can be differentiated if `estimate` is to."""
+        frames = [engine.frame(tokens, part.mask) for tokens in (part.corrupted, part.clean)]
+        first, second = frames if direction == "denoising" else reversed(frames)
+        with torch.set_grad_enabled(differentiable):
+            base = engine.run(first, x=first.x.detach().requires_grad_(differentiable))
+        source = engine.run(second)
         metric = Metric.of(engine.layout, part.answer, part.contrast)
         return cls(engine, base, source, part.end, places, first_difference(part), metric)
 
@@ -199,11 +209,9 @@ def _z_change(
 def estimate(case: Case, wanted: Entries) -> dict[str, Float[Tensor, "entry pair"]]:
     """The same to first order, from one backward pass: base metric + (source − base) · gradient at the base run."""
     with torch.enable_grad():
-        start = case.base.frame.x.detach().requires_grad_()
-        run = case.engine.run(case.base.frame, x=start)
-        metric = case.read(run.final)
+        metric = case.read(case.base.final)
         names = {"resid_pre": "x", "resid_mid": "attn", "attn_out": "attn", "mlp_out": "mlp"}
-        held = {site: getattr(run, names.get(site, site))[: case.engine.layout.n_layers] for site in wanted}
+        held = {site: getattr(case.base, names.get(site, site))[: case.engine.layout.n_layers] for site in wanted}
         flat = [tensor for tensors in held.values() for tensor in tensors]
         gradients = iter(torch.autograd.grad(metric.sum(), flat, allow_unused=True))
     found = {}
@@ -218,7 +226,7 @@ def estimate(case: Case, wanted: Entries) -> dict[str, Float[Tensor, "entry pair
 def _product(case: Case, site: str, layer: int, gradient: Tensor | None) -> Float[Tensor, "pair head pos"]:
     """(source − base) · gradient, summed over all but head (one for residual sites) and position."""
     name = {"resid_pre": "x", "resid_mid": "mlp_in", "attn_out": "attn", "mlp_out": "mlp"}.get(site, site)
-    difference = getattr(case.source, name)[layer] - getattr(case.base, name)[layer]
+    difference = getattr(case.source, name)[layer] - getattr(case.base, name)[layer].detach()
     product = difference.new_zeros(difference.shape[:-1]) if gradient is None else (difference * gradient).sum(-1)
     return product if product.ndim == 3 else product[:, None]
 

@@ -86,7 +86,8 @@ def patching(
     exact: dict[str, np.ndarray] = {}
     ends = np.zeros((2, len(batch)))
     for rows, part in sorted_pieces(batch, model, chunk):
-        case = Case.of(engine, part, places[:, rows, : part.clean.shape[1]].to(model.device), direction)
+        here = places[:, rows, : part.clean.shape[1]].to(model.device)
+        case = Case.of(engine, part, here, direction, differentiable=how != "exact")
         wanted: Entries = {site: case.entries(site, positions) for site in sites}
         found = (replay if how == "exact" else estimate)(case, wanted)
         _place(values, found, rows, len(batch))
