@@ -9,10 +9,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from jaxtyping import install_import_hook
 
 with install_import_hook(["instar.models", "instar.measure", "instar.tasks.batch"], "beartype.beartype"):
+    # The public functions' own messages name a wrong argument better than a type checker's.
+    import instar.measure.ablate
     import instar.measure.attention
+    import instar.measure.attribution
     import instar.measure.drift
     import instar.measure.evaluate
+    import instar.measure.exact
     import instar.measure.lens
+    import instar.measure.patches
+    import instar.measure.writes
     import instar.models.load
     import instar.tasks.batch
 

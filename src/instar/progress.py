@@ -3,22 +3,51 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Tell = Callable[[int, int, str], None]
 """`tell(done, total, note)`."""
-PLAIN_INTERVAL = 10.0
+Advance = Callable[[int], None]
+"""`advance(count)`: so many more are done."""
+PLAIN_INTERVAL, PATIENCE = 10.0, 2.0
 console = Console(stderr=True, highlight=False)
 
 
 @contextmanager
 def bar(what: str) -> Iterator[Tell]:
     """A progress bar that lives as long as the block."""
-    with _rich(what) if console.is_terminal else _plain(what) as tell:
-        yield tell
+    _under_way.append(what)
+    try:
+        with _rich(what) if console.is_terminal else _plain(what) as tell:
+            yield tell
+    finally:
+        _under_way.pop()
+
+
+# A stage's own bar counts checkpoints; what it calls does not draw a second one.
+_under_way: list[str] = []
+
+
+@contextmanager
+def slow(what: str, total: int) -> Iterator[Advance]:
+    """For library calls: a bar in a terminal or notebook, once two seconds have passed, unless one is there already."""
+    shown = not _under_way and (console.is_terminal or console.is_jupyter)
+    began, done = time.monotonic(), 0
+    with ExitStack() as stack:
+        tell: Tell | None = None
+
+        def advance(count: int) -> None:
+            nonlocal tell, done
+            done += count
+            if shown and tell is None and time.monotonic() - began > PATIENCE:
+                tell = stack.enter_context(bar(what))
+            if tell is not None:
+                tell(done, total, "")
+
+        yield advance
 
 
 @contextmanager

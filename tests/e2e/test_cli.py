@@ -55,7 +55,7 @@ def finished(tmp_path_factory) -> Path:
 
 
 _STAGES = {
-    **dict.fromkeys(("evaluate", "lens", "attribution", "attention", "patching", "circuit"), ["ioi2", "ioi3"]),
+    **{s: ["ioi2", "ioi3"] for s in ("evaluate", "lens", "attribution", "attention", "patching", "circuit")},
     "drift": ["shared"],
 }
 

@@ -21,6 +21,7 @@ from instar.measure.patches import first_difference
 from instar.measure.writes import head_writes
 from instar.models.block import Block, Frame
 from instar.models.replay import Engine, Metric, Run, mask_row, pick, picked, rows_of
+from instar.progress import Advance
 from instar.tasks.batch import Batch
 
 Ablation = Literal["resample", "mean", "zero"]
@@ -130,14 +131,19 @@ def _of_writes(engine: Engine, writes: list[Tensor]) -> Baseline:
     return Baseline(0, x, mlp_in, z, raw, attn, mlp, None)
 
 
-def evaluate_masks(engine: Engine, part: Batch, masks: Sequence[Mask], baselines: Baselines, metric: Metric) -> Found:
-    """Every circuit on one chunk of pairs."""
+def evaluate_masks(
+    engine: Engine, part: Batch, masks: Sequence[Mask], baselines: Baselines, metric: Metric, advance: Advance
+) -> Found:
+    """Every circuit on one chunk of pairs; tells how many evaluations are done."""
     start = first_difference(part) if baselines.ablation == "resample" else 0
     frames = [engine.frame(tokens, part.mask) for tokens in (part.clean, part.corrupted)]
     corrupted = engine.run(frames[1], end=part.end)
     baseline = baselines.baseline(engine, part, corrupted, start)
     end = part.end - start
-    values = [metric(_Evaluation(engine, frames[0], baseline, mask, end).final()) for mask in masks]
+    values = []
+    for mask in masks:
+        values.append(metric(_Evaluation(engine, frames[0], baseline, mask, end).final()))
+        advance(len(part))
     clean = engine.run(frames[0], start, corrupted, end=end)
     return Found(torch.stack(values), metric(clean.final[:, 0]))
 

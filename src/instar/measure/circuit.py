@@ -29,6 +29,7 @@ from instar.measure.edges import Edges
 from instar.measure.rows import about, numpy, pair_coords, sorted_pieces
 from instar.models.load import Model
 from instar.models.replay import Engine, Metric
+from instar.progress import slow
 from instar.stats.intervals import bootstrap_ratio
 from instar.stats.scales import effect, usable
 from instar.tasks.batch import Batch
@@ -69,10 +70,11 @@ def _metrics(
     engine = Engine(model.layout)
     baselines = Baselines.of(engine, batch, ablation, chunk)
     values, clean = np.zeros((len(masks), len(batch))), np.zeros(len(batch))
-    for rows, part in sorted_pieces(batch, model, chunk):
-        metric = Metric.of(engine.layout, part.answer, part.contrast)
-        found = evaluate_masks(engine, part, masks, baselines, metric)
-        values[:, rows], clean[rows] = numpy(found.circuits), numpy(found.clean)
+    with slow("circuits", len(batch) * len(masks)) as advance:
+        for rows, part in sorted_pieces(batch, model, chunk):
+            metric = Metric.of(engine.layout, part.answer, part.contrast)
+            found = evaluate_masks(engine, part, masks, baselines, metric, advance)
+            values[:, rows], clean[rows] = numpy(found.circuits), numpy(found.clean)
     return values, clean
 
 

@@ -16,6 +16,7 @@ from instar.measure.exact import exact_edges
 from instar.measure.rows import about, numpy, sorted_pieces
 from instar.models.load import Model
 from instar.models.replay import LIVE_BYTES, Engine
+from instar.progress import Advance, slow
 from instar.stats.intervals import rank_correlation
 from instar.tasks.batch import Batch
 
@@ -122,15 +123,17 @@ def edges(
         ValueError: for an unknown method or rule, or `slots` with `exact`.
     """
     groups, labels = groups_of(slots, per_pair)
-    scorer = _scorer(method, steps, rule, slots)
     engine, graph = Engine(model.layout), Graph.of(model.layout)
     kept = (len(batch) if per_pair else 1, len(batch.slot_names) if slots else 1)
     total = np.zeros((*kept, *graph.exists.shape), np.float32 if model.module.dtype != torch.float64 else np.float64)
     width = batch.clean.shape[1] * model.layout.d_model * model.module.dtype.itemsize * len(graph.sources)
-    for rows, part in sorted_pieces(batch, model, max(1, min(chunk, LIVE_BYTES // width))):
-        found = numpy(scorer(engine, part, groups))
-        for (pair, slot), value in zip(labels(part), found, strict=True):
-            total[rows[pair] if per_pair else 0, slot] += value
+    with slow("edges", len(batch) * (graph.n_edges if method == "exact" else 1)) as advance:
+        scorer = _scorer(method, steps, rule, slots, advance)
+        for rows, part in sorted_pieces(batch, model, max(1, min(chunk, LIVE_BYTES // width))):
+            found = numpy(scorer(engine, part, groups))
+            for (pair, slot), value in zip(labels(part), found, strict=True):
+                total[rows[pair] if per_pair else 0, slot] += value
+            advance(0 if method == "exact" else len(part))
     if not per_pair:
         total /= len(batch)
     total[..., ~graph.exists] = np.nan
@@ -156,7 +159,7 @@ def edges(
     )  # fmt: skip
 
 
-def _scorer(method: Any, steps: int, rule: str, slots: bool) -> Scorer:
+def _scorer(method: Any, steps: int, rule: str, slots: bool, advance: Advance) -> Scorer:
     if callable(method):
         return method
     if method in ("eap", "eap-ig"):
@@ -166,13 +169,13 @@ def _scorer(method: Any, steps: int, rule: str, slots: bool) -> Scorer:
         raise ValueError(f"method: {method!r} is none of 'eap', 'eap-ig', 'exact', and no function")
     if slots:
         raise ValueError("slots=True: an edge patched exactly is patched at all positions; use eap or eap-ig")
-    return _exact
+    return lambda engine, part, groups: _exact(engine, part, groups, advance)
 
 
-def _exact(engine: Engine, part: Batch, groups: Groups) -> Tensor:
+def _exact(engine: Engine, part: Batch, groups: Groups, advance: Advance) -> Tensor:
     graph = Graph.of(engine.layout)
-    every = list(zip(*np.nonzero(graph.exists), strict=True))
-    values = exact_edges(engine, part, [(int(u), int(v)) for u, v in every])
+    every = [(int(u), int(v)) for u, v in zip(*np.nonzero(graph.exists), strict=True)]
+    values = exact_edges(engine, part, every, lambda count: advance(count * len(part)))
     out = values.new_zeros(len(part), *graph.exists.shape)
     out[:, torch.as_tensor(graph.exists, device=out.device)] = values.T
     return out if len(groups(part, 0)) > 1 else out.sum(0, keepdim=True)

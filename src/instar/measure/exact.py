@@ -17,6 +17,7 @@ from instar.measure.patches import first_difference
 from instar.measure.writes import Writes, exact_differences
 from instar.models.arch import Projection
 from instar.models.replay import LIVE_BYTES, Engine, Join, Metric, Run, rows_of, spread
+from instar.progress import Advance
 from instar.tasks.batch import Batch
 
 Edge = tuple[int, int]
@@ -32,8 +33,10 @@ class _Setting:
 
 
 @torch.no_grad()
-def exact_edges(engine: Engine, part: Batch, edges: Sequence[Edge]) -> Float[Tensor, "edge pair"]:
-    """m(edge patched) − m(clean) for one chunk of pairs, in logits, in the order given."""
+def exact_edges(
+    engine: Engine, part: Batch, edges: Sequence[Edge], advance: Advance = lambda count: None
+) -> Float[Tensor, "edge pair"]:
+    """m(edge patched) − m(clean) for one chunk of pairs, in logits, in the order given; tells how many are done."""
     start = first_difference(part)
     clean, corrupted = (engine.run(engine.frame(tokens, part.mask)) for tokens in (part.clean, part.corrupted))
     cut = [_suffix(run, start) for run in (corrupted, clean)]
@@ -47,7 +50,11 @@ def exact_edges(engine: Engine, part: Batch, edges: Sequence[Edge]) -> Float[Ten
         joins += [_join(setting, reader, sources[at : at + block]) for at in range(0, len(sources), block)]
     # Readers come layer by layer; a parallel block's heads and MLP both join after it.
     joins.sort(key=lambda join: (join.layer, join.middle))
-    finals = torch.cat(list(engine.carry(clean, start, part.end, joins)))
+    carried = []
+    for join, final in zip(joins, engine.carry(clean, start, part.end, joins), strict=True):
+        carried.append(final)
+        advance(join.count)
+    finals = torch.cat(carried)
     values = metric(finals) - metric(clean.final[torch.arange(len(part), device=finals.device), part.end])
     out = torch.empty_like(values)
     out[order] = values

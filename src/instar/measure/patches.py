@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from instar.models.replay import Engine, Join, Metric, Run
+from instar.progress import Advance
 from instar.stats.scales import Direction
 from instar.tasks.batch import Batch
 
@@ -82,8 +83,8 @@ class _Patch:
     join: Join
 
 
-def replay(case: Case, wanted: Entries) -> dict[str, Float[Tensor, "entry pair"]]:
-    """The metric of each wanted entry's patched run, in the order given."""
+def replay(case: Case, wanted: Entries, advance: Advance) -> dict[str, Float[Tensor, "entry pair"]]:
+    """The metric of each wanted entry's patched run, in the order given; tells how many are done."""
     found: dict[str, dict[Entry, Tensor]] = {site: {} for site in wanted}
     base = case.read(case.base.final)
     waves: dict[int, list[_Patch]] = {}
@@ -95,6 +96,7 @@ def replay(case: Case, wanted: Entries) -> dict[str, Float[Tensor, "entry pair"]
         carried = case.engine.carry(case.base, start, case.end, [patch.join for patch in patches])
         for patch, final in zip(patches, carried, strict=True):
             found[patch.site].update(zip(patch.entries, case.metric(final), strict=True))
+            advance(len(patch.entries))
     return {
         site: torch.stack([_where_there(case, site, e, found[site].get(e, base)) for e in entries])
         for site, entries in wanted.items()
@@ -206,7 +208,7 @@ def _z_change(
     return new - base.z[layer][:, :, rows]
 
 
-def estimate(case: Case, wanted: Entries) -> dict[str, Float[Tensor, "entry pair"]]:
+def estimate(case: Case, wanted: Entries, advance: Advance) -> dict[str, Float[Tensor, "entry pair"]]:
     """The same to first order, from one backward pass: base metric + (source − base) · gradient at the base run."""
     with torch.enable_grad():
         metric = case.read(case.base.final)
@@ -220,6 +222,7 @@ def estimate(case: Case, wanted: Entries) -> dict[str, Float[Tensor, "entry pair
         rows = [_gathered(case, site, products, entry) for entry in entries]
         values = torch.stack(rows) + metric.detach()
         found[site] = torch.stack([_where_there(case, site, e, v) for e, v in zip(entries, values, strict=True)])
+        advance(len(entries))
     return found
 
 

@@ -12,7 +12,7 @@ same on both prompts, at the last real token. Values are m of the patched run, i
 of `instar.stats.scales`. z is patched before W_O. Under grouped-query attention k and v have one entry a key-value head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +33,7 @@ from instar.measure.patches import (
 from instar.measure.rows import about, numpy, pair_coords, sorted_pieces
 from instar.models.load import Model
 from instar.models.replay import Engine
+from instar.progress import slow
 from instar.stats.intervals import rank_correlation
 from instar.stats.scales import Direction, ratio
 from instar.tasks.batch import Batch
@@ -82,23 +83,28 @@ def patching(
     small = sum(p.numel() for p in model.module.parameters()) < EXACT_BELOW
     how = ("exact" if small else "auto") if method == "auto" else method
     engine, places = Engine(model.layout), _places(batch, by)
+    shapes = {site: _axes(model, site, places, positions) for site in sites}
     values: dict[str, np.ndarray] = {}
     exact: dict[str, np.ndarray] = {}
     ends = np.zeros((2, len(batch)))
-    for rows, part in sorted_pieces(batch, model, chunk):
-        here = places[:, rows, : part.clean.shape[1]].to(model.device)
-        case = Case.of(engine, part, here, direction, differentiable=how != "exact")
-        wanted: Entries = {site: case.entries(site, positions) for site in sites}
-        found = (replay if how == "exact" else estimate)(case, wanted)
-        _place(values, found, rows, len(batch))
-        pair_of_runs = [numpy(case.read(run.final)) for run in (case.base, case.source)]
-        ends[:, rows] = pair_of_runs if direction == "noising" else pair_of_runs[::-1]
-    shapes = {site: _axes(model, site, places, positions) for site in sites}
+    entries = sum(int(np.prod(list(shape.values()))) for shape in shapes.values())
+
+    def cases(differentiable: bool) -> Iterator[tuple[np.ndarray, Case]]:
+        for rows, part in sorted_pieces(batch, model, chunk):
+            here = places[:, rows, : part.clean.shape[1]].to(model.device)
+            yield rows, Case.of(engine, part, here, direction, differentiable)
+
+    with slow("patching", entries * -(-len(batch) // chunk)) as advance:
+        for rows, case in cases(differentiable=how != "exact"):
+            wanted: Entries = {site: case.entries(site, positions) for site in sites}
+            _place(values, (replay if how == "exact" else estimate)(case, wanted, advance), rows, len(batch))
+            both = [numpy(case.read(run.final)) for run in (case.base, case.source)]
+            ends[:, rows] = both if direction == "noising" else both[::-1]
     if how == "auto":
         chosen = _chosen(values, ends[1 if direction == "denoising" else 0], shapes, seed)
-        for rows, part in sorted_pieces(batch, model, chunk):
-            case = Case.of(engine, part, places[:, rows, : part.clean.shape[1]].to(model.device), direction)
-            _place(exact, replay(case, chosen), rows, len(batch))
+        with slow("exact check", sum(map(len, chosen.values())) * -(-len(batch) // chunk)) as advance:
+            for rows, case in cases(differentiable=False):
+                _place(exact, replay(case, chosen, advance), rows, len(batch))
         exact = {site: _spread(exact[site], chosen[site], shapes[site]) for site in sites}
     arrays = {site: value.reshape(len(batch), *shapes[site].values()) for site, value in values.items()}
     return _dataset(model, batch, arrays, exact, ends, shapes, by, direction, how, per_pair)
@@ -195,7 +201,7 @@ def _dataset(
     )
 
 
-def _off(estimated: np.ndarray, exact: np.ndarray) -> dict[str, float]:
+def _off(estimated: np.ndarray, exact: np.ndarray) -> dict[str, Any]:
     """How far the estimates of the replayed entries are off, in logits, and their rank correlation."""
     there = ~np.isnan(exact)
     error = np.abs(estimated - exact)[there]

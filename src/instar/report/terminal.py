@@ -42,12 +42,29 @@ def show_summary(summary: dict[str, Any]) -> None:
                 _print_moved(row)
             if not moved:
                 console.print(f"  no {kind} beyond their intervals")
+    _show_circuits(summary)
     for finding in summary["health"]:
         text = f"health: seed {finding['seed']}, step {finding['step']}: {finding['kind']}: {finding['text']}"
         console.print(text, style="yellow", markup=False)
     for failure in summary["failed"]:
         text = f"failed: seed {failure['seed']}, step {failure['step']}: {failure['reason']}"
         console.print(text, style="red", markup=False)
+
+
+def _show_circuits(summary: dict[str, Any]) -> None:
+    """How large the circuits are at both ends."""
+    if not any(summary["circuits"].values()):
+        return
+    console.print(
+        "\n[bold]Smallest circuit that keeps 85 %[/bold] of the effect of changing a giver (edges, base → last)"
+    )
+    for task, groups in summary["circuits"].items():
+        for group, found in (groups or {}).items():
+            first, last = ("none" if found["size"][i] is None else f"{found['size'][i]:.0f}" for i in (0, -1))
+            what = "all givers pooled" if group == "givers" else group
+            rank = found["rank_correlation"][-1]
+            agreed = "" if rank is None else f"   scores against exact patching: rank correlation {rank:.2f}"
+            console.print(f"  {task:<8}{what:<19}{first} → {last}{agreed}", markup=False)
 
 
 def _print_moved(row: dict[str, Any]) -> None:
