@@ -67,6 +67,8 @@ def _metrics(
     model: Model, batch: Batch, masks: Sequence[Mask], ablation: Ablation, chunk: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The metric [mask, pair] of each circuit, and of the clean prompts [pair]."""
+    if ablation not in ("resample", "mean", "zero"):
+        raise ValueError(f"ablation: {ablation!r} is none of 'resample', 'mean', 'zero'")
     engine = Engine(model.layout)
     baselines = Baselines.of(engine, batch, ablation, chunk)
     values, clean = np.zeros((len(masks), len(batch))), np.zeros(len(batch))
