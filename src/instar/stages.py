@@ -100,7 +100,8 @@ def circuit(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> x
         )
         for kind in givers
     }
-    groups = {POOLED: tuple(givers)} | ({kind: (kind,) for kind in givers} if len(givers) > 1 else {})
+    alone = {kind: (kind,) for kind in givers}
+    groups = {POOLED: tuple(givers)} | (alone if len(givers) > 1 else {}) if givers[0].startswith("giver") else alone
     rows = []
     for kinds in groups.values():
         one = _pooled([scored[k] for k in kinds])

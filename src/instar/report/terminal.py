@@ -63,7 +63,7 @@ def _show_circuits(summary: dict[str, Any]) -> None:
             first, last = ("none" if found["size"][i] is None else f"{found['size'][i]:.0f}" for i in (0, -1))
             what = "all givers pooled" if group == "givers" else group
             rank = found["rank_correlation"][-1]
-            agreed = "" if rank is None else f"   scores against exact patching: rank correlation {rank:.2f}"
+            agreed = "" if rank is None else f"   scores' rank correlation with exact {rank:.2f}"
             console.print(f"  {task:<8}{what:<19}{first} → {last}{agreed}", markup=False)
 
 
