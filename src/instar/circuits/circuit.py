@@ -9,7 +9,7 @@ flipped in its files.
 import heapq
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,6 @@ class Circuit:
     """How many edges were selected before pruning."""
     how: str = ""
     """Method, ranking and evaluation, in words."""
-    sizes: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, graph: Graph, mask: Mask, scores: np.ndarray | None = None, **more: Any) -> "Circuit":
