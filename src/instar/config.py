@@ -122,6 +122,9 @@ class MeasureConfig(Part):
     circuit_pairs: int = Field(
         default=32, ge=4, description="pairs a counterfactual for scores, and as many other ones for faithfulness"
     )
+    exact_ends: bool = Field(
+        default=True, description="score every edge by patching it, at the first and last step, where there are under 5,000"
+    )
     replay_chunk: int = Field(default=16, ge=1, description="pairs replayed together")
     executor: Literal["serial", "ray"] = Field(default="serial", description="ray fans checkpoints out (extra: ray)")
 
@@ -152,11 +155,11 @@ class RunConfig(Part):
 
     @model_validator(mode="after")
     def _enough_pairs(self) -> Self:
-        for name, needed in (
-            ("patching_pairs", self.measure.patching_pairs),
-            ("circuit_pairs (twice: scores and faithfulness)", 2 * self.measure.circuit_pairs),
+        for stage, name, needed in (
+            ("patching", "patching_pairs", self.measure.patching_pairs),
+            ("circuit", "circuit_pairs (twice: scores and faithfulness)", 2 * self.measure.circuit_pairs),
         ):
-            if needed > self.data.test_size:
+            if stage in self.measure.stages and needed > self.data.test_size:
                 raise ValueError(
                     f"measure.{name} takes {needed} of data.test_size={self.data.test_size} pairs: raise test_size"
                 )

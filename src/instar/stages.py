@@ -115,7 +115,7 @@ def circuit(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> x
     }
     for name, dims in _DIMS.items():
         data[name] = (dims, np.stack([row[name] for row in rows]))
-    if at_an_end and graph.n_edges < EXACT_EDGES:
+    if at_an_end and own.exact_ends and graph.n_edges < EXACT_EDGES:
         few = {kind: pairs.batch(0, min(EXACT_PAIRS, own.circuit_pairs), (kind,)) for kind in givers}
         exact = [edges(model, batch, "exact", chunk=own.replay_chunk).scores[graph.exists] for batch in few.values()]
         data["score_exact"] = (("counterfactual", "edge"), np.stack(exact).astype(np.float32))
@@ -174,7 +174,7 @@ def options(stage: str, config: RunConfig) -> dict[str, Any]:
         return {"pairs": own.patching_pairs, "method": own.patching, "chunk": own.replay_chunk}
     if stage == "circuit":
         chosen = {"pairs": own.circuit_pairs, "edges": own.edges, "steps": own.edge_steps, "chunk": own.replay_chunk}
-        return chosen | {"grid": GRID, "faithful": FAITHFUL}
+        return chosen | {"grid": GRID, "faithful": FAITHFUL, "exact": own.exact_ends}
     found: dict[str, Any] = {"chunk": own.chunk}
     if stage == "attention":
         found["examples"] = own.examples

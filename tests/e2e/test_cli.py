@@ -18,7 +18,7 @@ SMALL = {
     "model": "embedded",
     "data": {"train_size": 128, "test_size": 60, "measure_pairs": 24},
     "train": {"steps": 8, "checkpoints": 4, "learning_rate": 1e-3},
-    "measure": {"patching_pairs": 4, "circuit_pairs": 4},
+    "measure": {"patching_pairs": 4, "circuit_pairs": 4, "exact_ends": False},
     "threads": 1,
 }
 INSTAR = [sys.executable, "-W", "error", "-m", "instar.cli"]

@@ -19,7 +19,8 @@ HOSTILE = '</script><img src=x onerror="window.hacked=1"><b>x'
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    (folder / "run.yaml").write_text(yaml.safe_dump(SMALL | {"report": {"gifs": False, "static": False}}))
+    own = {**SMALL["measure"], "exact_ends": True}
+    (folder / "run.yaml").write_text(yaml.safe_dump(SMALL | {"measure": own, "report": {"gifs": False, "static": False}}))
     instar("run", folder / "run.yaml", "--out", folder / "out")
     return folder / "out"
 
@@ -140,6 +141,17 @@ def test_a_ratio_without_a_denominator_is_masked(opened, run_dir):
     assert shown is (not usable(own, reference))
     noted = "masked" in opened.page.locator("#patched-new-0").inner_text()
     assert noted is shown
+
+
+def test_edges_are_scored_exactly_at_both_ends(run_dir):
+    import numpy as np
+    import xarray as xr
+
+    for step, there in ((0, True), (4, False), (8, True)):
+        data = xr.load_dataset(run_dir / "measure" / "circuit" / "ioi2" / f"step-00000{step}.nc")
+        assert ("score_exact" in data) is there
+    estimated, exact = data["score"].mean("pair").values[0], data["score_exact"].values[0]
+    assert np.corrcoef(estimated, exact)[0, 1] > 0.5
 
 
 def test_it_plays(opened):
