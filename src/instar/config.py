@@ -123,7 +123,8 @@ class MeasureConfig(Part):
         default=32, ge=4, description="pairs a counterfactual for scores, and as many other ones for faithfulness"
     )
     exact_ends: bool = Field(
-        default=True, description="score every edge by patching it, at the first and last step, where there are under 5,000"
+        default=True,
+        description="score every edge by patching it, at the first and last step, where there are under 5,000",
     )
     replay_chunk: int = Field(default=16, ge=1, description="pairs replayed together")
     executor: Literal["serial", "ray"] = Field(default="serial", description="ray fans checkpoints out (extra: ray)")

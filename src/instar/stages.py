@@ -1,6 +1,6 @@
 """What is measured of one checkpoint on one task: a literal table of stages, and the pairs each of them takes.
 
-Interventions are done on every giver's counterfactual (the task's first where it has no givers). Edges and circuits are
+Interventions are done on every giver's counterfactual (the task's first where it names none `giver…`). Edges and circuits are
 of all of them pooled with equal weight (`givers`) and of each alone; scores and faithfulness are on separate pairs.
 """
 
@@ -16,10 +16,10 @@ from instar.circuits.graph import Graph
 from instar.config import RunConfig
 from instar.measure.attention import attention
 from instar.measure.circuit import GRID, curve, smallest_size
-from instar.measure.edges import Edges, agreement, edges
+from instar.measure.edges import CHECKED_PAIRS, Edges, agreement, edges
 from instar.measure.evaluate import evaluate
 from instar.measure.lens import attribution, lens
-from instar.measure.patching import patching
+from instar.measure.patching import SITES, patching
 from instar.models.load import Model
 from instar.store import Store, read_json
 from instar.tasks.batch import Batch, tokenize
@@ -30,7 +30,6 @@ FAITHFUL = 0.85
 """The circuit of a checkpoint is the smallest of the grid from which on faithfulness stays at least this."""
 EXACT_EDGES, EXACT_PAIRS = 5_000, 8
 """Graphs with fewer edges are also scored exactly at both ends of a series, on so many pairs a counterfactual."""
-SITES = ("resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern")
 
 
 @dataclass
@@ -63,6 +62,19 @@ class Pairs:
             self._kept[key] = tokenize(rows, self.tokenizer, task=self.task)
         return self._kept[key]
 
+    def elsewhere(self, count: int, counterfactuals: tuple[str, ...]) -> Batch:
+        """As many pairs of each as `batch(0, count, …)` has, of prompts that none of those has."""
+        known = {p.clean for kind in self.givers for p in read_pairs(self.store, self.task, kind, count)}
+        rows = []
+        for kind in counterfactuals:
+            others = [p for p in read_pairs(self.store, self.task, kind)[count:] if p.clean not in known]
+            rows += others[:count]
+        if not rows:
+            raise ValueError(
+                f"{self.task}: every prompt is among the {count} that edges are scored on; lower measure.circuit_pairs"
+            )
+        return tokenize(rows, self.tokenizer, task=self.task)
+
 
 Stage = Callable[[Model, Pairs, RunConfig, bool], xr.Dataset]
 """`stage(model, pairs, config, at_an_end)`: one measurement; the last says whether this is the first or last step."""
@@ -71,13 +83,14 @@ Stage = Callable[[Model, Pairs, RunConfig, bool], xr.Dataset]
 def patched(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> xr.Dataset:
     """Patching by slot on each giver's counterfactual, per pair, in logits."""
     own = config.measure
-    found = []
+    found, checks = [], {}
     for kind in pairs.givers:
         batch = pairs.batch(count=own.patching_pairs, counterfactuals=(kind,))
         dataset = patching(model, batch, SITES, method=own.patching, by="slot", per_pair=True, chunk=own.replay_chunk)
+        checks[kind] = dataset.attrs["check"]
         found.append(dataset.drop_vars([v for v in dataset.data_vars if str(v).endswith("_ratio")]))
     dataset = xr.concat(found, "counterfactual", combine_attrs="override").assign_coords(counterfactual=pairs.givers)
-    return dataset.astype(np.float32).assign_attrs(counterfactual=" ".join(pairs.givers))
+    return dataset.astype(np.float32).assign_attrs(counterfactual=" ".join(pairs.givers), check=checks)
 
 
 def circuit(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> xr.Dataset:
@@ -104,9 +117,11 @@ def circuit(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> x
     groups = {POOLED: tuple(givers)} | (alone if len(givers) > 1 else {}) if givers[0].startswith("giver") else alone
     rows = []
     for kinds in groups.values():
-        one = _pooled([scored[k] for k in kinds])
-        elsewhere = pairs.batch(own.circuit_pairs, own.circuit_pairs, kinds)
-        rows.append(_curve(model, elsewhere, one, graph) | {"rank_correlation": agreement(one)["spearman"]})
+        few = pairs.batch(0, max(1, CHECKED_PAIRS // len(kinds)), kinds)
+        one = _pooled([scored[k] for k in kinds], few)
+        elsewhere = pairs.elsewhere(own.circuit_pairs, kinds)
+        agreed = agreement(one, pairs=len(few))["spearman"]
+        rows.append(_curve(model, elsewhere, one, graph) | {"rank_correlation": agreed})
     data: dict[str, Any] = {
         "score": (
             ("counterfactual", "pair", "edge"),
@@ -132,11 +147,11 @@ _DIMS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _pooled(scored: list[Edges]) -> Edges:
-    """Scores of several counterfactuals with equal weight."""
+def _pooled(scored: list[Edges], few: Batch) -> Edges:
+    """Scores of several counterfactuals with equal weight; `few` pairs of all of them to compare with exact patching."""
     mean = sum(e.dataset["score"].mean("pair") for e in scored) / len(scored)
     assert isinstance(mean, xr.DataArray)
-    return Edges(mean.to_dataset(name="score").assign_attrs(scored[0].dataset.attrs), scored[0].model, scored[0].batch)
+    return Edges(mean.to_dataset(name="score").assign_attrs(scored[0].dataset.attrs), scored[0].model, few)
 
 
 def _curve(model: Model, batch: Batch, scored: Edges, graph: Graph) -> dict[str, Any]:

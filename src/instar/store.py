@@ -122,15 +122,26 @@ class Store:
         return sorted(int(file.stem.removeprefix("step-")) for file in folder.glob("step-*.nc"))
 
     def series(
-        self, stage: str, task: str, seed: int | None = None, steps: Sequence[int] | None = None
+        self,
+        stage: str,
+        task: str,
+        seed: int | None = None,
+        steps: Sequence[int] | None = None,
+        only: Callable[[xr.Dataset], xr.Dataset] = lambda dataset: dataset,
     ) -> xr.Dataset | None:
-        """All checkpoints (or those of `steps`) of one measurement along a `step` axis; None where there are none."""
+        """All checkpoints (or those of `steps`) of one measurement along a `step` axis; None where there are none.
+
+        `only` takes what is needed of each file before it is read: per-pair scores of all edges are large.
+        """
         seed = self.first_seed if seed is None else seed
         steps = [s for s in self.measured_steps(stage, task, seed) if steps is None or s in steps]
         if not steps:
             return None
         files = [self.measurement(stage, task, seed, step) for step in steps]
-        loaded = [xr.load_dataset(file, engine="h5netcdf") for file in files]
+        loaded = []
+        for file in files:
+            with xr.open_dataset(file, engine="h5netcdf") as dataset:
+                loaded.append(only(dataset).load().assign_attrs(dataset.attrs))
         attrs = loaded[0].attrs
         series = xr.concat(
             loaded,

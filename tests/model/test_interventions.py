@@ -177,6 +177,28 @@ def test_a_residual_channel_in_the_thousands_costs_no_agreement(batch):
         assert np.abs(ours[site] - theirs[site]).max() <= 1e-4 * np.abs(theirs[site]).max()
 
 
+def test_prompts_of_very_unequal_lengths(tiny):
+    """A patch far to the right of a short prompt's end leaves that prompt as it was."""
+    draw = torch.Generator().manual_seed(0)
+    clean = torch.randint(1, 101, (3, 14), generator=draw)
+    corrupted = clean.clone()
+    corrupted[:, 1] = 1 + (clean[:, 1] + 3) % 100
+    mask = torch.arange(14)[None] < torch.tensor([[14], [4], [9]])
+    batch = instar.Batch.from_tokens(clean, corrupted, torch.arange(3), torch.arange(3) + 20, mask)
+    sites = ("resid_pre", "mlp_out", "z", "k")
+    for options in ({}, {"by": "slot"}, {"positions": True}):
+        together = instar.patching(tiny, batch, sites, per_pair=True, **options)
+        for row, width in enumerate((14, 4, 9)):
+            alone = instar.patching(tiny, batch[slice(row, row + 1)], sites, per_pair=True, **options)
+            for site in sites:
+                ours = together[site].isel(pair=row)
+                place = ours.dims[-1]
+                cut = ours.isel({place: slice(0, width)}) if place == "position" else ours
+                np.testing.assert_allclose(cut, alone[site].isel(pair=0), atol=1e-12)
+                if place == "position":
+                    assert np.isnan(ours.isel(position=slice(width, None))).all()
+
+
 def test_sets_are_patched_together(tiny, batch):
     heads = [f"a{layer}.h{head}" for layer in range(3) for head in range(4)]
     everything = {"all": [*heads, "m0", "m1", "m2"], "one": ["a1.h2"], "none": []}
@@ -246,6 +268,9 @@ def test_another_attribution_is_a_function(tiny, batch):
     [
         (lambda m, b: instar.patching(m, b, ("zz",)), "sites: 'zz' is none of"),
         (lambda m, b: instar.patching(m, b, direction="up"), "direction: 'up' is none of"),
+        (lambda m, b: instar.set_patching(m, b, {"a": ["a0.h0"]}, site="attn_out"), "site: 'attn_out'"),
+        (lambda m, b: instar.path_patching(m, b, ["input"], ["m0"], direction="up"), "direction: 'up'"),
+        (lambda m, b: instar.edges(m, b, "eap").circuit(threshold=0.1, selection="greedy"), "selection: 'greedy'"),
         (lambda m, b: instar.edges(m, b, "magic"), "method: 'magic'"),
         (lambda m, b: instar.edges(m, b, rule="right"), "rule: 'right'"),
         (lambda m, b: instar.edges(m, b, "exact", slots=True), "slots=True"),

@@ -164,3 +164,12 @@ def test_settings_that_a_row_does_not_cover_are_named():
         row(OPTConfig(do_layer_norm_before=False))
     with pytest.raises(ValueError, match="word_embed_proj_dim=512 differs"):
         row(OPTConfig(hidden_size=1024, word_embed_proj_dim=512))
+
+
+def test_loading_leaves_every_part_in_its_own_mode():
+    module = tiny_gpt2()
+    module.train()
+    module.transformer.h[0].eval()
+    before = [m.training for m in module.modules()]
+    load(module)
+    assert [m.training for m in module.modules()] == before

@@ -110,7 +110,11 @@ def test_a_circuit_survives_its_file_and_reads_the_other_packages(tmp_path):
     assert theirs["edges"][name]["score"] == pytest.approx(-circuit.scores[0])
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"cfg": {}}', '{"cfg": {"n_layers": 1, "n_heads": 1}}'])
+NO_MARK = '{"cfg": {"n_layers": 1, "n_heads": 1}, "edges": {"input->m0": {}}}'
+LIST = '{"cfg": {"n_layers": 1, "n_heads": 1}, "edges": ["input->m0"]}'
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"cfg": {}}', '{"cfg": {"n_layers": 1, "n_heads": 1}}', NO_MARK, LIST])
 def test_what_is_no_circuit_is_refused(text):
     with pytest.raises(ValueError, match="not a circuit"):
         Circuit.from_json(text)

@@ -4,20 +4,21 @@ import numpy as np
 import pytest
 
 from instar.stats.intervals import Interval, bootstrap_ratio, rank_correlation
-from instar.stats.scales import change, effect, ratio, usable
+from instar.stats.scales import change, effect, mean_change, share, usable
 
 
 def test_recovery_and_loss_are_the_two_directions_of_one_ratio():
     clean, corrupted, patched = np.array([3.0, 5.0]), np.array([1.0, -1.0]), np.array([2.0, 0.0, 4.0])
-    np.testing.assert_allclose(ratio(patched, clean, corrupted, "denoising"), [0.5, 0.0, 1.0])
-    np.testing.assert_allclose(ratio(patched, clean, corrupted, "noising"), [0.5, 1.0, 0.0])
+    own, rows = effect(clean, corrupted), np.stack([patched, patched])
+    np.testing.assert_allclose(share(mean_change(rows, clean, corrupted, "denoising"), own), [0.5, 0.0, 1.0])
+    np.testing.assert_allclose(share(mean_change(rows, clean, corrupted, "noising"), own), [0.5, 1.0, 0.0])
     assert change(2.0, 4.0, 0.0, "noising") == 2.0
 
 
 def test_a_denominator_that_spans_zero_is_masked():
     draw = np.random.default_rng(0)
     clean = draw.normal(size=50)
-    assert np.isnan(ratio(np.ones(3), clean, draw.normal(size=50), "denoising")).all()
+    assert np.isnan(share(np.ones(3), effect(clean, draw.normal(size=50)))).all()
     assert not usable(effect(-clean - 5, clean))  # clearly below 0 is no effect either
 
 
@@ -41,3 +42,10 @@ def test_rank_correlation_is_spearmans():
     assert np.isnan(rank_correlation([1, 2, 3], [5, 5, 5]))
     # With a tie: ranks 1.5, 1.5, 3 against 1, 2, 3.
     assert rank_correlation([1, 1, 2], [1, 2, 3]) == pytest.approx(np.sqrt(3) / 2)
+
+
+def test_a_pair_without_the_place_counts_on_neither_side():
+    """x − c is over the pairs that have it: an unpatched entry changes nothing, whoever is missing."""
+    clean, corrupted = np.array([10.0, 2.0, 6.0]), np.array([0.0, 1.0, -3.0])
+    patched = np.stack([corrupted, np.array([0.0, np.nan, 6.0])], 1)
+    np.testing.assert_allclose(mean_change(patched, clean, corrupted, "denoising"), [0.0, 4.5])

@@ -98,13 +98,12 @@ class Circuit:
                 int(cfg.get("n_key_value_heads") or cfg["n_heads"]),
                 bool(cfg.get("parallel_attn_mlp", False)),
             )
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            kept = [name for name, edge in edges.items() if edge["in_graph"]]
+            scores = {name: -float(edges[name].get("score") or 0.0) for name in kept}
+            own = value.get("instar", {})
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"not a circuit: {error!r}; expected an object with cfg, nodes and edges") from None
-        kept = [name for name, edge in edges.items() if edge["in_graph"]]
-        mask = graph.mask(kept)
-        scores = {name: -float(edges[name].get("score") or 0.0) for name in kept}
-        names = graph.names(mask)
-        own = value.get("instar", {})
+        names = graph.names(graph.mask(kept))
         return cls(graph, names, tuple(scores[n] for n in names), own.get("selected"), own.get("how", ""))
 
     def write(self, path: Path | str) -> None:
@@ -140,6 +139,8 @@ def select(
     """
     value = ranking(scores, signed)
     if threshold is not None:
+        if selection != "top":
+            raise ValueError(f"selection: {selection!r} takes n=; a threshold takes every edge above it")
         mask, selected = graph.exists & (value >= threshold), None
         what = f"score at least {threshold:g}"
     else:

@@ -151,10 +151,10 @@ def _weight_change(store: Store, steps: list[int]) -> dict[str, Any] | None:
 
 def _circuits(store: Store, task: str, steps: list[int]) -> dict[str, Any] | None:
     """By corruption: the smallest faithful circuit's size (null: none), areas under the curve, agreement with exact."""
-    series = store.series("circuit", task, steps=steps)
+    names = {"size": "circuit_size", **{n: n for n in ("cpr", "cmd", "random_cpr", "rank_correlation")}}
+    series = store.series("circuit", task, steps=steps, only=lambda dataset: dataset[list(names.values())])
     if series is None:
         return None
-    names = {"size": "circuit_size", **{n: n for n in ("cpr", "cmd", "random_cpr", "rank_correlation")}}
     return {
         str(group): {
             "steps": series["step"].values.tolist(),

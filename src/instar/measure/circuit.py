@@ -26,12 +26,12 @@ from instar.circuits.circuit import Circuit, Selection, ranking, top
 from instar.circuits.graph import Graph, Mask
 from instar.measure.ablate import Ablation, Baselines, evaluate_masks
 from instar.measure.edges import Edges
-from instar.measure.rows import about, numpy, pair_coords, sorted_pieces
+from instar.measure.rows import about, fitting, numpy, pair_coords, prompts, sorted_pieces
 from instar.models.load import Model
 from instar.models.replay import Engine, Metric
 from instar.progress import slow
-from instar.stats.intervals import bootstrap_ratio
-from instar.stats.scales import effect, usable
+from instar.stats.intervals import bootstrap_mean, bootstrap_ratio
+from instar.stats.scales import usable
 from instar.tasks.batch import Batch
 
 GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -70,6 +70,7 @@ def _metrics(
     if ablation not in ("resample", "mean", "zero"):
         raise ValueError(f"ablation: {ablation!r} is none of 'resample', 'mean', 'zero'")
     engine = Engine(model.layout)
+    chunk = fitting(chunk, batch, model, len(Graph.of(model.layout).sources))
     baselines = Baselines.of(engine, batch, ablation, chunk)
     values, clean = np.zeros((len(masks), len(batch))), np.zeros(len(batch))
     with slow("circuits", len(batch) * len(masks)) as advance:
@@ -85,8 +86,11 @@ def _dataset(
 ) -> xr.Dataset:
     """The first mask is the empty circuit: its metric is c."""
     corrupted, values = values[0], values[1:]
-    spread = bootstrap_ratio(values.T - corrupted[:, None], clean - corrupted)
-    masked = not usable(effect(clean, corrupted))
+    # Counterfactuals of one prompt are one draw.
+    index = prompts(batch)
+    above, below = (_by_prompt(x, index) for x in (values.T - corrupted[:, None], clean - corrupted))
+    spread = bootstrap_ratio(above, below)
+    masked = not usable(bootstrap_mean(below))
     blank = np.full(len(values), np.nan)
     data: dict[str, Any] = {
         "metric": (("circuit", "pair"), values),
@@ -101,6 +105,13 @@ def _dataset(
     return xr.Dataset(data, coords=pair_coords(batch)).assign_attrs(
         about(model, batch, ablation=ablation, convention=convention)
     )
+
+
+def _by_prompt(x: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Sums over the pairs of each prompt, on the first axis."""
+    out = np.zeros((index.max() + 1, *x.shape[1:]))
+    np.add.at(out, index, x)
+    return out
 
 
 def curve(
@@ -183,7 +194,7 @@ def smallest(
             )
         raise ValueError(f"no size of the grid stays at {faithfulness:g} or above; the largest reaches {f[-1]:.3g}")
     circuit = edges.circuit(n=size, selection=selection, signed=signed)
-    same = edges.batch is batch
+    same = edges.batch is not None and torch.equal(edges.batch.clean, batch.clean)
     where = "the pairs that the scores are from" if same else "other pairs than the scores are from"
     how = f"{circuit.how}; smallest of the grid with faithfulness >= {faithfulness:g} ({ablation}, on {where})"
     return Circuit(circuit.graph, circuit.edges, circuit.scores, size, how)
@@ -274,6 +285,7 @@ def minimality(
     f = _dataset(model, batch, values, clean, masks, ablation)["faithfulness"].values
     contribution, added = f[0] - f[1 : 1 + len(names)], f[1 + len(names) :] - f[0]
     smaller = (np.abs(added)[None] < np.abs(contribution)[:, None]).mean(1)
+    smaller = np.where(np.isnan(contribution), np.nan, smaller)
     return xr.Dataset(
         {
             "contribution": ("edge", contribution),

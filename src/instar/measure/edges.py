@@ -13,9 +13,9 @@ from instar.circuits.circuit import Circuit, Selection, select
 from instar.circuits.graph import Graph
 from instar.measure.attribution import Groups, Rule, edge_scores, groups_of
 from instar.measure.exact import exact_edges
-from instar.measure.rows import about, numpy, sorted_pieces
+from instar.measure.rows import about, fitting, numpy, sorted_pieces
 from instar.models.load import Model
-from instar.models.replay import LIVE_BYTES, Engine
+from instar.models.replay import Engine
 from instar.progress import Advance, slow
 from instar.stats.intervals import rank_correlation
 from instar.tasks.batch import Batch
@@ -92,7 +92,8 @@ class Edges:
         return smallest(self.model, where, self, faithfulness, selection=selection, signed=signed)
 
     def __repr__(self) -> str:
-        about = ", ".join(f"{k}={self.dataset.attrs[k]}" for k in ("method", "steps", "rule", "task"))
+        attrs = self.dataset.attrs
+        about = ", ".join(f"{k}={attrs[k]}" for k in ("method", "steps", "rule", "task") if attrs[k] not in ("", 1))
         return f"Edges({self.graph.n_edges} edges, {about})"
 
 
@@ -117,7 +118,7 @@ def edges(
         rule: where they lie; `left` for parity with the EAP-IG package.
         slots: keep an axis of the template's slots ("through the second giver"); not with `exact`.
         per_pair: keep an axis of pairs.
-        chunk: pairs a pass; memory does not grow with their number.
+        chunk: pairs a pass; activations of no more than these are held at a time.
 
     Raises:
         ValueError: for an unknown method or rule, or `slots` with `exact`.
@@ -126,10 +127,9 @@ def edges(
     engine, graph = Engine(model.layout), Graph.of(model.layout)
     kept = (len(batch) if per_pair else 1, len(batch.slot_names) if slots else 1)
     total = np.zeros((*kept, *graph.exists.shape), np.float32 if model.module.dtype != torch.float64 else np.float64)
-    width = batch.clean.shape[1] * model.layout.d_model * model.module.dtype.itemsize * len(graph.sources)
     with slow("edges", len(batch) * (graph.n_edges if method == "exact" else 1)) as advance:
         scorer = _scorer(method, steps, rule, slots, advance)
-        for rows, part in sorted_pieces(batch, model, max(1, min(chunk, LIVE_BYTES // width))):
+        for rows, part in sorted_pieces(batch, model, fitting(chunk, batch, model, len(graph.sources))):
             found = numpy(scorer(engine, part, groups))
             for (pair, slot), value in zip(labels(part), found, strict=True):
                 total[rows[pair] if per_pair else 0, slot] += value
@@ -153,7 +153,7 @@ def edges(
     shape = {k: getattr(graph, k) for k in ("n_layers", "n_heads", "n_kv_heads")}
     return Edges(
         dataset.assign_attrs(
-            about(model, batch, method=name, steps=steps if name == "eap-ig" else 1, rule=rule,
+            about(model, batch, method=name, steps=steps if name == "eap-ig" else 1, rule=rule if name == "eap-ig" else "",
                   convention=convention, parallel=int(graph.parallel), **shape)
         ), model, batch,
     )  # fmt: skip
@@ -217,4 +217,5 @@ def edges_like(scored: Edges, batch: Batch) -> np.ndarray:
     """The same scores on other pairs."""
     assert scored.model is not None
     attrs = scored.dataset.attrs
-    return edges(scored.model, batch, attrs["method"], steps=attrs["steps"], rule=attrs["rule"]).scores
+    rule = attrs["rule"] or "midpoint"
+    return edges(scored.model, batch, attrs["method"], steps=attrs["steps"], rule=rule).scores

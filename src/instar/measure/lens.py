@@ -20,7 +20,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from instar.measure.rows import Direction, about, answer_direction, at_end, joined, numpy, pieces
+from instar.measure.rows import Readout, about, answer_direction, at_end, joined, numpy, pieces
 from instar.models.load import Model
 from instar.models.norms import Frozen, frozen
 from instar.models.taps import Record, record
@@ -105,13 +105,13 @@ def decomposed(model: Model, part: Batch, seen: Record) -> dict[str, Tensor]:
     }
 
 
-def _through(norm: Frozen, direction: Direction) -> Direction:
+def _through(norm: Frozen, direction: Readout) -> Readout:
     """The direction as it reads what stands before a frozen norm."""
     bias = 0 if norm.bias is None else direction.vector @ norm.bias
-    return Direction(norm.pull(direction.vector), direction.offset + bias)
+    return Readout(norm.pull(direction.vector), direction.offset + bias)
 
 
-def _read(x: Float[Tensor, "row pos d_model"], part: Batch, linear: Direction) -> Float[Tensor, " pair"]:
+def _read(x: Float[Tensor, "row pos d_model"], part: Batch, linear: Readout) -> Float[Tensor, " pair"]:
     x = x.expand(len(part), -1, -1)
     return (at_end(x, part.end) * linear.vector).sum(1)
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from instar.measure.rows import at_end
 from instar.models.replay import Engine, Join, Metric, Run
 from instar.progress import Advance
 from instar.stats.scales import Direction
@@ -56,9 +57,9 @@ class Case:
         metric = Metric.of(engine.layout, part.answer, part.contrast)
         return cls(engine, base, source, part.end, places, first_difference(part), metric)
 
-    def read(self, final: Float[Tensor, "*patch pair pos d_model"]) -> Float[Tensor, "*patch pair"]:
+    def read(self, final: Float[Tensor, "pair pos d_model"]) -> Float[Tensor, " pair"]:
         """The metric of a whole last residual stream."""
-        return self.metric(final[..., torch.arange(len(self.end), device=final.device), self.end, :])
+        return self.metric(at_end(final, self.end))
 
     def entries(self, site: str, positions: bool) -> list[Entry]:
         """Every entry of a site."""
@@ -94,8 +95,10 @@ def replay(case: Case, wanted: Entries, advance: Advance) -> dict[str, Float[Ten
     for start, patches in waves.items():
         patches.sort(key=lambda patch: (patch.join.layer, patch.join.middle))
         carried = case.engine.carry(case.base, start, case.end, [patch.join for patch in patches])
+        reached = case.end >= start
         for patch, final in zip(patches, carried, strict=True):
-            found[patch.site].update(zip(patch.entries, case.metric(final), strict=True))
+            values = torch.where(reached, case.metric(final), base)
+            found[patch.site].update(zip(patch.entries, values, strict=True))
             advance(len(patch.entries))
     return {
         site: torch.stack([_where_there(case, site, e, found[site].get(e, base)) for e in entries])

@@ -34,8 +34,8 @@ from instar.measure.rows import about, numpy, pair_coords, sorted_pieces
 from instar.models.load import Model
 from instar.models.replay import Engine
 from instar.progress import slow
-from instar.stats.intervals import rank_correlation
-from instar.stats.scales import Direction, ratio
+from instar.stats.intervals import present_mean, rank_correlation
+from instar.stats.scales import Direction, effect, mean_change, share
 from instar.tasks.batch import Batch
 
 Method = Literal["exact", "attribution", "auto"]
@@ -69,7 +69,7 @@ def patching(
         positions: patch head sites at each place by itself: the query's for z, q and pattern, the key's for k and v.
         per_pair: keep the `pair` axis.
         seed: which random entries `auto` replays.
-        chunk: pairs a pass; memory does not grow with their number.
+        chunk: pairs a pass; activations of no more than these are held at a time.
 
     Returns:
         Per site the metric of the patched run (logits) on `layer, position|slot` or `layer, head|kv_head`, and
@@ -82,8 +82,8 @@ def patching(
     _check_arguments(model, sites, direction, method, by)
     small = sum(p.numel() for p in model.module.parameters()) < EXACT_BELOW
     how = ("exact" if small else "auto") if method == "auto" else method
-    engine, places = Engine(model.layout), _places(batch, by)
-    shapes = {site: _axes(model, site, places, positions) for site in sites}
+    engine, names = Engine(model.layout), batch.slot_names if by == "slot" else range(batch.clean.shape[1])
+    shapes = {site: _axes(model, site, len(names), positions) for site in sites}
     values: dict[str, np.ndarray] = {}
     exact: dict[str, np.ndarray] = {}
     ends = np.zeros((2, len(batch)))
@@ -91,8 +91,7 @@ def patching(
 
     def cases(differentiable: bool) -> Iterator[tuple[np.ndarray, Case]]:
         for rows, part in sorted_pieces(batch, model, chunk):
-            here = places[:, rows, : part.clean.shape[1]].to(model.device)
-            yield rows, Case.of(engine, part, here, direction, differentiable)
+            yield rows, Case.of(engine, part, _places(part, by, len(names)), direction, differentiable)
 
     with slow("patching", entries * -(-len(batch) // chunk)) as advance:
         for rows, case in cases(differentiable=how != "exact"):
@@ -126,20 +125,20 @@ def _check_arguments(model: Model, sites: Sequence[str], direction: str, method:
         )
 
 
-def _places(batch: Batch, by: Place) -> Bool[Tensor, "place pair pos"]:
+def _places(part: Batch, by: Place, count: int) -> Bool[Tensor, "place pair pos"]:
     if by == "slot":
-        return torch.stack([batch.slots == slot for slot in range(len(batch.slot_names))])
-    width = batch.clean.shape[1]
-    return torch.eye(width, dtype=torch.bool)[:, None] & batch.mask[None]
+        return torch.stack([part.slots == slot for slot in range(count)])
+    width = part.clean.shape[1]
+    return torch.eye(count, width, dtype=torch.bool, device=part.mask.device)[:, None] & part.mask[None]
 
 
-def _axes(model: Model, site: str, places: Tensor, positions: bool) -> dict[str, int]:
+def _axes(model: Model, site: str, places: int, positions: bool) -> dict[str, int]:
     """The axes of a site's array after `pair`, with their sizes."""
     layout = model.layout
     if site in RESIDUAL_SITES:
-        return {"layer": layout.n_layers, "place": len(places)}
+        return {"layer": layout.n_layers, "place": places}
     heads = {"kv_head": layout.n_kv_heads} if site in BY_KEY_VALUE_HEAD else {"head": layout.n_heads}
-    return {"layer": layout.n_layers, **heads, **({"place": len(places)} if positions else {})}
+    return {"layer": layout.n_layers, **heads, **({"place": places} if positions else {})}
 
 
 def _place(into: dict[str, np.ndarray], found: dict[str, Tensor], rows: np.ndarray, pairs: int) -> None:
@@ -152,7 +151,7 @@ def _chosen(values: dict[str, np.ndarray], base: np.ndarray, shapes: dict[str, d
     generator = np.random.default_rng(seed)
     chosen: Entries = {}
     for site, value in values.items():
-        moved = np.abs(_mean(value - base[:, None]))
+        moved = np.abs(present_mean(value - base[:, None]))
         largest = np.argsort(-np.nan_to_num(moved))[:CHECKED]
         rest = np.setdiff1d(np.arange(len(moved)), largest)
         random = generator.choice(rest, min(CHECKED, len(rest)), replace=False)
@@ -168,13 +167,6 @@ def _spread(values: np.ndarray, entries: Any, axes: dict[str, int]) -> np.ndarra
     return whole
 
 
-def _mean(value: np.ndarray) -> np.ndarray:
-    """The mean over the pairs that have the entry; NaN where none has."""
-    there = ~np.isnan(value)
-    count = there.sum(0)
-    return np.where(count > 0, np.where(there, value, 0).sum(0) / np.maximum(count, 1), np.nan)
-
-
 def _dataset(
     model: Model, batch: Batch, values: Any, exact: Any, ends: np.ndarray, shapes: Any,
     by: Place, direction: Direction, how: str, per_pair: bool,
@@ -183,11 +175,12 @@ def _dataset(
     check: dict[str, Any] = {}
     for site, value in values.items():
         axes = tuple(by if axis == "place" else axis for axis in shapes[site])
-        mean = _mean(value)
+        mean = present_mean(value)
         data[site] = (("pair", *axes), value) if per_pair else (axes, mean)
-        data[f"{site}_ratio"] = (axes, ratio(mean, ends[0], ends[1], direction))
+        moved = mean_change(value, ends[0], ends[1], direction)
+        data[f"{site}_ratio"] = (axes, share(moved, effect(ends[0], ends[1])))
         if how == "auto":
-            replayed = _mean(exact[site])
+            replayed = present_mean(exact[site])
             data[f"{site}_exact"] = (("pair", *axes), exact[site]) if per_pair else (axes, replayed)
             check[site] = _off(mean, replayed)
     coords = pair_coords(batch) | {"layer": np.arange(model.layout.n_layers)}

@@ -22,7 +22,7 @@ import xarray as xr
 from torch import Tensor
 
 from instar.circuits.graph import Graph
-from instar.measure.patches import BY_KEY_VALUE_HEAD
+from instar.measure.patches import BY_KEY_VALUE_HEAD, HEAD_SITES
 from instar.measure.rows import about, at_end, numpy, pair_coords, sorted_pieces
 from instar.measure.writes import head_writes
 from instar.models.load import Model
@@ -98,6 +98,8 @@ def set_patching(
     Returns:
         `metric`, `clean`, `corrupted`, `change` (logits) on `set, pair`.
     """
+    if site not in HEAD_SITES:
+        raise ValueError(f"site: {site!r} is none of {', '.join(HEAD_SITES)}")
     heads_there = model.layout.n_kv_heads if site in BY_KEY_VALUE_HEAD else model.layout.n_heads
     members = {name: [_member(model, m, heads_there) for m in inside] for name, inside in sets.items()}
 
@@ -126,6 +128,8 @@ def set_patching(
 def _over_pairs(
     model: Model, batch: Batch, direction: Direction, chunk: int, runs: dict[str, Any], more: dict[str, Any]
 ) -> xr.Dataset:
+    if direction not in ("denoising", "noising"):
+        raise ValueError(f"direction: {direction!r} is neither 'denoising' nor 'noising'")
     engine = Engine(model.layout)
     values, ends = np.zeros((len(runs), len(batch))), np.zeros((2, len(batch)))
     for rows, part in sorted_pieces(batch, model, chunk):

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from instar.models.load import Model
+from instar.models.replay import LIVE_BYTES
 from instar.tasks.batch import Batch
 
 
@@ -30,6 +31,17 @@ def sorted_pieces(batch: Batch, model: Model, size: int) -> Iterator[tuple[np.nd
     for start in range(0, len(batch), size):
         rows = order[start : start + size]
         yield rows, to(batch[rows], model.device)
+
+
+def fitting(size: int, batch: Batch, model: Model, sources: int) -> int:
+    """How many pairs a pass may have where every source's output is held: large models' are megabytes a pair."""
+    floats = sources * batch.clean.shape[1] * model.layout.d_model
+    return max(1, min(size, LIVE_BYTES // (floats * model.module.dtype.itemsize)))
+
+
+def prompts(batch: Batch) -> np.ndarray:
+    """Which pairs share their clean prompt: an index from 0 for each. They are one draw, and resampled together."""
+    return np.unique(batch.clean.numpy(), axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def to(batch: Batch, device: torch.device) -> Batch:
@@ -59,7 +71,7 @@ def foil_values(
 
 
 @dataclass(frozen=True)
-class Direction:
+class Readout:
     """The direction in the normed residual stream whose dot product is the logit difference, and its offset."""
 
     vector: Float[Tensor, "pair d_model"]
@@ -67,7 +79,7 @@ class Direction:
     """What the unembedding's own bias adds."""
 
 
-def answer_direction(model: Model, answer: Int[Tensor, " pair"], foils: Int[Tensor, "pair foil"]) -> Direction:
+def answer_direction(model: Model, answer: Int[Tensor, " pair"], foils: Int[Tensor, "pair foil"]) -> Readout:
     """Unembedding of the answer minus the mean of the foils'. `norm(x) @ vector + offset` is the logit difference."""
     unembed = model.layout.unembed
     weights = foil_weights(foils).to(unembed.weight)
@@ -75,7 +87,7 @@ def answer_direction(model: Model, answer: Int[Tensor, " pair"], foils: Int[Tens
     vector = unembed.weight[answer] - torch.einsum("pf,pfd->pd", weights, rows)
     bias = unembed.bias if unembed.bias is not None else unembed.weight.new_zeros(unembed.weight.shape[0])
     offset = bias[answer] - (weights * bias[foils.clamp_min(0)]).sum(1)
-    return Direction(vector, offset)
+    return Readout(vector, offset)
 
 
 def numpy(x: Tensor) -> Any:

@@ -3,7 +3,7 @@
 1. `frame` asks the model itself for what is fixed before the first block: the first residual stream, each layer's mask
    (causal, padding, sliding window) and rotary angles. Blocks are skipped, so this costs next to nothing.
 2. A `Block` has the pieces: norm, projections, q/k norms and rotation, attention, output projection, MLP. Norms, MLPs and
-   the attention function are the family's own; weights are views of the model's own, so nothing is copied.
+   the attention function are the family's own; weights are views of the model's own (Pythia's interleaved ones excepted).
 3. `instar.models.checks` proves at load that the pieces, put together again, give the model's own logits.
 
 Rows are `[row, pos, d_model]`, `row` being pairs or patches × pairs. `raw` q, k and v are the projections' outputs

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from instar.models.arch import Layout
 from instar.models.replay import Engine
-from instar.models.taps import logits_at, record
+from instar.models.taps import as_evaluated, logits_at, record
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.01}
 
@@ -75,13 +75,13 @@ def _check_pattern_matters(layout: Layout, tokens: Int[Tensor, "pair pos"], name
 
 
 def _eager(layout: Layout, tokens: Int[Tensor, "pair pos"]) -> Tensor:
-    config, training = layout.module.config, layout.module.training
+    config = layout.module.config
     before, config._attn_implementation = config._attn_implementation, "eager"
     try:
-        return layout.module.eval()(input_ids=tokens, use_cache=False).logits[:, -1]
+        with as_evaluated(layout.module):
+            return layout.module(input_ids=tokens, use_cache=False).logits[:, -1]
     finally:
         config._attn_implementation = before
-        layout.module.train(training)
 
 
 def _far(a: Tensor, b: Tensor) -> float:

@@ -95,14 +95,16 @@ class Metric:
         """The metric of these answers and foils (−1: no foil)."""
         unembed = layout.unembed
         words = torch.cat([answer[:, None], foils.clamp_min(0)], 1)
-        real = (foils >= 0).to(unembed.weight.dtype)
+        # Effects are differences of this: 16 bits of a logit of ten would leave nothing of a small one.
+        rows = unembed.weight.detach()[words].to(torch.promote_types(unembed.weight.dtype, torch.float32))
+        real = (foils >= 0).to(rows.dtype)
         weights = torch.cat([torch.ones_like(real[:, :1]), -real / real.sum(1, keepdim=True)], 1)
-        bias = unembed.weight.new_zeros(words.shape) if unembed.bias is None else unembed.bias.detach()[words]
-        return cls(layout, unembed.weight.detach()[words], bias, weights)
+        bias = rows.new_zeros(words.shape) if unembed.bias is None else unembed.bias.detach()[words].to(rows.dtype)
+        return cls(layout, rows, bias, weights)
 
     def __call__(self, final: Float[Tensor, "*patch pair d_model"]) -> Float[Tensor, "*patch pair"]:
         """In logits, from the last residual stream at the last token."""
-        normed = self.layout.final_norm(final)
+        normed = self.layout.final_norm(final).to(self.rows.dtype)
         if self.layout.cap is None:
             direction = torch.einsum("pw,pwd->pd", self.weights, self.rows)
             return (normed * direction).sum(-1) + (self.weights * self.bias).sum(1)
@@ -181,7 +183,7 @@ class Engine:
         """The final stream at each prompt's last token, [patch, pair, d_model] for each join, in the order given.
 
         Joins must come in the order of the layers. `base` is a whole run (start 0); patched streams hold the positions
-        `start` … T−1.
+        `start` … T−1. For a prompt that ends before `start` nothing is changed, and nothing meaningful comes back.
         """
         for group in _budgeted(joins, base, start):
             done = _Wave(self, base, start, end, group).travel()
@@ -225,7 +227,9 @@ class _Wave:
     """One wavefront: patches of one starting position, carried through the layers together."""
 
     def __init__(self, engine: Engine, base: Run, start: int, end: Tensor, joins: Sequence[Join]):
-        self.engine, self.base, self.start, self.end, self.joins = engine, base, start, end, list(joins)
+        self.engine, self.base, self.start, self.joins = engine, base, start, list(joins)
+        # A prompt that ends before the patches begin has no row to read; what stands there for it is not used.
+        self.end = end.clamp(min=start)
         pairs, width, d_model = base.final.shape
         self.last = len(engine.blocks) - 1
         self.x = base.final.new_empty(sum(j.count for j in joins), pairs, width - start, d_model)

@@ -30,8 +30,6 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from instar.models.arch import Layout
 
 SEAM = "instar"
-RESIDUAL_SITES = ("resid_pre", "resid_mid", "attn_out", "mlp_out")
-HEAD_SITES = ("q", "k", "v", "pattern", "z")
 Edit = Callable[[str, int, Tensor], Tensor | None]
 """`edit(site, layer, value)`: the value to use instead, or None to leave it."""
 

@@ -51,7 +51,7 @@ def grid(found: Panels, kind: str) -> Grid | None:
         len(sites), len(columns), figsize=(3.5 * len(columns) + 0.8, 2.6 * len(sites) + 1), squeeze=False,
         layout="constrained",
     )  # fmt: skip
-    limit = found.patched_limit(sites, "reference")
+    limit = found.patched_limit((*sites, "z") if kind == "patched_scatter" else sites, "reference")
     updates, moving = [], []
     for number, (row, site) in enumerate(zip(axes, sites, strict=True)):
         for one, (role, patched, k) in zip(row, columns, strict=True):
@@ -65,7 +65,8 @@ def grid(found: Panels, kind: str) -> Grid | None:
         drawn.colorbar(moving[0], ax=axes, label="share of the reference checkpoint's b − c", shrink=0.8)
     title = drawn.suptitle(f"{label}  ·  step {0:>4}", x=0.01, ha="left", family="monospace", fontsize=11)
     pairs = ", ".join(f"{found.summary[r]} {p.pairs} (reference: step {p.reference})" for r, p in found.patched.items())
-    drawn.supxlabel(f"{CONVENTION}; pairs: {pairs}; instar {found.summary['instar']}", fontsize=7, color=QUIET)
+    how = next(iter(found.patched.values())).how
+    drawn.supxlabel(f"{CONVENTION}; {how}; pairs: {pairs}; instar {found.summary['instar']}", fontsize=7, color=QUIET)
     steps = next(iter(found.patched.values())).steps
     return Grid(drawn, steps, updates, [*moving, title], title, label)
 

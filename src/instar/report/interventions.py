@@ -4,6 +4,7 @@ A series is scaled by one *reference checkpoint*: step 0 for the old task, the l
 counterfactual by itself. A ratio whose own denominator is not usable there (`instar.stats.scales`) is NaN: masked.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from instar.stats.intervals import Interval
-from instar.stats.scales import change, effect, ratio, usable
+from instar.stats.scales import effect, mean_change, share
 from instar.store import Store
 
 SITES = {
@@ -40,11 +41,11 @@ class Patched:
     """The step whose b − c scales the series."""
     effects: list[list[Interval]]
     """b − c by step and counterfactual, in logits."""
-    masked: np.ndarray
-    """Which step and counterfactual has no ratio of its own."""
     values: dict[str, dict[str, np.ndarray]]
     """By site and scale: `step, counterfactual, layer, slot or head`."""
     pairs: int
+    how: str
+    """Exact or estimated, in words."""
 
     def panel(self, site: str, scale: str, index: int, counterfactual: int) -> np.ndarray:
         """One drawing's values."""
@@ -73,6 +74,8 @@ class Circuits:
     """The circuit's edges with their scores, the largest first, at most `SHOWN_EDGES`."""
     method: str
     pairs: int
+    layers: int
+    heads: int
 
 
 def patched(store: Store, task: str, role: str, steps: list[int]) -> Patched | None:
@@ -84,7 +87,6 @@ def patched(store: Store, task: str, role: str, steps: list[int]) -> Patched | N
     kinds = [str(k) for k in series["counterfactual"].values]
     ends = [series[name].transpose("step", "counterfactual", "pair").values for name in ("clean", "corrupted")]
     effects = [[effect(b, c) for b, c in zip(*rows, strict=True)] for rows in zip(*ends, strict=True)]
-    masked = np.array([[not usable(own, effects[where][k]) for k, own in enumerate(row)] for row in effects])
     values = {site: _scaled(series, site, ends, effects[where]) for site in SITES if site in series}
     return Patched(
         series["step"].values.tolist(),
@@ -92,32 +94,38 @@ def patched(store: Store, task: str, role: str, steps: list[int]) -> Patched | N
         [str(s) for s in series["slot"].values],
         int(series["step"].values[where]),
         effects,
-        masked,
         values,
         series.sizes["pair"],
+        _how(series),
     )
 
 
 def _scaled(series: xr.Dataset, site: str, ends: list[np.ndarray], reference: list[Interval]) -> dict[str, np.ndarray]:
     axes = [d for d in series[site].dims if d not in ("step", "counterfactual", "pair")]
     per_pair = series[site].transpose("step", "counterfactual", "pair", *axes).values
-    there = ~np.isnan(per_pair)
-    count = there.sum(2)
-    mean = np.where(count > 0, np.where(there, per_pair, 0).sum(2) / np.maximum(count, 1), np.nan)
-    found = {scale: np.full(mean.shape, np.nan) for scale in SCALES}
-    for step, kind in np.ndindex(*mean.shape[:2]):
+    found = {scale: np.full((*per_pair.shape[:2], *per_pair.shape[3:]), np.nan) for scale in SCALES}
+    for step, kind in np.ndindex(*per_pair.shape[:2]):
         clean, corrupted = ends[0][step, kind], ends[1][step, kind]
-        moved = change(mean[step, kind], clean.mean(), corrupted.mean(), "denoising")
+        moved = mean_change(per_pair[step, kind], clean, corrupted, "denoising")
         found["logits"][step, kind] = moved
-        found["ratio"][step, kind] = ratio(mean[step, kind], clean, corrupted, "denoising", reference[kind])
-        if usable(reference[kind]):
-            found["reference"][step, kind] = moved / reference[kind].value
+        found["ratio"][step, kind] = share(moved, effect(clean, corrupted), reference[kind])
+        found["reference"][step, kind] = share(moved, reference[kind])
     return found
+
+
+def _how(series: xr.Dataset) -> str:
+    """Estimates must not pass for exact patching."""
+    if series.attrs["method"] == "exact":
+        return "exact"
+    checks = json.loads(str(series.attrs["check"]))
+    ranks = [site["rank"] for kind in checks.values() for site in kind.values() if site["rank"] is not None]
+    checked = f"; first step: rank correlation with exact at least {min(ranks):.2f} on a sample" if ranks else ""
+    return f"estimated by attribution patching, not exact{checked}"
 
 
 def circuits(store: Store, task: str, steps: list[int]) -> Circuits | None:
     """The series of one task; None where it was not measured."""
-    series = store.series("circuit", task, steps=steps)
+    series = store.series("circuit", task, steps=steps, only=_mean_scores)
     if series is None:
         return None
 
@@ -139,13 +147,21 @@ def circuits(store: Store, task: str, steps: list[int]) -> Circuits | None:
         rank_correlation=rows("rank_correlation"),
         edges=_edges(series),
         method=str(series.attrs["method"]),
-        pairs=series.sizes["pair"],
+        pairs=int(series["score_pairs"].values.ravel()[0]),
+        layers=int(series.attrs["n_layers"]),
+        heads=int(series.attrs["n_heads"]),
     )
+
+
+def _mean_scores(dataset: xr.Dataset) -> xr.Dataset:
+    pairs = dataset.sizes["pair"]
+    kept = dataset.drop_vars("score_exact", errors="ignore")
+    return kept.assign(score=dataset["score"].mean("pair"), score_pairs=pairs)
 
 
 def _edges(series: xr.Dataset) -> list[list[list[tuple[str, float]]]]:
     names = [str(n) for n in series["edge"].values]
-    scores = series["score"].mean("pair").transpose("step", "counterfactual", "edge").values
+    scores = series["score"].transpose("step", "counterfactual", "edge").values
     kinds = [str(k) for k in series["counterfactual"].values]
     inside = series["in_circuit"].transpose("step", "group", "edge").values.astype(bool)
     found: Any = []

@@ -67,8 +67,7 @@ def _patched(found: Panels, one: Patched) -> dict[str, Any]:
     return {
         "counterfactuals": one.counterfactuals,
         "slots": one.slots,
-        "reference": one.reference,
-        "masked": one.masked.tolist(),
+        "how": one.how,
         "effects": [[_numbers([e.value, e.low, e.high]) for e in row] for row in one.effects],
         "values": {s: {k: _numbers(v) for k, v in scales.items()} for s, scales in one.values.items()},
         "limits": {
@@ -87,8 +86,8 @@ def _circuits(one: Circuits) -> dict[str, Any]:
         "share": one.share.tolist(),
         **{name: _numbers(getattr(one, name)) for name in arrays},
         "edges": [[[[n, round(s, 4)] for n, s in edges] for edges in row] for row in one.edges],
-        "method": one.method,
-        "pairs": one.pairs,
+        "layers": one.layers,
+        "heads": one.heads,
     }
 
 
@@ -172,8 +171,8 @@ def _interventions(found: Panels) -> list[tuple[str, str]]:
         rows.append(
             (
                 f"patching, {found.summary[role]}",
-                f"clean values into the corrupted run (denoising), by slot or head, {one.pairs} pairs a counterfactual; "
-                f"scaled by b − c of step {one.reference}; z before W_O",
+                f"{one.how}; clean values into the corrupted run (denoising), by slot or head, {one.pairs} pairs a "
+                f"counterfactual; scaled by b − c of step {one.reference}; z before W_O",
             )
         )
     for role, one in found.circuits.items():

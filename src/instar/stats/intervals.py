@@ -79,6 +79,13 @@ def simultaneous_mean(values: Any, seed: int = 0) -> Interval:
     return Interval(mean.reshape(shape), (mean - width).reshape(shape), (mean + width).reshape(shape))
 
 
+def present_mean(values: Any) -> np.ndarray:
+    """The mean over the first axis of what is not NaN; NaN where all of it is."""
+    there = ~np.isnan(values)
+    count = there.sum(0)
+    return np.where(count > 0, np.where(there, values, 0).sum(0) / np.maximum(count, 1), np.nan)
+
+
 def rank_correlation(a: Any, b: Any) -> float:
     """Spearman's rank correlation, ties averaged; NaN for fewer than three values or a constant."""
     a, b = rankdata(a), rankdata(b)

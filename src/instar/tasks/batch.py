@@ -63,6 +63,9 @@ class Batch:
 
         Slots are `same`, `changed` (clean and corrupted differ) and `end`.
         """
+        # Pieces are moved to the model's device when they are run.
+        clean, corrupted, answer, foils = (t.cpu() for t in (clean, corrupted, answer, foils))
+        mask = None if mask is None else mask.cpu()
         if clean.shape != corrupted.shape:
             raise ValueError(f"clean is {tuple(clean.shape)} and corrupted {tuple(corrupted.shape)}: align them")
         mask = torch.ones_like(clean, dtype=torch.bool) if mask is None else mask.bool()

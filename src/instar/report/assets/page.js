@@ -16,7 +16,7 @@ const tint = (hex, alpha) => hex + Math.round(255 * alpha).toString(16).padStart
 const flat = (x) => (Array.isArray(x) ? x.flatMap(flat) : [x]);
 const task = (role) => D.summary.tasks[D.summary[role]];
 const inside = (role) => D.inside[role];
-const state = { index: 0, layer: 0, head: 0, shown: 0, playing: null, site: "z", scale: "reference", against: "v", group: 0 };
+const state = { index: 0, layer: 0, head: 0, shown: 0, playing: null, site: "z", scale: "reference", against: "v", group: null };
 const steps = task("old").steps;
 
 function layout(title, extra = {}) {
@@ -155,18 +155,22 @@ function scatterPanel(p) {
     { x: heads.map((h) => h[1]), y: heads.map((h) => h[0]), text: heads.map((h) => `a${h[2]}.h${h[3]}`), mode: "markers", type: "scatter", showlegend: false, marker: { size: 8, color: heads.map((h) => h[2]), colorscale: "Viridis", cmin: 0, cmax: out.length - 1, colorbar: { thickness: 9, title: { text: "layer", side: "right" } }, line: { width: 0.5, color: "#fff" } }, hovertemplate: "%{text}: output %{y:.3f}, " + state.against + " %{x:.3f}<extra></extra>" }],
   layout(named(p), { annotations: emptyNote(out), xaxis: { range: [-limit, limit], title: { text: `${state.against === "v" ? "values" : "pattern"} patched (${SCALES[state.scale]})` } }, yaxis: { range: [-limit, limit], title: { text: "output patched" } } }));
 }
+// A task without the chosen corruption shows all of its own.
+const chosen = (c) => Math.max(0, c.groups.indexOf(state.group));
+const circuitSpan = span([1.1, -0.1, ...Object.values(D.circuits).flatMap((c) => flat([c.faithfulness, c.random]).filter((v) => v !== null))]);
 function circuitCurve(role) {
-  const c = D.circuits[role], g = Math.min(state.group, c.groups.length - 1), i = state.index, x = c.share.map((s) => 100 * s), at = (k) => c[k][i][g];
+  const c = D.circuits[role], g = chosen(c), i = state.index, x = c.share.map((s) => 100 * s), at = (k) => c[k][i][g];
   const known = at("faithfulness").some((v) => v !== null), line = { color: COLOUR[role], width: 2 };
   const traces = known ? [band(x, at("low"), at("high"), COLOUR[role]), { x, y: at("random"), name: "random circuits", mode: "lines", line: { color: "#a9b0b9", width: 2, dash: "dash" }, type: "scatter" },
     { x, y: at("faithfulness"), text: at("kept"), name: "best edges", mode: "lines+markers", line, type: "scatter", hovertemplate: "%{x:.2g} % of edges (%{text} on a path): %{y:.2f}<extra></extra>" }] : [];
-  const size = at("size"), facts = size === null ? "no size is faithful" : `${size} edges keep 0.85`;
-  draw("curve-" + role, traces, layout(`${safe(D.summary[role])} · ${safe(c.groups[g])}: ${facts}`, { legend: BELOW, annotations: known ? [] : emptyNote([null]), shapes: [0, 0.85, 1].map((y) => ({ type: "line", x0: 0, x1: 1, xref: "paper", y0: y, y1: y, line: { color: "#c9ced6", width: 1, dash: y === 0.85 ? "dot" : "solid" } })), xaxis: { type: "log", title: { text: "edges selected, % of all" } }, yaxis: { range: scales.faithfulness, title: { text: "faithfulness" } } }));
+  const size = at("size"), fixed = (v) => (v === null ? "–" : v.toFixed(2)), facts = size === null ? "no size is faithful" : `${size} edges keep 0.85`;
+  const sub = `CPR ${fixed(at("cpr"))} (random ${fixed(at("random_cpr"))}) · scores' rank correlation with exact ${fixed(at("rank_correlation"))}`;
+  draw("curve-" + role, traces, layout(`${safe(D.summary[role])} · ${safe(c.groups[g])}: ${facts}<br><span style="font-size:11px;color:#6b7280">${sub}</span>`, { margin: { l: 56, r: 16, t: 56, b: 46 }, legend: BELOW, annotations: known ? [] : emptyNote([null]), shapes: [0, 0.85, 1].map((y) => ({ type: "line", x0: 0, x1: 1, xref: "paper", y0: y, y1: y, line: { color: "#c9ced6", width: 1, dash: y === 0.85 ? "dot" : "solid" } })), xaxis: { type: "log", title: { text: "edges selected, % of all" } }, yaxis: { range: circuitSpan, title: { text: "faithfulness" } } }));
 }
 const placed = (node, heads) => node === "input" ? [-1, heads / 2] : node === "logits" ? [null, heads / 2] : node[0] === "m" ? [+node.slice(1) + 0.45, heads + 0.6] : [+node.slice(1).split(".")[0], +node.split(".h")[1].split("<")[0]];
 function circuitGraph(role) {
-  const c = D.circuits[role], g = Math.min(state.group, c.groups.length - 1), edges = c.edges[state.index][g];
-  const rows = D.patched[role] ? D.patched[role].values.z.logits[0][0] : inside(role).heads.value[0], L = rows.length, H = rows[0].length, out = [L, H / 2];
+  const c = D.circuits[role], g = chosen(c), edges = c.edges[state.index][g];
+  const L = c.layers, H = c.heads, out = [L, H / 2];
   const at = (n) => { const [x, y] = placed(n, H); return x === null ? out : [x, y]; }, top = Math.max(...edges.map((e) => Math.abs(e[1])), 1e-9);
   const lines = edges.map(([name, score]) => { const [u, v] = name.split("->"), a = at(u), b = at(v), kind = (v.match(/<(.)>/) || [, ""])[1]; return { x: [a[0], (a[0] + b[0]) / 2, b[0]], y: [a[1], (a[1] + b[1]) / 2 + 0.25, b[1]], mode: "lines", line: { shape: "spline", width: 0.8 + 4 * Math.sqrt(Math.abs(score) / top), color: tint(score < 0 ? "#2a6f97" : "#a33b20", 0.65), dash: kind === "q" ? "dot" : kind === "k" ? "dash" : "solid" }, text: [0, 1, 2].map(() => `${name}: ${signed(score, 3)} logits`), hoverinfo: "text", showlegend: false, type: "scatter" }; });
   const nodes = [...new Set(edges.flatMap(([n]) => n.split("->").map((x) => x.replace(/<.>/, ""))))], spot = nodes.map(at);
@@ -183,16 +187,18 @@ function startInterventions() {
   if (!kinds().length) $("patching").remove();
   if (!Object.keys(D.circuits).length) $("circuits").remove();
   kinds().forEach((p) => ["patched", "scatter"].forEach((kind) => { const box = element("div", undefined, "plot"); box.id = `${kind}-${p.id}`; $(kind).append(box); }));
-  const bind = (id, key, number) => $(id) && $(id).addEventListener("change", () => { state[key] = number ? +$(id).value : $(id).value; interventions(); });
+  const bind = (id, key) => $(id) && $(id).addEventListener("change", () => { state[key] = $(id).value; interventions(); });
   if (kinds().length) {
     const first = D.patched[kinds()[0].role];
     Object.entries(first.sites).filter(([s]) => s in first.values).forEach(([s, name]) => option("site", s, name));
     Object.entries(SCALES).forEach(([s, name]) => option("scale", s, name));
-    $("site").value = state.site;
+    state.site = "z" in first.values ? "z" : Object.keys(first.values)[0]; $("site").value = state.site;
+    $("patched-how").textContent = first.how === "exact" ? "" : `These are ${first.how}.`;
   }
   const groups = [...new Set(Object.values(D.circuits).flatMap((c) => c.groups))];
-  groups.forEach((g, i) => option("group", i, g === "givers" ? "all givers pooled" : g));
-  bind("site", "site"); bind("scale", "scale"); bind("against", "against"); bind("group", "group", true);
+  groups.forEach((g) => option("group", g, g === "givers" ? "all givers pooled" : g));
+  state.group = groups[0];
+  bind("site", "site"); bind("scale", "scale"); bind("against", "against"); bind("group", "group");
 }
 
 // ---- words and tables -----------------------------------------------------------------------------------------------
@@ -242,7 +248,7 @@ function words() {
 const both = (f) => ROLES.filter(inside).flatMap((r) => flat(f(inside(r))));
 const scales = D.inside.old && D.inside.new ? {
   stream: span(both((t) => [t.stream.low, t.stream.high])), layers: span(both((t) => [t.layers.low, t.layers.high])),
-  moved: span(both((t) => [t.heads.low, t.heads.high])), faithfulness: span([1.1, -0.1, ...Object.values(D.circuits).flatMap((c) => flat([c.faithfulness, c.random]).filter((v) => v !== null))]), heads: Math.max(...both((t) => t.heads.value).map(Math.abs)) || 1,
+  moved: span(both((t) => [t.heads.low, t.heads.high])), heads: Math.max(...both((t) => t.heads.value).map(Math.abs)) || 1,
 } : null;
 const overSteps = () => {
   behaviour("accuracy", "Accuracy", { range: [0, 1.02], tickformat: ".0%" });
@@ -257,7 +263,7 @@ function atStep() {
   ROLES.forEach(groups); bigTable();
   MARKED.forEach((id) => $(id).data && Plotly.relayout($(id), { shapes: marker() }));
   if (scales) ROLES.forEach((r) => { stream(r); layers(r); heads(r); slots(r); example(r); });
-  if (scales) interventions();
+  interventions();
 }
 function choose(layer, head) {
   state.layer = layer; state.head = head; $("head").value = `${layer}.${head}`;
