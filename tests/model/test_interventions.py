@@ -199,6 +199,21 @@ def test_prompts_of_very_unequal_lengths(tiny):
                     assert np.isnan(ours.isel(position=slice(width, None))).all()
 
 
+@pytest.mark.parametrize("family", ["gpt2", "phi"])
+def test_little_memory_changes_nothing(family, monkeypatch):
+    """Patches that do not fit together are carried one join at a time."""
+    model, batch = load(families.tiny(family)), prompts(families.VOCABULARY)
+    calls = (
+        lambda: instar.patching(model, batch, ("z", "mlp_out")).z,
+        lambda: instar.edges(model, batch, "exact").scores,
+    )
+    whole = [np.asarray(call()) for call in calls]
+    for module in ("models.replay", "measure.exact", "measure.rows"):
+        monkeypatch.setattr(f"instar.{module}.LIVE_BYTES", 1)
+    for one, call in zip(whole, calls, strict=True):
+        np.testing.assert_allclose(call(), one, atol=1e-12)
+
+
 def test_sets_are_patched_together(tiny, batch):
     heads = [f"a{layer}.h{head}" for layer in range(3) for head in range(4)]
     everything = {"all": [*heads, "m0", "m1", "m2"], "one": ["a1.h2"], "none": []}

@@ -282,16 +282,13 @@ class _Wave:
 
     def _last_layer(self) -> Tensor:
         block, layer = self.engine.blocks[self.last], self.last
-        parts = [self._at_end(x) for x in self.x[: self.live].split(self.step)]
-        attended = [
-            self._attention(layer, x.flatten(0, 1), last=True)[:, 0].view(x.shape[0], x.shape[1], -1)
-            for x in self.x[: self.live].split(self.step)
-        ] if self.live else []  # fmt: skip
+        chunks = self.x[: self.live].split(self.step) if self.live else ()
+        parts = [self._at_end(x) for x in chunks]
+        attended = [self._attention(layer, x.flatten(0, 1), last=True).view(*x.shape[:2], -1) for x in chunks]
         if block.parallel:
             done = [x + a + block.mlp(x) for x, a in zip(parts, attended, strict=True)]
         else:
-            middle = [x + a for x, a in zip(parts, attended, strict=True)] if self.live else []
-            middle += self._joining(layer, middle=True)
+            middle = [x + a for x, a in zip(parts, attended, strict=True)] + self._joining(layer, middle=True)
             done = [x + block.mlp(x) for x in middle]
         return torch.cat([*done, *self._joining(layer + 1, middle=False)])
 
