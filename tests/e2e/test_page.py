@@ -56,7 +56,7 @@ def opened(run_dir, browser):
 
 
 def drawn(page, plot: str):
-    return page.evaluate(f"JSON.stringify(document.getElementById('{plot}').data.map(t => [t.y, t.z]))")
+    return page.evaluate(f"JSON.stringify(document.getElementById('{plot}').data.map(t => [t.x, t.y, t.z]))")
 
 
 def axes(page, plot: str):
@@ -154,6 +154,32 @@ def test_edges_are_scored_exactly_at_both_ends(run_dir):
         assert ("score_exact" in data) is there
     estimated, exact = data["score"].mean("pair").values[0], data["score_exact"].values[0]
     assert np.corrcoef(estimated, exact)[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("stages", [["evaluate", "patching", "circuit"], ["evaluate", "circuit"], ["evaluate"]])
+def test_it_shows_what_was_measured_and_nothing_else(stages, run_dir, browser, tmp_path):
+    some = tmp_path / "run"
+    shutil.copytree(run_dir, some, ignore=shutil.ignore_patterns("checkpoints"))
+    shutil.copytree(run_dir / "checkpoints", some / "checkpoints", ignore=shutil.ignore_patterns("*.safetensors"))
+    config = yaml.safe_load((some / "config.yaml").read_text())
+    config["measure"]["stages"] = stages
+    (some / "config.yaml").write_text(yaml.safe_dump(config))
+    for stage in (some / "measure").iterdir():
+        if stage.is_dir() and stage.name not in stages:
+            shutil.rmtree(stage)
+    instar("compare", some)
+    instar("report", some)
+    watched = Watched(browser, some / "report" / "index.html")
+    assert watched.errors == []
+    for section, stage, plot in (("patching", "patching", "patched-new-1"), ("circuits", "circuit", "graph-old")):
+        assert watched.page.locator(f"#{section}").count() == (stage in stages)
+        if stage in stages:
+            assert watched.page.locator(f"#{plot} svg.main-svg").count() > 0
+    watched.page.locator("#step").fill("0")
+    if "circuit" in stages:
+        watched.page.locator("#group").select_option("giver1")
+    assert watched.errors == []
+    watched.page.close()
 
 
 def test_it_plays(opened):

@@ -93,7 +93,7 @@ def decomposed(model: Model, part: Batch, seen: Record) -> dict[str, Tensor]:
         if (norm := layout.part(layer, layout.arch.post_attn)) is not None:
             read = _through(frozen(layout, norm, at_end(seen["attn_raw"][layer], part.end)), linear)
         # The direction goes through W_O first: [pair, head, d_model] is never built.
-        heads.append((torch.einsum("pd,hcd->phc", read.vector, layout.w_o(layer)) * z).sum(-1))
+        heads.append(((read.vector @ layout.w_o(layer).flatten(0, 1).T).view_as(z) * z).sum(-1))
         biases.append(read.vector @ layout.b_o(layer) + read.offset - linear.offset)
     return {
         "heads": torch.stack(heads, 1),
