@@ -55,15 +55,13 @@ def _show_circuits(summary: dict[str, Any]) -> None:
     """How large the circuits are at both ends."""
     if not any(summary["circuits"].values()):
         return
-    console.print(
-        "\n[bold]Smallest circuit that keeps 85 %[/bold] of the effect of changing a giver (edges, base → last)"
-    )
+    console.print("\n[bold]Smallest circuit that keeps 85 % of b − c[/bold] (edges, base → last)")
     for task, groups in summary["circuits"].items():
         for group, found in (groups or {}).items():
             first, last = ("none" if found["size"][i] is None else f"{found['size'][i]:.0f}" for i in (0, -1))
             what = "all givers pooled" if group == "givers" else group
             rank = found["rank_correlation"][-1]
-            agreed = "" if rank is None else f"   scores' rank correlation with exact {rank:.2f}"
+            agreed = "" if rank is None else f"   rank correlation with exact {rank:.2f}"
             console.print(f"  {task:<8}{what:<19}{first} → {last}{agreed}", markup=False)
 
 
