@@ -4,7 +4,6 @@
 half-written is removed first, so a rerun ends with the results of an unbroken run.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -107,18 +106,20 @@ def report_stage(store: Store, config: RunConfig) -> None:
     from instar.report.animate import write_animations
     from instar.report.figures import write_figures
     from instar.report.page import write_page
+    from instar.report.panels import panels
 
-    steps: list[tuple[str, Callable[[], None]]] = [("page", lambda: write_page(store, config))]
-    if config.report.static:
-        steps.append(("figures", lambda: write_figures(store, config)))
     with bar("report") as tell:
-        for done, (what, write) in enumerate(steps):
-            tell(done, len(steps), what)
-            write()
-        tell(len(steps), len(steps), "")
+        tell(0, 2, "reading")
+        found = panels(store, config)
+        tell(1, 2, "page")
+        write_page(store, found)
+        if config.report.static:
+            tell(1, 2, "figures")
+            write_figures(store, found)
+        tell(2, 2, "")
     if config.report.gifs:
         with bar("animations") as tell:
-            write_animations(store, config, tell)
+            write_animations(store, found, tell)
 
 
 def task_names(config: RunConfig) -> dict[str, str]:

@@ -11,11 +11,10 @@ import numpy as np
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from instar.config import RunConfig
 from instar.progress import Tell
 from instar.report.figures import UNITS, caption, draw_heads, draw_layers, draw_stream
 from instar.report.grids import GRIDS, Grid, grid
-from instar.report.panels import Panels, TaskPanels, panels
+from instar.report.panels import Panels, TaskPanels
 from instar.report.style import QUIET, SETTINGS, figure
 from instar.store import Store, whole
 
@@ -27,9 +26,8 @@ KINDS: dict[str, tuple[str, Callable[[Any, Panels, TaskPanels, int], Any]]] = {
 }
 
 
-def write_animations(store: Store, config: RunConfig, tell: Tell) -> None:
+def write_animations(store: Store, found: Panels, tell: Tell) -> None:
     """`report/stream.gif`, `layers.gif`, `heads.gif`, and the `patched_*.gif` of `instar.report.grids`."""
-    found = panels(store, config)
     if not found.tasks:
         return
     steps = found.tasks[0].steps  # the summary's, the same for every task
@@ -54,7 +52,8 @@ def _steady(drawn: Grid) -> list[Image.Image]:
     """A frame a step: everything that stands still is drawn once, and what moves on top of it."""
     canvas = drawn.figure.canvas
     drawn.show(0)
-    canvas.draw()  # settles the layout
+    drawn.figure.draw_without_rendering()
+    drawn.figure.set_layout_engine("none")
     for artist in drawn.moving:
         artist.set_animated(True)
     canvas.draw()

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 
-from instar.config import RunConfig
 from instar.report.grids import GRIDS, grid
-from instar.report.panels import Panels, TaskPanels, panels
+from instar.report.panels import Panels, TaskPanels
 from instar.report.style import COLOUR, DIVERGING, FAINT, INK, QUIET, SETTINGS, figure, stage_label
 from instar.store import Store, whole
 
@@ -23,9 +22,8 @@ CONVENTIONS = {
 }
 
 
-def write_figures(store: Store, config: RunConfig) -> None:
+def write_figures(store: Store, found: Panels) -> None:
     """`report/figures/*.png` and `.svg`."""
-    found = panels(store, config)
     with plt.rc_context(SETTINGS):
         _save(store, "behaviour", draw_behaviour(found.summary))
         for name, draw in (("stream", draw_stream), ("layers", draw_layers), ("heads", draw_heads)):
@@ -38,6 +36,9 @@ def write_figures(store: Store, config: RunConfig) -> None:
 
 
 def _save(store: Store, name: str, drawn: Any) -> None:
+    # Laid out once: the layout takes longer than the drawing.
+    drawn.draw_without_rendering()
+    drawn.set_layout_engine("none")
     for kind in ("png", "svg"):
         with whole(store.report(f"figures/{name}.{kind}")) as scratch:
             # Without a date the same run gives the same bytes.

@@ -13,18 +13,16 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from instar.config import RunConfig
 from instar.report.interventions import SCALES, SITES, Circuits, Patched
-from instar.report.panels import Panels, TaskPanels, panels
+from instar.report.panels import Panels, TaskPanels
 from instar.stats.intervals import Interval
 from instar.store import Store, write_text
 
 RESIDUAL = ("resid_pre", "attn_out", "mlp_out")
 
 
-def write_page(store: Store, config: RunConfig) -> None:
+def write_page(store: Store, found: Panels) -> None:
     """`report/index.html`."""
-    found = panels(store, config)
     text = {name: _asset(f"page.{name}") for name in ("html", "css", "js")}
     summary = found.summary
     values = {
