@@ -125,7 +125,7 @@ def test_every_site_scale_and_corruption_can_be_chosen(opened):
         assert len(seen) >= len(options), select
     assert page.locator("#group option").all_text_contents() == ["all givers pooled", "giver1", "giver2"]
     page.locator("#group").select_option("giver2")
-    assert "giver2" in page.locator("#curve-new .gtitle").inner_text()
+    assert "giver2" in page.locator("#curve-new .gtitle").text_content()
     assert opened.errors == []
 
 
