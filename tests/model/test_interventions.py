@@ -1,5 +1,7 @@
 """Interventions: closed forms, invariances, planted circuits, and what a user can do wrong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -185,8 +187,13 @@ def test_prompts_of_very_unequal_lengths(tiny):
     corrupted[:, 1] = 1 + (clean[:, 1] + 3) % 100
     mask = torch.arange(14)[None] < torch.tensor([[14], [4], [9]])
     batch = instar.Batch.from_tokens(clean, corrupted, torch.arange(3), torch.arange(3) + 20, mask)
+    # The short prompt has slot `a` left of any difference, the others far right of its end.
+    slots = torch.full((3, 14), -1)
+    slots[mask] = 0
+    slots[0, 8], slots[1, 0], slots[2, 7] = 1, 1, 1
+    batch = replace(batch, slots=slots, slot_names=("rest", "a"))
     sites = ("resid_pre", "mlp_out", "z", "k")
-    for options in ({}, {"by": "slot"}, {"positions": True}):
+    for options in ({}, {"by": "slot"}, {"by": "slot", "positions": True}, {"positions": True}):
         together = instar.patching(tiny, batch, sites, per_pair=True, **options)
         for row, width in enumerate((14, 4, 9)):
             alone = instar.patching(tiny, batch[slice(row, row + 1)], sites, per_pair=True, **options)
