@@ -276,6 +276,19 @@ def test_where_nothing_is_mastered_there_is_no_circuit_and_no_ratio(embedded):
         scores.circuit(faithfulness=0.85)
 
 
+def test_a_reference_checkpoint_gives_the_third_scale(embedded):
+    batch = instar.ioi(2).batch(embedded, n=12, seed=0)
+    large = instar.patching(embedded, batch, ("z",))
+    own = instar.patching(embedded, batch, ("z",), reference=large)
+    np.testing.assert_allclose(own["z_reference"], own["z_ratio"])
+    np.testing.assert_allclose(own["z_ratio"], large["z_ratio"])
+    # Against a reference with twenty times the effect, the own share says nothing and the reference's is a twentieth.
+    huge = large.assign(clean=20 * large["clean"], corrupted=20 * large["corrupted"])
+    small = instar.patching(embedded, batch, ("z",), reference=huge)
+    assert np.isnan(small["z_ratio"]).all()
+    np.testing.assert_allclose(small["z_reference"], large["z_ratio"] / 20, atol=1e-6)
+
+
 def test_another_attribution_is_a_function(tiny, batch):
     def ones(engine, part, groups):
         shape = len(engine.blocks) * 5 + 1, len(engine.blocks) * 13 + 1

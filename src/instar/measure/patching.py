@@ -34,7 +34,7 @@ from instar.measure.rows import about, numpy, pair_coords, sorted_pieces
 from instar.models.load import Model
 from instar.models.replay import Engine
 from instar.progress import slow
-from instar.stats.intervals import present_mean, rank_correlation
+from instar.stats.intervals import Interval, present_mean, rank_correlation
 from instar.stats.scales import Direction, effect, mean_change, share
 from instar.tasks.batch import Batch
 
@@ -57,6 +57,7 @@ def patching(
     by: Place = "position",
     positions: bool = False,
     per_pair: bool = False,
+    reference: xr.Dataset | None = None,
     seed: int = 0,
     chunk: int = 16,
 ) -> xr.Dataset:
@@ -68,6 +69,8 @@ def patching(
             means something for prompts of several wordings).
         positions: patch head sites at each place by itself: the query's for z, q and pattern, the key's for k and v.
         per_pair: keep the `pair` axis.
+        reference: what this function returned for the reference checkpoint of a series: adds `<site>_reference`, shares of
+            its b − c, and masks the own ratio where the own b − c is not clearly above a tenth of it.
         seed: which random entries `auto` replays.
         chunk: pairs a pass; activations of no more than these are held at a time.
 
@@ -106,7 +109,8 @@ def patching(
                 _place(exact, replay(case, chosen, advance), rows, len(batch))
         exact = {site: _spread(exact[site], chosen[site], shapes[site]) for site in sites}
     arrays = {site: value.reshape(len(batch), *shapes[site].values()) for site, value in values.items()}
-    return _dataset(model, batch, arrays, exact, ends, shapes, by, direction, how, per_pair)
+    scale = None if reference is None else effect(reference["clean"], reference["corrupted"])
+    return _dataset(model, batch, arrays, exact, ends, shapes, by, direction, how, per_pair, scale)
 
 
 def _check_arguments(model: Model, sites: Sequence[str], direction: str, method: str, by: str) -> None:
@@ -169,7 +173,7 @@ def _spread(values: np.ndarray, entries: Any, axes: dict[str, int]) -> np.ndarra
 
 def _dataset(
     model: Model, batch: Batch, values: Any, exact: Any, ends: np.ndarray, shapes: Any,
-    by: Place, direction: Direction, how: str, per_pair: bool,
+    by: Place, direction: Direction, how: str, per_pair: bool, reference: Interval | None,
 ) -> xr.Dataset:  # fmt: skip
     data: dict[str, Any] = {"clean": ("pair", ends[0]), "corrupted": ("pair", ends[1])}
     check: dict[str, Any] = {}
@@ -178,7 +182,9 @@ def _dataset(
         mean = present_mean(value)
         data[site] = (("pair", *axes), value) if per_pair else (axes, mean)
         moved = mean_change(value, ends[0], ends[1], direction)
-        data[f"{site}_ratio"] = (axes, share(moved, effect(ends[0], ends[1])))
+        data[f"{site}_ratio"] = (axes, share(moved, effect(ends[0], ends[1]), reference))
+        if reference is not None:
+            data[f"{site}_reference"] = (axes, share(moved, reference))
         if how == "auto":
             replayed = present_mean(exact[site])
             data[f"{site}_exact"] = (("pair", *axes), exact[site]) if per_pair else (axes, replayed)
