@@ -74,4 +74,4 @@ def _divergence(base: Model, tuned: Model, tokens: Tensor | None, mask: Tensor |
 def _log_probabilities(model: Model, tokens: Tensor, mask: Tensor) -> Tensor:
     layout = model.layout
     final = record(layout, tokens.to(model.device), mask.to(model.device)).final
-    return layout.capped(layout.unembed(layout.final_norm(final))).log_softmax(-1)
+    return layout.logits(final).log_softmax(-1)

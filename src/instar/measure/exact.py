@@ -14,6 +14,7 @@ from torch import Tensor
 
 from instar.circuits.graph import Graph
 from instar.measure.patches import first_difference
+from instar.measure.rows import at_end
 from instar.measure.writes import Writes, exact_differences
 from instar.models.arch import Projection
 from instar.models.replay import LIVE_BYTES, Engine, Join, Metric, Run, rows_of, spread
@@ -55,7 +56,7 @@ def exact_edges(
         carried.append(final)
         advance(join.count)
     finals = torch.cat(carried)
-    values = metric(finals) - metric(clean.final[torch.arange(len(part), device=finals.device), part.end])
+    values = metric(finals) - metric(at_end(clean.final, part.end))
     out = torch.empty_like(values)
     out[order] = values
     return out

@@ -7,7 +7,7 @@ metric of the patched run [pair, *entry], in logits; an entry that a pair does n
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -126,15 +126,11 @@ def _patches(case: Case, site: str, entries: Collection[Entry]) -> list[_Patch]:
         if start is None:
             continue
         middle = not case.engine.layout.parallel
-        make = _maker(_heads, case, site, layer, heads, place, start)
+        make = partial(_heads, case, site, layer, heads, place, start)
         rest = () if place is None else (place,)
         join = Join(layer if middle else layer + 1, middle, len(heads), make)
         found.append(_Patch(start, site, [(layer, head, *rest) for head in heads], join))
     return found
-
-
-def _maker(function: Any, *arguments: Any) -> Any:
-    return lambda: function(*arguments)
 
 
 def _start(case: Case, place: int) -> int | None:

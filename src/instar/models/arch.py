@@ -229,6 +229,10 @@ class Layout:
         """Logits after the model's soft-cap; as they are where it has none."""
         return logits if self.cap is None else (logits / self.cap).tanh() * self.cap
 
+    def logits(self, final: Tensor) -> Tensor:
+        """The model's logits from its last residual stream."""
+        return self.capped(self.unembed(self.final_norm(final)))
+
     def part(self, layer: int, path: str | None) -> Any:
         """A part of one block, by the row's dotted path; None where the block does without."""
         if path is None:

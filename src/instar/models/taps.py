@@ -205,4 +205,4 @@ def logits_at(
 ) -> Float[Tensor, "pair vocabulary"]:
     """The logits of the last real token of each row, after the model's soft-cap."""
     rows = final[torch.arange(len(end), device=final.device), end]
-    return layout.capped(layout.unembed(layout.final_norm(rows)))
+    return layout.logits(rows)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 
-from instar.report.interventions import CONVENTION, SITES, Patched
+from instar.report.interventions import BY_SLOT, CONVENTION, SITES, Patched
 from instar.report.panels import Panels
 from instar.report.style import COLOUR, DIVERGING, FAINT, QUIET
 
 GRIDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "patched_residual": ("Residual stream, attention and MLP outputs patched", ("resid_pre", "attn_out", "mlp_out")),
+    "patched_residual": ("Residual stream, attention and MLP outputs patched", BY_SLOT),
     "patched_heads": ("Heads patched", ("z", "q", "k", "v", "pattern")),
     "patched_scatter": ("Head outputs against values and pattern", ("v", "pattern")),
 }
@@ -75,7 +75,7 @@ def _heat(axes: Any, patched: Patched, site: str, kind: int, limit: float, role:
     first = patched.panel(site, "reference", 0, kind)
     axes.set_facecolor(MASKED)
     image = axes.imshow(np.ma.masked_invalid(first), cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto")
-    by_slot = site in ("resid_pre", "attn_out", "mlp_out")
+    by_slot = site in BY_SLOT
     ticks = range(first.shape[1])
     axes.set_xticks(ticks, patched.slots if by_slot else ticks, rotation=50 if by_slot else 0, fontsize=7)
     axes.set_yticks(range(first.shape[0]))

@@ -25,6 +25,8 @@ SITES = {
     "v": "values",
     "pattern": "pattern",
 }
+BY_SLOT = ("resid_pre", "attn_out", "mlp_out")
+"""Sites drawn by layer and slot; the others by layer and head."""
 SCALES = ("reference", "ratio", "logits")
 CONVENTION = "clean value patched into the corrupted run; (x − c)/(b − c) with the reference checkpoint's b − c"
 SHOWN_EDGES = 80

@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from instar.report.interventions import SCALES, SITES, Circuits, Patched
+from instar.report.interventions import BY_SLOT, SCALES, SITES, Circuits, Patched
 from instar.report.panels import Panels, TaskPanels
 from instar.stats.intervals import Interval
 from instar.store import Store, write_text
-
-RESIDUAL = ("resid_pre", "attn_out", "mlp_out")
 
 
 def write_page(store: Store, found: Panels) -> None:
@@ -69,8 +67,8 @@ def _patched(found: Panels, one: Patched) -> dict[str, Any]:
         "effects": [[_numbers([e.value, e.low, e.high]) for e in row] for row in one.effects],
         "values": {s: {k: _numbers(v) for k, v in scales.items()} for s, scales in one.values.items()},
         "limits": {
-            "places": {k: found.patched_limit(RESIDUAL, k) for k in SCALES},
-            "heads": {k: found.patched_limit([s for s in SITES if s not in RESIDUAL], k) for k in SCALES},
+            "places": {k: found.patched_limit(BY_SLOT, k) for k in SCALES},
+            "heads": {k: found.patched_limit([s for s in SITES if s not in BY_SLOT], k) for k in SCALES},
         },
         "sites": SITES,
         "pairs": one.pairs,
