@@ -11,23 +11,22 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from instar.circuits.circuit import Circuit, select
+from instar.circuits.circuit import FAITHFUL, Circuit, select, smallest_size
 from instar.circuits.graph import Graph
 from instar.config import RunConfig
 from instar.measure.attention import attention
-from instar.measure.circuit import GRID, curve, smallest_size
+from instar.measure.circuit import GRID, curve
 from instar.measure.edges import CHECKED_PAIRS, Edges, agreement, edges
 from instar.measure.evaluate import evaluate
 from instar.measure.lens import attribution, lens
 from instar.measure.patching import SITES, patching
+from instar.measure.rows import prompts
 from instar.models.load import Model
 from instar.store import Store, read_json
 from instar.tasks.batch import Batch, tokenize
 from instar.tasks.prepare import read_pairs
 
 POOLED = "givers"
-FAITHFUL = 0.85
-"""The circuit of a checkpoint is the smallest of the grid from which on faithfulness stays at least this."""
 EXACT_EDGES, EXACT_PAIRS = 5_000, 8
 """Graphs with fewer edges are also scored exactly at both ends of a series, on so many pairs a counterfactual."""
 
@@ -100,6 +99,9 @@ def circuit(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> x
         `score` (logits) on `counterfactual, pair, edge`; `faithfulness`, `low`, `high`, `random`, `kept` on
         `group, [draw,] size`; `in_circuit` on `group, edge`, `circuit_size` (NaN where there is none), `cpr`, `cmd`,
         `rank_correlation` on `group`; for small graphs at both ends `score_exact` on `counterfactual, edge`.
+        For resampling (`instar.compare.floors`), by number: `prompt`, `wording` on `counterfactual, pair`; of the pairs
+        that faithfulness is on, `evaluated_prompt`, `evaluated_wording`, `curve_clean`, `curve_corrupted` on `group,
+        evaluated` and `curve_metric` on `group, size, evaluated` (logits). Groups with fewer pairs end in −1 or NaN.
     """
     own, givers, graph = config.measure, pairs.givers, Graph.of(model.layout)
     scored = {
@@ -115,21 +117,28 @@ def circuit(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> x
     }
     alone = {kind: (kind,) for kind in givers}
     groups = {POOLED: tuple(givers)} | (alone if len(givers) > 1 else {}) if givers[0].startswith("giver") else alone
+    wordings = sorted({p.wording for kind in givers for p in read_pairs(pairs.store, pairs.task, kind)})
     rows = []
     for kinds in groups.values():
         few = pairs.batch(0, max(1, CHECKED_PAIRS // len(kinds)), kinds)
         one = _pooled([scored[k] for k in kinds], few)
         elsewhere = pairs.elsewhere(own.circuit_pairs, kinds)
         agreed = agreement(one, pairs=len(few))["spearman"]
-        rows.append(_curve(model, elsewhere, one, graph) | {"rank_correlation": agreed})
+        evaluated = {f"evaluated_{name}": values for name, values in _drawn(elsewhere, wordings).items()}
+        rows.append(_curve(model, elsewhere, one, graph) | evaluated | {"rank_correlation": agreed})
     data: dict[str, Any] = {
         "score": (
             ("counterfactual", "pair", "edge"),
             np.stack([e.dataset["score"].values[:, graph.exists] for e in scored.values()]).astype(np.float32),
         )
     }
+    longest = max(len(row["evaluated_prompt"]) for row in rows)
     for name, dims in _DIMS.items():
-        data[name] = (dims, np.stack([row[name] for row in rows]))
+        values = [row[name] for row in rows]
+        data[name] = (dims, np.stack([_padded(v, longest) for v in values] if dims[-1] == "evaluated" else values))
+    # Numbered over all counterfactuals at once, so that pairs of one prompt have one number.
+    for name, values in _drawn(pairs.batch(0, own.circuit_pairs, tuple(givers)), wordings).items():
+        data[name] = (("counterfactual", "pair"), values.reshape(len(givers), -1))
     if at_an_end and own.exact_ends and graph.n_edges < EXACT_EDGES:
         few = {kind: pairs.batch(0, min(EXACT_PAIRS, own.circuit_pairs), (kind,)) for kind in givers}
         exact = [edges(model, batch, "exact", chunk=own.replay_chunk).scores[graph.exists] for batch in few.values()]
@@ -144,7 +153,23 @@ _DIMS: dict[str, tuple[str, ...]] = {
     "random": ("group", "draw", "size"),
     "in_circuit": ("group", "edge"),
     **dict.fromkeys(("circuit_size", "cpr", "cmd", "random_cpr", "rank_correlation"), ("group",)),
+    "curve_metric": ("group", "size", "evaluated"),
+    **dict.fromkeys(
+        ("curve_clean", "curve_corrupted", "evaluated_prompt", "evaluated_wording"), ("group", "evaluated")
+    ),
 }
+
+
+def _padded(values: np.ndarray, length: int) -> np.ndarray:
+    """The last axis filled up with NaN, whole numbers with −1."""
+    short = length - values.shape[-1]
+    fill = np.nan if values.dtype.kind == "f" else -1
+    return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, short)], constant_values=fill)
+
+
+def _drawn(batch: Batch, wordings: list[str]) -> dict[str, np.ndarray]:
+    """What decides how pairs are resampled: which share their prompt, and their wording as its number in the task's."""
+    return {"prompt": prompts(batch), "wording": np.searchsorted(wordings, [p.wording for p in batch.pairs])}
 
 
 def _pooled(scored: list[Edges], few: Batch) -> Edges:
@@ -163,6 +188,8 @@ def _curve(model: Model, batch: Batch, scored: Edges, graph: Graph) -> dict[str,
         "kept": found["edges"].values,
         "in_circuit": chosen.mask[graph.exists],
         "circuit_size": np.nan if size is None else len(chosen),
+        "curve_metric": found["metric"].transpose("size", "pair").values,
+        **{f"curve_{name}": found[name].values for name in ("clean", "corrupted")},
         **{name: found.attrs[name] for name in ("cpr", "cmd", "random_cpr")},
     }
 

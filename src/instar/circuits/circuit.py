@@ -8,7 +8,7 @@ flipped in its files.
 
 import heapq
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,8 @@ import numpy as np
 from instar.circuits.graph import Graph, Mask
 
 Selection = Literal["top", "greedy"]
+FAITHFUL = 0.85
+"""The circuit of a checkpoint is the smallest of the grid from which on faithfulness stays at least this."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,18 @@ class Circuit:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+
+
+def grid_sizes(graph: Graph, shares: Sequence[float] | np.ndarray) -> list[int]:
+    """How many edges are selected for each share of all edges; at least one."""
+    return [max(1, round(float(share) * graph.n_edges)) for share in shares]
+
+
+def smallest_size(sizes: Sequence[int] | np.ndarray, f: np.ndarray, wanted: float) -> int | None:
+    """The first size from which on f never falls below `wanted`; None where there is none or f is masked."""
+    enough = np.asarray(f) >= wanted
+    stays = np.logical_and.accumulate(enough[::-1])[::-1]
+    return int(np.asarray(sizes)[stays.argmax()]) if stays.any() else None
 
 
 def ranking(scores: np.ndarray, signed: bool) -> np.ndarray:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from instar.circuits.circuit import Circuit, Selection, ranking, top
+from instar.circuits.circuit import Circuit, Selection, grid_sizes, ranking, smallest_size, top
 from instar.circuits.graph import Graph, Mask
 from instar.measure.ablate import Ablation, Baselines, evaluate_masks
 from instar.measure.edges import Edges
@@ -138,7 +138,7 @@ def curve(
         `size, pair`; CPR and CMD as attributes `cpr`, `cmd`, `random_cpr`, with the `ranking` that they used.
     """
     graph = edges.graph
-    sizes = [max(1, round(share * graph.n_edges)) for share in shares]
+    sizes = grid_sizes(graph, shares)
     value = ranking(edges.scores, signed)
     generator = np.random.default_rng(seed)
     rankings = [value, *(generator.permutation(value.size).reshape(value.shape).astype(float) for _ in range(random))]
@@ -198,13 +198,6 @@ def smallest(
     where = "the pairs that the scores are from" if same else "other pairs than the scores are from"
     how = f"{circuit.how}; smallest of the grid with faithfulness >= {faithfulness:g} ({ablation}, on {where})"
     return Circuit(circuit.graph, circuit.edges, circuit.scores, size, how)
-
-
-def smallest_size(sizes: Sequence[int] | np.ndarray, f: np.ndarray, wanted: float) -> int | None:
-    """The first size from which on f never falls below `wanted`; None where there is none or f is masked."""
-    enough = np.asarray(f) >= wanted
-    stays = np.logical_and.accumulate(enough[::-1])[::-1]
-    return int(np.asarray(sizes)[stays.argmax()]) if stays.any() else None
 
 
 def completeness(

@@ -113,3 +113,50 @@ def show_audit(path: Path, report: Any) -> None:
         lengths = ", ".join(f"{k} {v:g}" for k, v in report.prompt_tokens.items())
         console.print(f"prompt tokens: {lengths}")
     console.print("no errors" if report.ok else "errors found: do not train on this as it is", style="bold")
+
+
+def show_diff(before: str, after: str, diff: Any, chance: dict[str, Any], floors: str) -> None:
+    """What two circuits share with chance beside it, what changed by reader, and the nodes and edges that did."""
+    alike = diff.similarity
+    console.print(f"A  {before}\nB  {after}\n", markup=False)
+    table = Table(title="What A and B share; in brackets: expected by chance, and its 95 % quantile", box=None)
+    for name in ("", "in A", "in B", "both", "only A", "only B", "Jaccard", "A in B", "B in A"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for what in ("nodes", "heads", "edges"):
+        own, by_chance = getattr(alike, what), chance[what]
+        cells = [f"{own.a}", f"{own.b}", f"{own.shared}", f"{own.a - own.shared}", f"{own.b - own.shared}"]
+        for kind in ("jaccard", "a_in_b", "b_in_a"):
+            floor = f"({_share(getattr(by_chance, kind))}, {_share(getattr(by_chance, f'{kind}_high'))})"
+            cells.append(f"{_share(getattr(own, kind))} {floor}")
+        table.add_row({"nodes": "heads and MLPs"}.get(what, what), *cells)
+    console.print(table)
+    console.print(f"weighted Jaccard {_share(alike.weighted_jaccard)} ({alike.weighted_over})", markup=False)
+    _show_readers(diff)
+    for title, names in (("nodes gained", diff.nodes.gained), ("nodes lost", diff.nodes.lost)):
+        console.print(f"{title}: {_some(names)}", markup=False)
+    for title, names in (("edges gained", diff.edges.gained), ("edges lost", diff.edges.lost)):
+        console.print(f"{title}: {_some(names)}", markup=False)
+    for kind in ("strengthened", "weakened", "sign_changed"):
+        rows = [f"{row.edge} {row.before:+.3g} → {row.after:+.3g}" for row in getattr(diff, kind)]
+        console.print(f"{kind.replace('_', ' ')} ({diff.how}): {_some(rows)}", markup=False)
+    console.print(f"\n{floors}", style="yellow", markup=False)
+
+
+def _show_readers(diff: Any) -> None:
+    kinds = ("kept", "gained", "lost", "strengthened", "weakened", "sign_changed")
+    table = Table(title="\nEdges by what reads them", box=None)
+    for name in ("reader", *kinds):
+        table.add_column(name.replace("_", " "), justify="left" if name == "reader" else "right")
+    for reader, counts in diff.by_reader.items():
+        table.add_row(reader, *(f"{counts[kind]}" for kind in kinds))
+    console.print(table)
+
+
+def _some(names: Any, most: int = 12) -> str:
+    """The first few names, and how many more there are."""
+    more = f" … and {len(names) - most} more" if len(names) > most else ""
+    return f"{len(names)}" + (": " + ", ".join(names[:most]) + more if names else "")
+
+
+def _share(value: float) -> str:
+    return "–" if value != value else f"{value:.2f}"
