@@ -136,6 +136,20 @@ class MeasureConfig(Part):
         return self
 
 
+class CompareConfig(Part):
+    """Causal tests between the base and a checkpoint, and the controls that a verdict stands beside."""
+
+    checkpoints: int = Field(default=6, ge=1, description="checkpoints compared with the base, the last among them")
+    pairs: int = Field(default=64, ge=8, description="clean prompts a task for grafting and cross-model patching")
+    random_sets: int = Field(default=100, ge=0, description="matched random sets of heads for necessity")
+    exchanged_sets: int = Field(default=30, ge=0, description="of these, for cross-model patching")
+    single: bool = Field(default=True, description="graft every single head, and all layers up to each, at the last step")
+    controls: tuple[Literal["old", "shuffled"], ...] = Field(
+        default=("old", "shuffled"),
+        description="fine-tunings of the same length to compare with: more of the old task, shuffled answers",
+    )
+
+
 class ReportConfig(Part):
     """The page and its figures."""
 
@@ -151,6 +165,7 @@ class RunConfig(Part):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     measure: MeasureConfig = MeasureConfig()
+    compare: CompareConfig = CompareConfig()
     report: ReportConfig = ReportConfig()
     threads: int | None = Field(default=None, ge=1, description="torch threads; pin it to reproduce bytes")
 

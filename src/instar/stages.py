@@ -15,6 +15,7 @@ from instar.circuits.circuit import FAITHFUL, Circuit, select, smallest_size
 from instar.circuits.graph import Graph
 from instar.config import RunConfig
 from instar.measure.attention import attention
+from instar.measure.causal import Prompts
 from instar.measure.circuit import GRID, curve
 from instar.measure.edges import CHECKED_PAIRS, Edges, agreement, edges
 from instar.measure.evaluate import evaluate
@@ -158,6 +159,21 @@ _DIMS: dict[str, tuple[str, ...]] = {
         ("curve_clean", "curve_corrupted", "evaluated_prompt", "evaluated_wording"), ("group", "evaluated")
     ),
 }
+
+
+def stored_circuit(dataset: xr.Dataset) -> Circuit:
+    """The circuit of a `circuit` measurement: of all givers pooled, or of the task's one counterfactual."""
+    attrs, own = dataset.attrs, dataset.isel(group=0)
+    graph = Graph(*(int(attrs[k]) for k in ("n_layers", "n_heads", "n_kv_heads")), parallel=bool(attrs["parallel"]))
+    mask = np.zeros(graph.exists.shape, bool)
+    mask[graph.exists] = own["in_circuit"].values.astype(bool)
+    return Circuit.of(graph, mask, how=f"{attrs['method']}, {own['group'].item()}")
+
+
+def causal_prompts(pairs: Pairs, config: RunConfig) -> Prompts:
+    """One task's pairs for the causal tests: clean ones, and half as many for each giver's counterfactual."""
+    count = config.compare.pairs
+    return Prompts(pairs.batch(count=count), pairs.batch(0, count // 2, tuple(pairs.givers)))
 
 
 def _padded(values: np.ndarray, length: int) -> np.ndarray:

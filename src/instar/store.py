@@ -97,8 +97,7 @@ class Store:
 
     def write_measurement(self, path: Path, dataset: xr.Dataset, key: str) -> None:
         """A dataset with the key of what decided it. Attributes that are not text or numbers are written as JSON."""
-        plain = {k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in dataset.attrs.items()}
-        dataset = dataset.assign_attrs({**plain, "key": key})
+        dataset = plain_attrs(dataset).assign_attrs(key=key)
         with whole(path) as scratch:
             dataset.to_netcdf(scratch, engine="h5netcdf")
 
@@ -160,6 +159,12 @@ class Store:
         """The record of a finished fine-tuning."""
         path = self.checkpoints(self.first_seed if seed is None else seed) / "index.json"
         return read_json(path) if path.exists() else None
+
+
+def plain_attrs(dataset: xr.Dataset) -> xr.Dataset:
+    """The dataset as it will be read back: attributes that are not text or numbers are JSON."""
+    plain = {k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in dataset.attrs.items()}
+    return dataset.assign_attrs(plain)
 
 
 def step_name(step: int) -> str:

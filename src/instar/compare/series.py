@@ -261,8 +261,7 @@ def agreed(order_by_seed: list[list[Event]]) -> list[Agreed]:
 def reversals(steps: Any, values: Any, seed: int = 0) -> list[Reversal]:
     """Which components of `values [step, pair, ...component]` have one sign at the first step and the other later.
 
-    Both by intervals that hold over all steps and components at once (95 %, max-t): a list searched for reversals finds
-    some in noise. Takes about 80 kB for each step and component: heads rather than edges.
+    Both by intervals over all steps and components at once (95 %, max-t). About 80 kB for each: heads, not edges.
     """
     series = _prepare(steps, values)
     interval = simultaneous_mean(np.moveaxis(series.values, 1, 0), seed)
@@ -368,7 +367,8 @@ def _logistic(steps: np.ndarray, series: np.ndarray, weight: np.ndarray) -> _Log
     """The best smooth logistic for each row of `series [series, step]`.
 
     Given centre and width it is linear (variable projection, Golub & Pereyra 1973): these two are searched on a grid, then
-    on finer ones around each row's best, all rows at once. A centre outside allows for saturation from the start.
+    on finer ones around each row's best, all rows at once. A centre outside allows for saturation from the start; of a
+    rise wider than the series centre and width trade off, and only their curve is determined.
     """
     count, span, root = len(steps), steps[-1] - steps[0], np.sqrt(weight)
     mean = np.average(series, axis=1, weights=weight)[:, None]

@@ -30,7 +30,7 @@ from instar.measure.rows import about, fitting, numpy, pair_coords, prompts, sor
 from instar.models.load import Model
 from instar.models.replay import Engine, Metric
 from instar.progress import slow
-from instar.stats.intervals import bootstrap_mean, bootstrap_ratio
+from instar.stats.intervals import bootstrap_mean, bootstrap_ratio, by_group
 from instar.stats.scales import usable
 from instar.tasks.batch import Batch
 
@@ -88,7 +88,7 @@ def _dataset(
     corrupted, values = values[0], values[1:]
     # Counterfactuals of one prompt are one draw.
     index = prompts(batch)
-    above, below = (_by_prompt(x, index) for x in (values.T - corrupted[:, None], clean - corrupted))
+    above, below = (by_group(x, index) for x in (values.T - corrupted[:, None], clean - corrupted))
     spread = bootstrap_ratio(above, below)
     masked = not usable(bootstrap_mean(below))
     blank = np.full(len(values), np.nan)
@@ -105,13 +105,6 @@ def _dataset(
     return xr.Dataset(data, coords=pair_coords(batch)).assign_attrs(
         about(model, batch, ablation=ablation, convention=convention)
     )
-
-
-def _by_prompt(x: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Sums over the pairs of each prompt, on the first axis."""
-    out = np.zeros((index.max() + 1, *x.shape[1:]))
-    np.add.at(out, index, x)
-    return out
 
 
 def curve(

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from instar.circuits.graph import Graph
 from instar.measure.patches import BY_KEY_VALUE_HEAD, HEAD_SITES
+from instar.measure.patches import first_difference
 from instar.measure.rows import about, at_end, numpy, pair_coords, sorted_pieces
 from instar.measure.writes import head_writes
 from instar.models.load import Model
@@ -64,7 +65,7 @@ def path_patching(
     if mlps not in ("frozen", "recomputed"):
         raise ValueError(f"mlps: {mlps!r} is neither 'frozen' nor 'recomputed'")
 
-    def patched(engine: Engine, base: Run, source: Run) -> Tensor:
+    def patched(engine: Engine, base: Run, source: Run, part: Batch) -> Tensor:
         seen, rest = _carried(engine, graph, base, source, set(senders), into, mlps == "recomputed")
 
         def edit(name: str, layer: int, value: Tensor) -> Tensor | None:
@@ -74,7 +75,7 @@ def path_patching(
                 value = _with_head(value, name, head, own)
             return value
 
-        return engine.run(base.frame, edit=edit).final + rest
+        return at_end(engine.run(base.frame, edit=edit).final + rest, part.end)
 
     about_it = {"senders": list(senders), "receivers": list(receivers), "mlps": mlps}
     return _over_pairs(model, batch, direction, chunk, {"": patched}, about_it).isel(set=0, drop=True)
@@ -104,18 +105,21 @@ def set_patching(
     members = {name: [_member(model, m, heads_there) for m in inside] for name, inside in sets.items()}
 
     def patcher(inside: list[tuple[int, int | None]]) -> Any:
-        def patched(engine: Engine, base: Run, source: Run) -> Tensor:
+        def patched(engine: Engine, base: Run, source: Run, part: Batch) -> Tensor:
+            # Left of the first difference both runs are the same, and so is the patched one.
+            start = first_difference(part)
+
             def edit(name: str, layer: int, value: Tensor) -> Tensor | None:
                 if name == "mlp" and (layer, None) in inside:
-                    return source.mlp[layer]
+                    return source.mlp[layer][:, start:]
                 heads = [h for at, h in inside if at == layer and h is not None]
                 if name != site or not heads:
                     return None
                 value = value.clone()
-                value[:, heads] = getattr(source, site)[layer][:, heads]
+                value[:, heads] = getattr(source, site)[layer][:, heads, start:]
                 return value
 
-            return engine.run(base.frame, edit=edit).final
+            return at_end(engine.run(base.frame, start, base, edit=edit).final, part.end - start)
 
         return patched
 
@@ -138,7 +142,7 @@ def _over_pairs(
         ends[:, rows] = [numpy(metric(at_end(run.final, part.end))) for run in both]
         source, base = both if direction == "denoising" else both[::-1]
         for i, run in enumerate(runs.values()):
-            values[i, rows] = numpy(metric(at_end(run(engine, base, source), part.end)))
+            values[i, rows] = numpy(metric(run(engine, base, source, part)))
     data: dict[str, Any] = {
         "metric": (("set", "pair"), values),
         "change": (("set", "pair"), change(values, ends[0], ends[1], direction)),

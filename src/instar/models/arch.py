@@ -251,28 +251,26 @@ class Layout:
         return self.n_heads if projection == "q" else self.n_kv_heads
 
     def w_in(self, layer: int, projection: Projection) -> Float[Tensor, "head d_head d_model"]:
-        """Each head's query, key or value matrix; a view where the family's storage allows one."""
-        weight = self._projected(layer, projection, "weight")
-        return weight.reshape(self.width(projection), self.d_head, -1)
+        """Each head's query, key or value matrix; a view of the family's own storage."""
+        return self._projected(layer, projection, "weight")
 
     def b_in(self, layer: int, projection: Projection) -> Float[Tensor, "head d_head"] | None:
-        """Each head's query, key or value bias."""
-        bias = self._projected(layer, projection, "bias")
-        return None if bias is None else bias.reshape(self.width(projection), self.d_head)
+        """Each head's query, key or value bias; a view too."""
+        return self._projected(layer, projection, "bias")
 
     def _projected(self, layer: int, projection: Projection, name: str) -> Any:
-        """Weight [out, in] or bias [out] of one projection, cut out of a fused one."""
+        """Weight [head, d_head, in] or bias [head, d_head] of one projection, cut out of a fused one."""
         which = "qkv".index(projection)
-        if self.arch.fused == "no":
-            return getattr(self.part(layer, self.arch.qkv[which]), name)
-        value = getattr(self.part(layer, self.arch.qkv[0]), name)
+        path = self.arch.qkv[which if self.arch.fused == "no" else 0]
+        value = getattr(self.part(layer, path), name)
         if value is None:
             return None
         value = value.T if self.arch.transposed and name == "weight" else value
         if self.arch.fused == "interleaved":
-            return value.unflatten(0, (self.n_heads, 3, self.d_head))[:, which].flatten(0, 1)
-        sizes = [self.width(p) * self.d_head for p in ("q", "k", "v")]
-        return value.split(sizes)[which]
+            return value.unflatten(0, (self.n_heads, 3, self.d_head))[:, which]
+        if self.arch.fused == "columns":
+            value = value.split([self.width(p) * self.d_head for p in ("q", "k", "v")])[which]
+        return value.unflatten(0, (self.width(projection), self.d_head))
 
     def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """Each head's output matrix."""

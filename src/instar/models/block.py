@@ -92,8 +92,10 @@ class Block:
         self.qk_norm = [layout.part(layer, path) for path in arch.qk_norm or (None, None)]
         self.rotated = bool(getattr(self.attn, "use_rope", True))
         self.q_scale = layout.part(layer, arch.q_scale)
-        self.w_in = {p: layout.w_in(layer, p).detach() for p in ("q", "k", "v")}
-        self.b_in = {p: _detached(layout.b_in(layer, p)) for p in ("q", "k", "v")}
+        # Pythia's heads lie interleaved: side by side they can be multiplied as one matrix.
+        apart = arch.fused == "interleaved"
+        self.w_in = {p: _detached(layout.w_in(layer, p), copy=apart) for p in ("q", "k", "v")}
+        self.b_in = {p: _detached(layout.b_in(layer, p), copy=apart) for p in ("q", "k", "v")}
         self.w_o, self.b_o = layout.w_o(layer).detach(), layout.b_o(layer).detach()
         self._mlp = [_quick(layout.part(layer, path)) for path in arch.mlp]
         self._eager = sys.modules[type(self.attn).__module__].eager_attention_forward
@@ -163,8 +165,8 @@ class Block:
         return x if self.post_mlp is None else self.post_mlp(x)
 
 
-def _detached(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.detach()
+def _detached(x: Any, copy: bool) -> Any:
+    return None if x is None else x.detach().contiguous() if copy else x.detach()
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

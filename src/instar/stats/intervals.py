@@ -79,6 +79,14 @@ def simultaneous_mean(values: Any, seed: int = 0) -> Interval:
     return Interval(mean.reshape(shape), (mean - width).reshape(shape), (mean + width).reshape(shape))
 
 
+def by_group(values: Any, group: Any) -> np.ndarray:
+    """Sums over the rows of each group, on the first axis: rows that are one draw are resampled as one."""
+    values, index = np.asarray(values, float), np.unique(group, return_inverse=True)[1].reshape(-1)
+    out = np.zeros((index.max() + 1, *values.shape[1:]))
+    np.add.at(out, index, values)
+    return out
+
+
 def present_mean(values: Any) -> np.ndarray:
     """The mean over the first axis of what is not NaN; NaN where all of it is."""
     there = ~np.isnan(values)

@@ -1,0 +1,54 @@
+"""Sets of heads to compare a set with: as many in each layer, drawn at random."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from math import comb, prod
+
+import numpy as np
+
+from instar.circuits.graph import Graph
+
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Random sets matched per layer, none of them the set itself."""
+
+    sets: tuple[Names, ...]
+    possible: int
+    """How many different ones there are."""
+    overlap: float
+    """The mean share of the set's own members in them: near 1 they say little. NaN without any."""
+
+
+def heads_of(names: Sequence[str]) -> Names:
+    """The heads among nodes."""
+    return tuple(n for n in names if n.startswith("a") and ".h" in n)
+
+
+def all_heads(graph: Graph) -> Names:
+    """Every head of a graph."""
+    return heads_of(graph.sources)
+
+
+def matched(graph: Graph, heads: Sequence[str], count: int, seed: int = 0) -> Matched:
+    """`count` sets with as many heads in each layer as `heads`; all there are, where these are fewer."""
+    own = [[h for h in heads if h.startswith(f"a{layer}.")] for layer in range(graph.n_layers)]
+    layers = [[f"a{i}.h{h}" for h in range(graph.n_heads)] for i, some in enumerate(own) if some]
+    sizes = [len(some) for some in own if some]
+    possible = prod(comb(graph.n_heads, size) for size in sizes) - 1
+    mine = frozenset(heads)
+    found: set[frozenset[str]] = set()
+    if 0 < possible <= count:
+        choices = product(*(combinations(names, size) for names, size in zip(layers, sizes, strict=True)))
+        found = {frozenset(h for part in choice for h in part) for choice in choices} - {mine}
+    generator = np.random.default_rng(seed)
+    while len(found) < min(count, possible):
+        drawn = (generator.choice(names, size, replace=False) for names, size in zip(layers, sizes, strict=True))
+        found |= {frozenset(str(h) for part in drawn for h in part)} - {mine}
+    order = {name: i for i, name in enumerate(all_heads(graph))}
+    sets = sorted((tuple(sorted(s, key=order.__getitem__)) for s in found), key=lambda s: [order[h] for h in s])
+    overlap = float(np.mean([len(mine & s) / len(mine) for s in found])) if found else float("nan")
+    return Matched(tuple(sets), possible, overlap)

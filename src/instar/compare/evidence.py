@@ -1,0 +1,186 @@
+"""From per-pair values to the evidence of a verdict: every number with its 95 % interval, and what it stands beside.
+
+An evidence dataset has one axis, `item`, and on it `value`, `low`, `high` (NaN: masked or not measured). Items:
+
+- `gain accuracy` (share of pairs), `gain logits`, `old accuracy`, `old logits`: paired, checkpoint minus base.
+- `accuracy base`, `accuracy tuned`: of the new task; `old accuracy base`, `old accuracy tuned`.
+- `graft SET into`, `graft SET lost`, `carry SET into`, `carry SET lost`: shares of the gain in logits, ratios of means. They are
+  NaN unless the gain's interval lies above 0.
+- `necessity`: share of b − c that is gone with the old circuit's heads, new task, tuned model; `necessity null`: the mean of
+  matched random sets and the quantiles 5 % and 95 % between sets; `old necessity`: of the old task.
+- `transfer`: faithfulness of the old circuit in the tuned model; `transfer base`: of the new circuit in the base.
+- `heads inside`, `edges inside`: share of the new circuit that lies in the old one, over bootstraps of both;
+  `heads floor`, `edges floor`: share of a resampled old circuit that lies in the old one; `… beyond floor`: the difference;
+  `… beyond task`: less the share that lies in the old task's circuit of the same checkpoint.
+- `heads chance`: shared heads that chance gives: expectation, and 95 % quantile as `high`; `heads shared`: how many there are.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from instar.circuits.graph import Graph
+from instar.compare.chance import chance
+from instar.compare.floors import Scores, overlaps, resampled
+from instar.stats.intervals import Interval, bootstrap_mean, bootstrap_ratio, by_group
+from instar.stats.scales import usable
+
+SHARED_SETS = ("inside", "outside", "heads", "mlps")
+DRAWS = 200
+NOTHING = Interval(np.nan, np.nan, np.nan)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The measurements of one checkpoint that its evidence is made of, beside those of step 0."""
+
+    evaluate: Mapping[str, tuple[xr.Dataset, xr.Dataset]]
+    """By role (old, new): behaviour at step 0 and at the checkpoint."""
+    old_base: xr.Dataset
+    """The `circuit` measurement of the old task at step 0."""
+    old_tuned: xr.Dataset
+    new_tuned: xr.Dataset
+    causal: xr.Dataset
+
+
+def evidence(measured: Measured) -> xr.Dataset:
+    """All items of one checkpoint; the attributes name the heads inside and what is known beside numbers."""
+    found: dict[str, Interval] = {}
+    for role, prefix in (("new", "gain"), ("old", "old")):
+        found |= _behaviour(*measured.evaluate[role], role, prefix)
+    causal = measured.causal
+    found |= _shares(causal) | _necessity(causal) | _transfer(causal)
+    overlap, empty = _overlap(measured)
+    names = list(found := found | overlap)
+    rows = {k: ("item", np.array([float(getattr(found[n], k)) for n in names])) for k in ("value", "low", "high")}
+    attrs = {
+        "inside": causal.attrs["inside"],
+        "permuted": causal.attrs["permuted"],
+        "matched_possible": int(causal.attrs["matched_possible"]),
+        "matched_overlap": float(causal.attrs["matched_overlap"]),
+        "pairs": int(causal.sizes["pair"]),
+        "empty": json.dumps(empty),
+    }
+    return xr.Dataset(rows, coords={"item": np.array(names, dtype=str)}).assign_attrs(attrs)
+
+
+def _behaviour(before: xr.Dataset, after: xr.Dataset, role: str, prefix: str) -> dict[str, Interval]:
+    """Paired changes: the prompts are the same."""
+    own = "" if role == "new" else "old "
+    found = {f"{prefix} {'logits' if v == 'logit_diff' else v}": _paired(before, after, v) for v in ("accuracy", "logit_diff")}
+    for name, dataset in (("base", before), ("tuned", after)):
+        found[f"{own}accuracy {name}"] = bootstrap_mean(dataset["accuracy"].values.astype(float))
+    return found
+
+
+def _paired(before: xr.Dataset, after: xr.Dataset, name: str) -> Interval:
+    return bootstrap_mean(after[name].values.astype(float) - before[name].values.astype(float))
+
+
+def _shares(causal: xr.Dataset) -> dict[str, Interval]:
+    """Shares of the new task's gain, by grafting and by exchanging outputs."""
+    base, tuned = (causal[f"graft_{k}"].sel(task="new").values.astype(float) for k in ("base", "tuned"))
+    gain = tuned - base
+    whole = bootstrap_mean(gain)
+    found: dict[str, Interval] = {"gain logits here": whole}
+    for kind, axis in (("graft", "set"), ("carry", "carried")):
+        into, lost = (causal[f"{kind}_{way}"] for way in ("into", "lost"))
+        if kind == "graft":
+            into, lost = into.sel(task="new"), lost.sel(task="new")
+        moved = {"into": into.transpose(axis, "pair").values - base, "lost": tuned - lost.transpose(axis, "pair").values}
+        for way, values in moved.items():
+            spread = bootstrap_ratio(values.T, gain)
+            for i, name in enumerate(causal[axis].values.tolist()):
+                own = Interval(spread.value[i], spread.low[i], spread.high[i])
+                found[f"{kind} {name} {way}"] = own if usable(whole) else NOTHING
+    return found
+
+
+def _necessity(causal: xr.Dataset) -> dict[str, Interval]:
+    found: dict[str, Interval] = {}
+    for task, prefix in (("new", ""), ("old", "old ")):
+        clean, corrupted, prompt = (causal[f"ablated_{task}_{k}"].values for k in ("clean", "corrupted", "prompt"))
+        lost, whole = by_group((clean - causal[f"ablated_{task}"].values).T, prompt), by_group(clean - corrupted, prompt)
+        if not usable(bootstrap_mean(whole)):
+            found |= {f"{prefix}necessity": NOTHING} | ({"necessity null": NOTHING} if task == "new" else {})
+            continue
+        spread = bootstrap_ratio(lost, whole)
+        found[f"{prefix}necessity"] = Interval(*(getattr(spread, k)[0] for k in ("value", "low", "high")))
+        if task == "new":
+            null = spread.value[1:]
+            limits = np.quantile(null, [0.05, 0.95]) if len(null) else (np.nan, np.nan)
+            found["necessity null"] = Interval(null.mean() if len(null) else np.nan, *limits)
+    return found
+
+
+def _transfer(causal: xr.Dataset) -> dict[str, Interval]:
+    found: dict[str, Interval] = {}
+    prompt = causal["transfer_prompt"].values
+    metric, clean, corrupted = (causal[k].values for k in ("transfer", "transfer_clean", "transfer_corrupted"))
+    # The tuned model is the reference: what the base can hardly tell apart must not be divided by.
+    reference = bootstrap_mean(by_group(clean[0] - corrupted[0], prompt))
+    for i, name in enumerate(("transfer", "transfer base", "transfer random")):
+        above, below = by_group(metric[i] - corrupted[i], prompt), by_group(clean[i] - corrupted[i], prompt)
+        found[name] = bootstrap_ratio(above, below) if usable(bootstrap_mean(below), reference) else NOTHING
+    return found
+
+
+def _overlap(measured: Measured) -> tuple[dict[str, Interval], list[str]]:
+    """How far the new circuit lies in the old one, beside its floors; and which circuits there are none of."""
+    names = ("old_base", "old_tuned", "new_tuned")
+    a, t, b = (Scores.of(getattr(measured, n)) for n in names)
+    missing = [n for n, s in zip(names, (a, t, b), strict=True) if not s.circuit.any()]
+    items = [f"{w} {k}" for w in ("heads", "edges") for k in ("inside", "floor", "beyond floor", "beyond task")]
+    items += ["heads chance", "heads shared"]
+    if "old_base" in missing or "new_tuned" in missing:
+        return dict.fromkeys(items, NOTHING), missing
+    again_a, again_b = resampled(a, DRAWS, 1), resampled(b, DRAWS, 2)
+    graph = a.graph
+    found: dict[str, Interval] = {}
+    inside, floor = (overlaps(graph, x, a.circuit[None]) for x in (again_b, again_a))
+    at = overlaps(graph, b.circuit[None], a.circuit[None])
+    task = overlaps(graph, again_b, t.circuit[None]) if "old_tuned" not in missing else None
+    for what in ("heads", "edges"):
+        key = f"{what}_a_in_b"
+        own, same = inside[key], floor[key]
+        found[f"{what} inside"] = _spread(own, float(at[key][0]))
+        found[f"{what} floor"] = _spread(same)
+        found[f"{what} beyond floor"] = _spread(own - same)
+        found[f"{what} beyond task"] = _spread(own - task[key]) if task is not None else NOTHING
+    return found | _shared_heads(graph, a.circuit, b.circuit), missing
+
+
+def _spread(values: np.ndarray, value: float | None = None) -> Interval:
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return NOTHING
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Interval(float(np.median(values)) if value is None else value, low, high)
+
+
+def _shared_heads(graph: Graph, a: np.ndarray, b: np.ndarray) -> dict[str, Interval]:
+    heads = [_heads(graph, mask) for mask in (a, b)]
+    shared, total = len(heads[0] & heads[1]), graph.n_layers * graph.n_heads
+    by_chance = chance(total, len(heads[0]), len(heads[1]))
+    return {
+        "heads shared": Interval(shared, shared, shared),
+        "heads chance": Interval(by_chance.shared, np.nan, by_chance.shared_high),
+    }
+
+
+def _heads(graph: Graph, edges: np.ndarray) -> set[str]:
+    mask = np.zeros(graph.exists.shape, bool)
+    mask[graph.exists] = edges
+    touched = mask.any(1) | (mask.any(0) @ graph.feeds)
+    return {name for name, kept in zip(graph.sources, touched, strict=True) if kept and ".h" in name}
+
+
+def items(dataset: xr.Dataset) -> dict[str, Interval]:
+    """An evidence dataset as intervals by name."""
+    columns = (dataset[k].values.tolist() for k in ("value", "low", "high"))
+    rows: Any = zip(dataset["item"].values.tolist(), *columns, strict=True)
+    return {name: Interval(value, low, high) for name, value, low, high in rows}
