@@ -13,7 +13,11 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-Stage = Literal["evaluate", "lens", "attribution", "attention", "patching", "circuit", "drift"]
+Stage = Literal["evaluate", "lens", "attribution", "attention", "patching", "circuit", "roles", "drift"]
+
+
+CONTROLS = {"old": "more of the old task", "shuffled": "shuffled answers"}
+"""Fine-tunings that a change of circuits is to be compared with."""
 
 
 class Part(BaseModel):
@@ -108,7 +112,7 @@ class MeasureConfig(Part):
     """What is measured at every checkpoint."""
 
     stages: tuple[Stage, ...] = Field(
-        default=("evaluate", "lens", "attribution", "attention", "patching", "circuit", "drift"),
+        default=("evaluate", "lens", "attribution", "attention", "patching", "circuit", "roles", "drift"),
         description="measurements, in this order",
     )
     examples: int = Field(default=2, ge=0, description="prompts whose whole attention patterns are kept")
@@ -122,6 +126,7 @@ class MeasureConfig(Part):
     circuit_pairs: int = Field(
         default=32, ge=4, description="pairs a counterfactual for scores, and as many other ones for faithfulness"
     )
+    role_pairs: int = Field(default=16, ge=4, description="pairs, for each giver, that heads' roles are read from")
     exact_ends: bool = Field(
         default=True,
         description="score every edge by patching it, at the first and last step, where there are under 5,000",

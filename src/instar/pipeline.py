@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from instar import __version__
-from instar.config import RunConfig, digest
+from instar.config import CONTROLS, RunConfig, digest
 from instar.health import Finding
 from instar.models.load import load, load_tokenizer
 from instar.progress import bar, console
-from instar.store import Store, read_json, write_json
-from instar.sweep import Failure, jobs, sweep
+from instar.store import Store, Tuning, read_json, tuning_name, write_json
+from instar.sweep import Failure, causal_jobs, jobs, sweep
 from instar.tasks.batch import tokenize
-from instar.tasks.prepare import Prepared, prepare, read_pairs
+from instar.tasks.prepare import Prepared, control_rows, prepare, read_pairs
 from instar.train import Row, train
 
 
@@ -50,21 +50,34 @@ def train_stage(store: Store, config: RunConfig) -> None:
     model = _base(config)
     prepared = data_stage(store, config, model.tokenizer)
     store.write_config(config)
-    rows = [Row(**row) for row in prepared.train]
     new = prepared.new
     heldout = tokenize(read_pairs(store, new.name, new.counterfactuals[0], 200), model.tokenizer, task=new.name)
+    main = [Row(**row) for row in prepared.train]
     for seed in config.train.seeds:
-        choices = config.train.model_dump(exclude={"seeds", "report_to"})
-        key = digest([__version__, model.weights, prepared.key, choices, seed, config.threads, config.model.device])
-        if (store.index(seed) or {}).get("key") == key:
-            continue
-        # Training changes the model in place, so every seed begins with a fresh one.
-        with bar(f"training (seed {seed})") as tell:
-            index = train(_base(config), rows, heldout, config.train, store, seed, key, tell, _warn)
-        if config.train.save != "float32":
-            sizes = [row["bytes"] for row in index["steps"]]
-            saved = 1 - sum(sizes) / (sizes[0] * len(sizes))
-            console.print(f"{config.train.save} differences: {sum(sizes) / 1e6:.0f} MB of weights, {saved:.0%} saved")
+        _tune(store, config, seed, seed, f"training (seed {seed})", (model, main, heldout, config.train, prepared.key))
+    ends = config.train.model_copy(update={"checkpoints": (config.train.steps,)})
+    for name in config.compare.controls:
+        rows = [Row(**row) for row in control_rows(store, config.data, prepared, name)]
+        label = f"training (control: {CONTROLS[name]})"
+        _tune(store, config, name, config.train.seeds[0], label, (model, rows, heldout, ends, prepared.key))
+
+
+def _tune(store: Store, config: RunConfig, tuning: Tuning, seed: int, label: str, of: tuple[Any, ...]) -> None:
+    """One fine-tuning, unless its index says that it is done."""
+    model, rows, heldout, train_config, data_key = of
+    choices = train_config.model_dump(exclude={"seeds", "report_to"})
+    key = digest([__version__, model.weights, data_key, choices, tuning, config.threads, config.model.device])
+    if (store.index(tuning) or {}).get("key") == key:
+        return
+    # Training changes the model in place, so every fine-tuning begins with a fresh one.
+    with bar(label) as tell:
+        # A control is meant not to learn the new task: its health is not news.
+        warn = _warn if isinstance(tuning, int) else lambda finding: None
+        index = train(_base(config), rows, heldout, train_config, store, tuning, seed, key, tell, warn)
+    if train_config.save != "float32":
+        sizes = [row["bytes"] for row in index["steps"]]
+        saved = 1 - sum(sizes) / (sizes[0] * len(sizes))
+        console.print(f"{train_config.save} differences: {sum(sizes) / 1e6:.0f} MB of weights, {saved:.0%} saved")
 
 
 def _warn(finding: Finding) -> None:
@@ -77,13 +90,17 @@ def measure_stage(store: Store, config: RunConfig, stages: tuple[str, ...] | Non
     _threads(config)
     prepared = data_stage(store, config)
     todo = jobs(store, config, prepared.tasks, prepared.key)
-    store.forget_all_but({job.path for job in todo})
+    known = causal_jobs(store, config, prepared.tasks, prepared.key)
+    store.forget_all_but({job.path for job in (*todo, *known)})
     todo = [job for job in todo if stages is None or job.stage in stages]
     with bar("measuring") as tell:
         failures = sweep(store, config, todo, tell)
+    if stages is None:
+        with bar("causal tests between checkpoints") as tell:
+            failures += sweep(store, config, causal_jobs(store, config, prepared.tasks, prepared.key), tell)
     for failure in failures:
         console.print(
-            f"seed {failure.seed}, step {failure.step} failed: {failure.reason}", style="bold red", markup=False
+            f"{tuning_name(failure.seed)}, step {failure.step} failed: {failure.reason}", style="bold red", markup=False
         )
     write_json(store.root / "measure" / "failed.json", [asdict(f) for f in failures])
     return failures

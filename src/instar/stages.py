@@ -21,6 +21,7 @@ from instar.measure.edges import CHECKED_PAIRS, Edges, agreement, edges
 from instar.measure.evaluate import evaluate
 from instar.measure.lens import attribution, lens
 from instar.measure.patching import SITES, patching
+from instar.measure.roles import roles
 from instar.measure.rows import prompts
 from instar.models.load import Model
 from instar.store import Store, read_json
@@ -210,6 +211,13 @@ def _curve(model: Model, batch: Batch, scored: Edges, graph: Graph) -> dict[str,
     }
 
 
+def played(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> xr.Dataset:
+    """Roles of heads, with S-inhibition for each giver."""
+    count, every = config.measure.role_pairs, pairs.givers
+    found = {kind: pairs.batch(count=count, counterfactuals=(kind,)) for kind in every}
+    return roles(model, found, repeats=16, chunk=config.measure.chunk).astype(np.float32)
+
+
 def inside(config: RunConfig, pairs: Pairs) -> Batch:
     """The pairs for what is read off without intervening."""
     return pairs.batch(count=config.data.measure_pairs)
@@ -222,6 +230,7 @@ STAGES: dict[str, Stage] = {
     "attention": lambda m, p, c, _: attention(m, inside(c, p), examples=c.measure.examples, chunk=c.measure.chunk),
     "patching": patched,
     "circuit": circuit,
+    "roles": played,
 }
 
 
@@ -234,6 +243,8 @@ def options(stage: str, config: RunConfig) -> dict[str, Any]:
         chosen = {"pairs": own.circuit_pairs, "edges": own.edges, "steps": own.edge_steps, "chunk": own.replay_chunk}
         return chosen | {"grid": GRID, "faithful": FAITHFUL, "exact": own.exact_ends}
     found: dict[str, Any] = {"chunk": own.chunk}
+    if stage == "roles":
+        return found | {"pairs": own.role_pairs}
     if stage == "attention":
         found["examples"] = own.examples
     if stage in ("lens", "attribution", "attention"):

@@ -8,9 +8,10 @@
     checkpoints/index.json                   step, loss, tokens, hash and health; written last, so its presence means done
     checkpoints/step-000008/                 a folder that transformers loads
     measure/STAGE/TASK/step-000008.nc        one measurement (netCDF, opens with xarray)
+    compare/evidence/step-000184.nc          what a verdict is made of: every number with its interval
     report/                                  the page and its figures
 
-Further seeds have a folder of their own (`checkpoints/seed-1/…`, `measure/STAGE/TASK/seed-1/…`). Every file is written to a
+Further seeds and controls have a folder of their own (`checkpoints/seed-1/…`, `measure/STAGE/TASK/control-old/…`). Every file is written to a
 temporary name and renamed: it is there whole or not at all. A measurement carries the `key` of what decided it, and is
 skipped exactly when the key is the same.
 """
@@ -30,6 +31,8 @@ import xarray as xr
 
 from instar.config import RunConfig
 
+Tuning = int | str
+"""One fine-tuning: a seed of the main one, or the name of a control."""
 SHARED = "shared"
 """The task name of measurements that belong to no task."""
 
@@ -74,23 +77,32 @@ class Store:
         """A file of `data/`."""
         return self.root / "data" / name
 
-    def checkpoints(self, seed: int) -> Path:
+    def checkpoints(self, seed: Tuning) -> Path:
         """The folder of one fine-tuning."""
         return self._seeded(self.root / "checkpoints", seed)
 
-    def checkpoint(self, seed: int, step: int) -> Path:
-        """One checkpoint's folder."""
+    def checkpoint(self, seed: Tuning, step: int) -> Path:
+        """One checkpoint's folder; where its index says, if somebody else trained it."""
+        for row in (self.index(seed) or {"steps": []})["steps"]:
+            if row["step"] == step and "folder" in row:
+                return Path(row["folder"])
         return self.checkpoints(seed) / step_name(step)
 
-    def measurement(self, stage: str, task: str, seed: int, step: int) -> Path:
+    def measurement(self, stage: str, task: str, seed: Tuning, step: int) -> Path:
         """One measurement's file."""
         return self._seeded(self.root / "measure" / stage / task, seed) / f"{step_name(step)}.nc"
+
+    def compared(self, what: str, seed: Tuning, step: int) -> Path:
+        """One checkpoint's file of `compare/`."""
+        return self._seeded(self.root / "compare" / what, seed) / f"{step_name(step)}.nc"
 
     def report(self, name: str = "") -> Path:
         """A file of `report/`."""
         return self.root / "report" / name
 
-    def _seeded(self, folder: Path, seed: int) -> Path:
+    def _seeded(self, folder: Path, seed: Tuning) -> Path:
+        if isinstance(seed, str):
+            return folder / f"control-{seed}"
         return folder if seed == self.first_seed else folder / f"seed-{seed}"
 
     # Measurements
@@ -103,11 +115,21 @@ class Store:
 
     def has_measurement(self, path: Path, key: str) -> bool:
         """Whether this very measurement is already there."""
-        if not path.exists():
-            return False
+        return path.exists() and self.key_of(path) == key
+
+    def key_of(self, path: Path) -> str | None:
+        """The key of what decided a measurement; None where it cannot be read."""
         with suppress(OSError, ValueError), xr.open_dataset(path, engine="h5netcdf") as dataset:
-            return dataset.attrs.get("key") == key
-        return False
+            return dataset.attrs.get("key")
+        return None
+
+    def read_measurement(self, stage: str, task: str, seed: Tuning, step: int) -> xr.Dataset | None:
+        """One measurement; None where there is none."""
+        path = self.measurement(stage, task, seed, step)
+        if not path.exists():
+            return None
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            return dataset.load()
 
     def forget_all_but(self, wanted: set[Path]) -> None:
         """Remove measurements of checkpoints, tasks or stages that the run no longer has."""
@@ -115,7 +137,7 @@ class Store:
             if file not in wanted:
                 file.unlink()
 
-    def measured_steps(self, stage: str, task: str, seed: int | None = None) -> list[int]:
+    def measured_steps(self, stage: str, task: str, seed: Tuning | None = None) -> list[int]:
         """The steps that one measurement has."""
         folder = self.measurement(stage, task, self.first_seed if seed is None else seed, 0).parent
         return sorted(int(file.stem.removeprefix("step-")) for file in folder.glob("step-*.nc"))
@@ -124,7 +146,7 @@ class Store:
         self,
         stage: str,
         task: str,
-        seed: int | None = None,
+        seed: Tuning | None = None,
         steps: Sequence[int] | None = None,
         only: Callable[[xr.Dataset], xr.Dataset] = lambda dataset: dataset,
     ) -> xr.Dataset | None:
@@ -155,10 +177,15 @@ class Store:
 
     # Training index
 
-    def index(self, seed: int | None = None) -> dict[str, Any] | None:
+    def index(self, seed: Tuning | None = None) -> dict[str, Any] | None:
         """The record of a finished fine-tuning."""
         path = self.checkpoints(self.first_seed if seed is None else seed) / "index.json"
         return read_json(path) if path.exists() else None
+
+
+def tuning_name(tuning: Tuning) -> str:
+    """`seed 0`, `control old`."""
+    return f"seed {tuning}" if isinstance(tuning, int) else f"control {tuning}"
 
 
 def plain_attrs(dataset: xr.Dataset) -> xr.Dataset:

@@ -5,6 +5,7 @@
 2. Checkpoints with anything missing are loaded one by one, and all their missing jobs are done.
 3. With `executor: ray` checkpoints are fanned out over the cluster; the serial loop is the oracle.
 4. A checkpoint that cannot be loaded is reported and the rest goes on.
+5. Causal tests between step 0 and a checkpoint need the circuits of both, so their jobs are known only once these are there.
 """
 
 from collections.abc import Iterable
@@ -17,15 +18,18 @@ import torch
 
 from instar import __version__
 from instar.config import RunConfig, digest
+from instar.measure.causal import causal
 from instar.measure.drift import drift
 from instar.models.load import Model, load
 from instar.models.organism import NAME as EMBEDDED
 from instar.models.organism.corpus import stories
 from instar.progress import Tell
-from instar.stages import STAGES, Pairs, options
-from instar.store import SHARED, Store
+from instar.stages import STAGES, Pairs, causal_prompts, options, stored_circuit
+from instar.store import SHARED, Store, Tuning, read_json
 
 GENERAL_TEXTS = 64
+CONTROLLED = ("evaluate", "circuit", "drift")
+"""What is measured of a control fine-tuning."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Job:
 
     stage: str
     task: str
-    seed: int
+    seed: Tuning
     step: int
     path: Path
     key: str
@@ -46,28 +50,65 @@ class Job:
 class Failure:
     """A checkpoint that could not be measured, and why."""
 
-    seed: int
+    seed: Tuning
     step: int
     reason: str
 
 
 def jobs(store: Store, config: RunConfig, tasks: Iterable[str], data_key: str) -> list[Job]:
-    """Every measurement of the run, done or not."""
+    """Every measurement of one checkpoint each, done or not."""
     found = []
-    for seed in config.train.seeds:
-        index = store.index(seed)
-        if index is None:
-            raise ValueError(f"{store.checkpoints(seed)} has no finished fine-tuning; run `instar train` first")
-        first = index["steps"][0]["sha256"]
-        for row in index["steps"]:
-            for stage in config.measure.stages:
+    tasks = list(tasks)
+    for seed in [*config.train.seeds, *config.compare.controls]:
+        index, stages = _index(store, seed), config.measure.stages
+        rows = index["steps"]
+        if isinstance(seed, str):
+            # Of a control only the end is wanted: what a fine-tuning of that length does by itself.
+            rows, stages = rows[-1:], tuple(s for s in stages if s in CONTROLLED)
+        for row in rows:
+            for stage in stages:
                 for task in [SHARED] if stage == "drift" else tasks:
                     at_an_end = row["step"] in (index["steps"][0]["step"], index["steps"][-1]["step"])
                     choices = [_options(stage, config), *([at_an_end] if stage == "circuit" else [])]
-                    key = digest([__version__, stage, task, data_key, first, row["sha256"], choices])
+                    decides = [index["steps"][0]["sha256"], row["sha256"], choices]
+                    key = digest([__version__, stage, task, data_key, *decides])
                     path = store.measurement(stage, task, seed, row["step"])
                     found.append(Job(stage, task, seed, row["step"], path, key, at_an_end))
     return found
+
+
+def causal_jobs(store: Store, config: RunConfig, tasks: Iterable[str], data_key: str) -> list[Job]:
+    """The causal tests of every chosen checkpoint whose circuits are there: of further seeds the last one only."""
+    found = []
+    old, new = tasks
+    own = config.compare
+    for seed in config.train.seeds if "circuit" in config.measure.stages else ():
+        rows = _index(store, seed)["steps"]
+        last = rows[-1]["step"]
+        steps = spaced([row["step"] for row in rows[1:]], own.checkpoints if seed == config.train.seeds[0] else 1)
+        for row in (r for r in rows if r["step"] in steps):
+            files = [store.measurement("circuit", old, seed, 0), store.measurement("circuit", new, seed, row["step"])]
+            if not all(file.exists() for file in files):
+                continue
+            choices = own.model_dump(exclude={"checkpoints", "controls"}) | {"device": config.model.device}
+            decides = [*map(store.key_of, files), rows[0]["sha256"], row["sha256"], choices, row["step"] == last]
+            key = digest([__version__, "causal", data_key, config.threads, *decides])
+            path = store.measurement("causal", SHARED, seed, row["step"])
+            found.append(Job("causal", SHARED, seed, row["step"], path, key, row["step"] == last))
+    return found
+
+
+def spaced(steps: list[int], count: int) -> list[int]:
+    """At most `count` of the steps, evenly, the last among them."""
+    every = len(steps) / count
+    return steps if every <= 1 else sorted({steps[round((i + 1) * every) - 1] for i in range(count)})
+
+
+def _index(store: Store, seed: Tuning) -> dict[str, Any]:
+    index = store.index(seed)
+    if index is None:
+        raise ValueError(f"{store.checkpoints(seed)} has no finished fine-tuning; run `instar train` first")
+    return index
 
 
 def _options(stage: str, config: RunConfig) -> dict[str, Any]:
@@ -84,7 +125,7 @@ def sweep(store: Store, config: RunConfig, todo: list[Job], tell: Tell) -> list[
     for job in missing:
         # What is there was decided by something else; it must not stand in for what fails now.
         job.path.unlink(missing_ok=True)
-    groups: dict[tuple[int, int], list[Job]] = {}
+    groups: dict[tuple[Tuning, int], list[Job]] = {}
     for job in missing:
         groups.setdefault((job.seed, job.step), []).append(job)
     done = len(todo) - len(missing)
@@ -130,7 +171,7 @@ class _Worker:
 
     def __init__(self, store: Store, config: RunConfig):
         self.store, self.config = store, config
-        self.bases: dict[int, Model] = {}
+        self.bases: dict[Tuning, Model] = {}
         self.pairs: dict[str, Pairs] = {}
 
     def measure(self, group: list[Job]) -> Failure | None:
@@ -141,20 +182,37 @@ class _Worker:
             for job in group:
                 if job.stage == "drift":
                     dataset = drift(base, model, *self._general(base))
+                elif job.stage == "causal":
+                    dataset = self._causal(base, model, job)
                 else:
-                    pairs = self.pairs.setdefault(job.task, Pairs(self.store, job.task, base.tokenizer))
-                    dataset = STAGES[job.stage](model, pairs, self.config, job.at_an_end)
+                    dataset = STAGES[job.stage](model, self._pairs(job.task, base), self.config, job.at_an_end)
                 self.store.write_measurement(job.path, dataset, job.key)
         except (ValueError, OSError, ArithmeticError) as error:
             return Failure(seed, step, str(error))
         return None
 
-    def _base(self, seed: int) -> Model:
+    def _pairs(self, task: str, base: Model) -> Pairs:
+        return self.pairs.setdefault(task, Pairs(self.store, task, base.tokenizer))
+
+    def _causal(self, base: Model, model: Model, job: Job) -> Any:
+        old, new = (self._pairs(name, base) for name in read_json(self.store.data("prepared.json"))["counterfactuals"])
+        found = [
+            self.store.read_measurement("circuit", pairs.task, job.seed, step) for pairs, step in ((old, 0), (new, job.step))
+        ]
+        circuits = [stored_circuit(dataset) for dataset in found if dataset is not None]
+        own = self.config.compare
+        return causal(
+            base, model, causal_prompts(old, self.config), causal_prompts(new, self.config), *circuits,
+            random=own.random_sets, exchanged=own.exchanged_sets, single=own.single and job.at_an_end,
+            chunk=self.config.measure.chunk,
+        )  # fmt: skip
+
+    def _base(self, seed: Tuning) -> Model:
         if seed not in self.bases:
             self.bases[seed] = self._load(seed, 0, like=None)
         return self.bases[seed]
 
-    def _load(self, seed: int, step: int, like: Model | None) -> Model:
+    def _load(self, seed: Tuning, step: int, like: Model | None) -> Model:
         model = load(self.store.checkpoint(seed, step), device=self.config.model.device, like=like)
         # Results are the same wherever the run directory lies, so they do not name it.
         return replace(model, name=f"{self.config.model.source}, seed {seed}, step {step}")

@@ -26,7 +26,7 @@ from instar.config import TrainConfig
 from instar.health import Finding, Probe, examine
 from instar.models.load import DELTA, Model, quiet
 from instar.models.taps import logits_at, record
-from instar.store import Store, whole, write_json
+from instar.store import Store, Tuning, whole, write_json
 from instar.tasks.batch import Batch
 from instar.tasks.task import word_ids
 
@@ -73,6 +73,7 @@ def train(
     heldout: Batch,
     config: TrainConfig,
     store: Store,
+    tuning: Tuning,
     seed: int,
     key: str,
     tell: Tell,
@@ -91,13 +92,13 @@ def train(
     examples = [encode(row, tokenizer, config) for row in rows]
     _check_lengths(examples, rows, model)
     # The index says that training is done, so it is the first to go.
-    (store.checkpoints(seed) / "index.json").unlink(missing_ok=True)
-    for old in store.checkpoints(seed).glob("step-*"):
+    (store.checkpoints(tuning) / "index.json").unlink(missing_ok=True)
+    for old in store.checkpoints(tuning).glob("step-*"):
         shutil.rmtree(old)
     set_seed(seed)
     for embedding in model.layout.embeddings:
         embedding.requires_grad_(not config.freeze_embeddings)
-    writer = _Checkpoints(model, list(rows[:PROBES]), heldout[slice(0, PROBES)], config, store, seed, tell, warn)
+    writer = _Checkpoints(model, list(rows[:PROBES]), heldout[slice(0, PROBES)], config, store, tuning, tell, warn)
     with tempfile.TemporaryDirectory() as scratch, quiet():
         trainer = _CountingTrainer(
             model=model.module,
@@ -110,8 +111,8 @@ def train(
         trainer.remove_callback(PrinterCallback)  # `tell` shows progress
         trainer.train()
     model.module.eval()
-    index = {"key": key, "seed": seed, "steps": writer.rows, "health": [asdict(f) for f in writer.health.values()]}
-    write_json(store.checkpoints(seed) / "index.json", index)
+    index = {"key": key, "tuning": tuning, "seed": seed, "steps": writer.rows, "health": [asdict(f) for f in writer.health.values()]}
+    write_json(store.checkpoints(tuning) / "index.json", index)
     return index
 
 
@@ -167,7 +168,7 @@ class _Checkpoints(TrainerCallback):
     heldout: Batch
     config: TrainConfig
     store: Store
-    seed: int
+    tuning: Tuning
     tell: Tell
     warn: Warn
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -201,7 +202,7 @@ class _Checkpoints(TrainerCallback):
         return f"held-out accuracy {self.probes[-1].heldout_accuracy:.0%}" if self.probes else ""
 
     def _checkpoint(self, step: int) -> None:
-        digest, size = write_checkpoint(self.model, self.store, self.seed, step, self.config.save)
+        digest, size = write_checkpoint(self.model, self.store, self.tuning, step, self.config.save)
         probe = self._probe(step)
         self.probes.append(probe)
         for finding in examine(self.probes, self.config.steps):
@@ -235,9 +236,9 @@ class _Checkpoints(TrainerCallback):
         )
 
 
-def write_checkpoint(model: Model, store: Store, seed: int, step: int, save: str) -> tuple[str, int]:
+def write_checkpoint(model: Model, store: Store, tuning: Tuning, step: int, save: str) -> tuple[str, int]:
     """One checkpoint's folder, whole or not at all. Returns sha256 and size in bytes of its weights file."""
-    path = store.checkpoint(seed, step)
+    path = store.checkpoint(tuning, step)
     with whole(path, folder=True) as scratch, quiet():
         model.tokenizer.save_pretrained(scratch)
         model.module.config.save_pretrained(scratch)
@@ -245,7 +246,7 @@ def write_checkpoint(model: Model, store: Store, seed: int, step: int, save: str
             model.module.save_pretrained(scratch)
             weights = scratch / "model.safetensors"
         else:
-            base = store.checkpoint(seed, 0)
+            base = store.checkpoint(tuning, 0)
             weights = scratch / "difference.safetensors"
             _write_difference(model, base / "model.safetensors", weights, save)
             description = {"base": f"../{base.name}", "dtype": save, "meaning": "float32 weights minus the base's"}

@@ -4,15 +4,16 @@ An evidence dataset has one axis, `item`, and on it `value`, `low`, `high` (NaN:
 
 - `gain accuracy` (share of pairs), `gain logits`, `old accuracy`, `old logits`: paired, checkpoint minus base.
 - `accuracy base`, `accuracy tuned`: of the new task; `old accuracy base`, `old accuracy tuned`.
-- `graft SET into`, `graft SET lost`, `carry SET into`, `carry SET lost`: shares of the gain in logits, ratios of means. They are
-  NaN unless the gain's interval lies above 0.
+- `graft SET into`, `graft SET lost`, `carry SET into`, `carry SET lost`: shares of the gain in logits, ratios of means. They
+  are NaN unless the gain's interval lies above 0.
 - `necessity`: share of b − c that is gone with the old circuit's heads, new task, tuned model; `necessity null`: the mean of
   matched random sets and the quantiles 5 % and 95 % between sets; `old necessity`: of the old task.
 - `transfer`: faithfulness of the old circuit in the tuned model; `transfer base`: of the new circuit in the base.
 - `heads inside`, `edges inside`: share of the new circuit that lies in the old one, over bootstraps of both;
   `heads floor`, `edges floor`: share of a resampled old circuit that lies in the old one; `… beyond floor`: the difference;
   `… beyond task`: less the share that lies in the old task's circuit of the same checkpoint.
-- `heads chance`: shared heads that chance gives: expectation, and 95 % quantile as `high`; `heads shared`: how many there are.
+- `heads shared`: how many there are; `heads chance`: what chance gives: expectation, and 95 % quantile as `high` (NaN where it
+  tells nothing: where chance could give all there are to share, and some are, or a circuit has no heads).
 """
 
 import json
@@ -58,8 +59,7 @@ def evidence(measured: Measured) -> xr.Dataset:
     names = list(found := found | overlap)
     rows = {k: ("item", np.array([float(getattr(found[n], k)) for n in names])) for k in ("value", "low", "high")}
     attrs = {
-        "inside": causal.attrs["inside"],
-        "permuted": causal.attrs["permuted"],
+        **{k: v if isinstance(v := causal.attrs[k], str) else json.dumps(v) for k in ("inside", "permuted")},
         "matched_possible": int(causal.attrs["matched_possible"]),
         "matched_overlap": float(causal.attrs["matched_overlap"]),
         "pairs": int(causal.sizes["pair"]),
@@ -71,7 +71,8 @@ def evidence(measured: Measured) -> xr.Dataset:
 def _behaviour(before: xr.Dataset, after: xr.Dataset, role: str, prefix: str) -> dict[str, Interval]:
     """Paired changes: the prompts are the same."""
     own = "" if role == "new" else "old "
-    found = {f"{prefix} {'logits' if v == 'logit_diff' else v}": _paired(before, after, v) for v in ("accuracy", "logit_diff")}
+    measured = {"accuracy": "accuracy", "logit_diff": "logits"}
+    found = {f"{prefix} {label}": _paired(before, after, name) for name, label in measured.items()}
     for name, dataset in (("base", before), ("tuned", after)):
         found[f"{own}accuracy {name}"] = bootstrap_mean(dataset["accuracy"].values.astype(float))
     return found
@@ -91,7 +92,10 @@ def _shares(causal: xr.Dataset) -> dict[str, Interval]:
         into, lost = (causal[f"{kind}_{way}"] for way in ("into", "lost"))
         if kind == "graft":
             into, lost = into.sel(task="new"), lost.sel(task="new")
-        moved = {"into": into.transpose(axis, "pair").values - base, "lost": tuned - lost.transpose(axis, "pair").values}
+        moved = {
+            "into": into.transpose(axis, "pair").values - base,
+            "lost": tuned - lost.transpose(axis, "pair").values,
+        }
         for way, values in moved.items():
             spread = bootstrap_ratio(values.T, gain)
             for i, name in enumerate(causal[axis].values.tolist()):
@@ -104,7 +108,10 @@ def _necessity(causal: xr.Dataset) -> dict[str, Interval]:
     found: dict[str, Interval] = {}
     for task, prefix in (("new", ""), ("old", "old ")):
         clean, corrupted, prompt = (causal[f"ablated_{task}_{k}"].values for k in ("clean", "corrupted", "prompt"))
-        lost, whole = by_group((clean - causal[f"ablated_{task}"].values).T, prompt), by_group(clean - corrupted, prompt)
+        lost, whole = (
+            by_group((clean - causal[f"ablated_{task}"].values).T, prompt),
+            by_group(clean - corrupted, prompt),
+        )
         if not usable(bootstrap_mean(whole)):
             found |= {f"{prefix}necessity": NOTHING} | ({"necessity null": NOTHING} if task == "new" else {})
             continue
@@ -165,10 +172,11 @@ def _spread(values: np.ndarray, value: float | None = None) -> Interval:
 def _shared_heads(graph: Graph, a: np.ndarray, b: np.ndarray) -> dict[str, Interval]:
     heads = [_heads(graph, mask) for mask in (a, b)]
     shared, total = len(heads[0] & heads[1]), graph.n_layers * graph.n_heads
-    by_chance = chance(total, len(heads[0]), len(heads[1]))
+    by_chance, most = chance(total, len(heads[0]), len(heads[1])), min(map(len, heads))
+    tells = by_chance.shared_high < most or (most > 0 and not shared)
     return {
         "heads shared": Interval(shared, shared, shared),
-        "heads chance": Interval(by_chance.shared, np.nan, by_chance.shared_high),
+        "heads chance": Interval(by_chance.shared, np.nan, by_chance.shared_high if tells else np.nan),
     }
 
 

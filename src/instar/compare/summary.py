@@ -6,18 +6,22 @@ import numpy as np
 import xarray as xr
 
 from instar import __version__
+from instar.compare.between import diffs, verdicts
 from instar.compare.dynamics import changed_heads, changed_layers
-from instar.config import RunConfig
+from instar.compare.events import dynamics
+from instar.config import CONTROLS, RunConfig
 from instar.stats.intervals import bootstrap_mean, wilson
 from instar.store import SHARED, Store, read_json, write_json
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def summarise(store: Store, config: RunConfig, tasks: dict[str, str], failures: list[dict[str, Any]]) -> dict[str, Any]:
     """Write and return the summary. `tasks` maps "old" and "new" to the tasks' names."""
     seeds = list(config.train.seeds)
     steps = common_steps(store, config, list(tasks.values()))
+    # Evidence is written here and read by what follows.
+    verdict = verdicts(store, tasks, seeds)
     summary = {
         "schema": SCHEMA,
         "instar": __version__,
@@ -36,7 +40,10 @@ def summarise(store: Store, config: RunConfig, tasks: dict[str, str], failures: 
         "circuits": {name: _circuits(store, name, steps) for name in tasks.values()},
         "audit": _audit(store),
         "failed": failures,
-        "verdict": None,
+        "diff": diffs(store, tasks, steps, config.compare.controls),
+        "dynamics": dynamics(store, tasks, seeds, steps),
+        "controls": {name: _control(store, tasks, name) for name in config.compare.controls},
+        "verdict": verdict,
     }
     write_json(store.root / "summary.json", summary)
     return read_json(store.root / "summary.json")
@@ -167,6 +174,20 @@ def _circuits(store: Store, task: str, steps: list[int]) -> dict[str, Any] | Non
 def _changed(store: Store, task: str, steps: list[int], rank: Any) -> list[dict[str, Any]]:
     series = store.series("attribution", task, steps=steps)
     return [] if series is None or series.sizes["step"] < 2 else rank(series)
+
+
+def _control(store: Store, tasks: dict[str, str], name: str) -> dict[str, Any] | None:
+    """The end of a control fine-tuning: accuracy on both tasks, and how far its weights went."""
+    found: dict[str, Any] = {"is": CONTROLS[name]}
+    for task in tasks.values():
+        series = store.series("evaluate", task, name)
+        if series is None:
+            return None
+        found[task] = {k: v[-1] for k, v in behaviour(series).items() if k.startswith("accuracy")}
+    drift = store.series("drift", SHARED, name)
+    if drift is not None:
+        found["weights moved"] = float(np.sqrt((drift["weight_change"].isel(step=-1) ** 2).sum()))
+    return found
 
 
 def _audit(store: Store) -> dict[str, Any] | None:

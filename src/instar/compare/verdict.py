@@ -1,10 +1,12 @@
 """Was the old circuit amplified, rewired, extended or replaced? A pure function of an evidence dataset.
 
 A condition is true, false or open (its interval spans the threshold, or it was not measured). The kinds are tried in this
-order, and the first whose conditions are all true names the verdict; if none, the verdict is `undetermined`, with what is open.
+order, and the first whose conditions are all true names the verdict; if none, it is `undetermined`, with what is open or in the
+way.
 
 1. `no new ability`: accuracy did not rise by more than `rise` for certain, or the logit difference not above 0.
-2. `replaced`: the old circuit's heads are not necessary, and no more of them are in the new circuit than by chance.
+2. `replaced`: the old circuit's heads are not necessary, and no more of them are in the new circuit than by chance (open
+   where chance could give all there are to share, and some are, and where a circuit has no heads).
 3. `extended`: they are necessary, and heads outside carry a share of the gain, both ways.
 4. `rewired`: the new circuit's heads lie in the old one as a resample's do, or as far as in the old task's circuit of the
    same checkpoint (else the tasks differ, not the models); inside carries the gain both ways, outside
@@ -13,12 +15,12 @@ order, and the first whose conditions are all true names the verdict; if none, t
 5. `amplified`: heads and edges lie in the old circuit as a resample's do, which transfers; inside carries, outside little,
    and little of the gain was written in W_Q and W_K.
 
-`carries` = the share's lower bound is at least δ, both ways; `little` = its upper bound is below δ, both ways. Where a change is
-is decided by weight grafting (where it was written), and patching (who carries it) must not contradict. Overlap is claimed
-only where resampled circuits themselves overlap by `floor`. Heads that bear other heads' names make every name worthless.
+`carries` = the share's lower bound is at least δ, both ways; `little` = its upper bound is below δ, both ways. Where a change
+is, weight grafting decides (where it was written), and patching (who carries it) must not contradict. Overlap is claimed only
+where resampled circuits themselves overlap by `floor`. Heads that bear other heads' names make every name worthless.
 
-The second way to be rewired, and the last condition of amplified, are needed where a circuit's heads read the embeddings only:
-no edge can change there, whatever they come to attend to.
+The second way to be rewired, and the last condition of amplified, are needed where a circuit's heads read the embeddings
+only: no edge can change there, whatever they come to attend to.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -84,7 +86,7 @@ def verdict(evidence: xr.Dataset, thresholds: Thresholds = Thresholds()) -> Verd
         kind=kind,
         text=paragraph(kind, found, truth, evidence, thresholds),
         conditions=truth,
-        missing=tuple(missing(kind, truth, found, evidence)),
+        missing=tuple(missing(kind, truth, found, evidence, thresholds, NEEDED)),
         would_change=changes(kind, thresholds),
         evidence={n: {"value": i.value, "low": i.low, "high": i.high} for n, i in found.items()},
     )
@@ -132,7 +134,7 @@ def conditions(found: dict[str, Interval], evidence: xr.Dataset, limits: Thresho
         "necessary": necessary,
         "not necessary": _not(necessary),
         "overlap at chance": _at_chance(found),
-        "transfers": _above(found["transfer"], limits.transfer),
+        "transfers": _split(found["transfer"], limits.transfer),
         "heads in": _lies_in(found, "heads", limits),
         "edges in": edges_in,
         "edges out or attention written": _or(_not(edges_in), rewritten),
@@ -172,7 +174,7 @@ def _lies_in(found: dict[str, Interval], what: str, limits: Thresholds) -> Truth
 
 def _at_chance(found: dict[str, Interval]) -> Truth:
     shared, by_chance = found["heads shared"], found["heads chance"]
-    return None if np.isnan(shared.value) else bool(shared.value <= by_chance.high)
+    return None if np.isnan(shared.value) or np.isnan(by_chance.high) else bool(shared.value <= by_chance.high)
 
 
 def _split(own: Interval, at: float) -> Truth:

@@ -1,7 +1,7 @@
 """A verdict in words: a paragraph that can be quoted, with its numbers inline; what is open; what would change it."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,10 @@ LEAD = {
     "undetermined": "It is undetermined what became of the old circuit",
 }
 OPEN = {
-    "old task mastered": "whether the base can do the old task",
     "gain": "whether there is a gain: accuracy or logit difference",
     "necessary": "whether the old circuit's heads are necessary (necessity spans the threshold or is masked)",
-    "heads in": "whether the new circuit's heads lie in the old circuit (the floor is below 0.8, or the interval spans the margin)",
-    "edges in": "whether the new circuit's edges lie in the old circuit (the floor is below 0.8, or the interval spans the margin)",
+    "heads in": "whether the new circuit's heads lie in the old circuit ({why})",
+    "edges in": "whether the new circuit's edges lie in the old circuit ({why})",
     "overlap at chance": "whether old and new circuit share more heads than chance gives",
     "inside carries": "whether heads of the old circuit carry a share of the gain, both ways",
     "outside carries": "whether other heads carry a share of the gain, both ways",
@@ -30,11 +29,29 @@ OPEN = {
     "transfers": "whether the old circuit by itself does the new task in the tuned model",
     "attention little": "whether the gain was written in what the old circuit's heads attend to",
 }
+OVERLAPS = ("heads in", "edges in", "overlap at chance")
+FAILS = {
+    "not necessary": "the old circuit's heads are necessary",
+    "overlap at chance": "old and new circuit share more heads than chance gives",
+    "necessary": "the old circuit's heads are not necessary",
+    "outside carries": "other heads do not carry a share of the gain both ways",
+    "patching agrees outside": "by patching, other heads carry little of the gain",
+    "heads in": "the new circuit has heads that the old one has not",
+    "edges in": "the new circuit has edges that the old one has not",
+    "inside carries": "heads of the old circuit do not carry a share of the gain both ways",
+    "outside little": "other heads carry more than a little of the gain",
+    "edges out or attention written": "the edges are not new, and the gain was not written in what the old heads attend to alone",
+    "patching agrees inside": "by patching, heads of the old circuit carry little of the gain",
+    "transfers": "the old circuit by itself does not do the new task in the tuned model",
+    "attention little": "some of the gain was written in what the old heads attend to",
+}
+"""Of every condition that a kind needs: what speaks against the kind where it is not true."""
 CHANGE = {
     "no new ability": "a paired rise in accuracy whose lower bound exceeds {rise:.0%}, with a rise in logit difference",
-    "replaced": "ablating the old circuit's heads taking at least {share:.0%} of the new ability, or more shared heads than chance",
-    "extended": "heads outside the old circuit giving back or taking away less than {share:.0%} of the gain, or the old heads "
-    "proving unnecessary",
+    "replaced": "ablating the old circuit's heads taking at least {share:.0%} of the new ability, or more shared heads than "
+    "chance gives",
+    "extended": "heads outside the old circuit giving back or taking away less than {share:.0%} of the gain, or the old "
+    "heads proving unnecessary",
     "rewired": "heads outside carrying {share:.0%} of the gain both ways, or the gain proving written in W_V and W_O alone",
     "amplified": "heads outside carrying {share:.0%} of the gain both ways, new edges, or a gain written in W_Q and W_K",
     "undetermined": "more pairs (narrower intervals) for what is open, or a base whose circuit is sharper than its own floor",
@@ -43,20 +60,25 @@ CHANGE = {
 
 def number(own: Interval, percent: bool = False, digits: int = 2) -> str:
     """`0.42 [0.31, 0.53]`, `42 % [31, 53]`, or `not measurable`."""
-    if np.isnan(own.value):
+    if np.isnan([own.value, own.low, own.high]).any():
         return "not measurable"
     if percent:
         return f"{100 * own.value:.1f} % [{100 * own.low:.1f}, {100 * own.high:.1f}]"
     return f"{own.value:.{digits}f} [{own.low:.{digits}f}, {own.high:.{digits}f}]"
 
 
+def _rise(own: Interval, scale: float = 1.0, digits: int = 2, unit: str = "") -> str:
+    """`+0.42 [+0.31, +0.53]`, or `not measurable`."""
+    value, low, high = (f"{scale * x:+.{digits}f}" for x in (own.value, own.low, own.high))
+    return "not measurable" if np.isnan([own.value, own.low, own.high]).any() else f"{value}{unit} [{low}, {high}]"
+
+
 def paragraph(kind: str, found: dict[str, Interval], truth: dict[str, Any], evidence: xr.Dataset, limits: Any) -> str:
     """The verdict in plain words."""
     gain = (
-        f"accuracy on the new task went from {number(found['accuracy base'], True)} to {number(found['accuracy tuned'], True)} "
-        f"(paired change {100 * found['gain accuracy'].value:+.1f} points "
-        f"[{100 * found['gain accuracy'].low:+.1f}, {100 * found['gain accuracy'].high:+.1f}]), the logit difference by "
-        f"{found['gain logits'].value:+.2f} [{found['gain logits'].low:+.2f}, {found['gain logits'].high:+.2f}]"
+        f"accuracy on the new task went from {number(found['accuracy base'], True)} to "
+        f"{number(found['accuracy tuned'], True)} (paired change {_rise(found['gain accuracy'], 100, 1, ' points')}), the logit difference changed by "
+        f"{_rise(found['gain logits'])}"
     )
     old = _old_task(found)
     if kind == "no new ability":
@@ -67,14 +89,14 @@ def paragraph(kind: str, found: dict[str, Interval], truth: dict[str, Any], evid
         sentences.append(
             f"The tuned model's heads stand in another order ({_renamed(evidence)}), so no head can be told by its name."
         )
-    sentences += [_groups(found), _necessity(found, evidence, limits), _overlap(found), old]
+    sentences += [_groups(found), _necessity(found, evidence, limits), _overlap(found, truth, limits), old]
     return " ".join(s for s in sentences if s)
 
 
 def _inside(evidence: xr.Dataset) -> str:
     names = json.loads(evidence.attrs["inside"])
     if not names:
-        return "its heads: none"
+        return "none"
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
@@ -85,13 +107,17 @@ def _renamed(evidence: xr.Dataset) -> str:
 
 
 def _shares(found: dict[str, Interval], names: str) -> str:
+    if np.isnan(found["graft inside into"].value):
+        return f"Shares of the gain are not measurable, neither of the old circuit's heads ({names}) nor of others."
+    (inside, less), (outside, other), (qk, no_qk), (vo, no_vo) = (
+        [_share(found, f"graft {name} {way}") for way in ("into", "lost")]
+        for name in ("inside", "outside", "inside<qk>", "inside<vo>")
+    )
     return (
-        f"By weight grafting, the tuned weights of the old circuit's heads ({names}) bring {_share(found, 'graft inside into')} of "
-        f"the gain into the base, and the base's take {_share(found, 'graft inside lost')} of it from the tuned model; those of all "
-        f"other heads bring {_share(found, 'graft outside into')} and take {_share(found, 'graft outside lost')}. Of the inside, what "
-        f"its heads attend to (W_Q, W_K) brings {_share(found, 'graft inside<qk> into')} and takes "
-        f"{_share(found, 'graft inside<qk> lost')}, what they write (W_V, W_O) {_share(found, 'graft inside<vo> into')} and "
-        f"{_share(found, 'graft inside<vo> lost')}."
+        f"By weight grafting, the tuned weights of the old circuit's heads ({names}) bring {inside} of the gain into the base, "
+        f"and the base's take {less} of it from the tuned model; those of all other heads bring {outside} and take {other}. Of "
+        f"the inside, what its heads attend to (W_Q, W_K) brings {qk} and takes {no_qk}, what they write (W_V, W_O) {vo} and "
+        f"{no_vo}."
     )
 
 
@@ -111,26 +137,42 @@ def _groups(found: dict[str, Interval]) -> str:
 def _necessity(found: dict[str, Interval], evidence: xr.Dataset, limits: Any) -> str:
     own, null = found["necessity"], found["necessity null"]
     overlap, possible = evidence.attrs["matched_overlap"], evidence.attrs["matched_possible"]
+    if np.isnan(own.value):
+        return "How much of the new task the tuned model loses without the old circuit's heads is not measurable."
     text = f"Ablating the old circuit's heads in the tuned model takes {number(own)} of its effect on the new task"
     if np.isnan(null.value):
         return text + "; there are no other sets to compare with."
     text += f" (matched random sets: mean {null.value:.2f}, 5 to 95 % {null.low:.2f} to {null.high:.2f})"
-    if possible < 20 or overlap > limits.power:
+    if possible < 20:
+        text += f"; there are only {possible} of them, which cannot decide, so its own share does"
+    elif not overlap <= limits.power:
         text += f"; these share {overlap:.0%} of its heads and cannot decide, so its own share does"
     return text + "."
 
 
-def _overlap(found: dict[str, Interval]) -> str:
-    if np.isnan(found["heads inside"].value):
+def _overlap(found: dict[str, Interval], truth: dict[str, Any], limits: Any) -> str:
+    if not truth["circuits"]:
         return "Old and new circuit cannot be compared: one of them does not exist (nothing faithful, or b − c not above 0)."
-    return (
+    text = (
         f"Of the new circuit's heads {number(found['heads inside'])} lie in the old one (a resampled old circuit: "
-        f"{number(found['heads floor'])}), of its edges {number(found['edges inside'])} (resampled: {number(found['edges floor'])})."
+        f"{number(found['heads floor'])}), of its edges {number(found['edges inside'])} (resampled: "
+        f"{number(found['edges floor'])})"
     )
+    for what in ("heads", "edges"):
+        if truth[f"{what} in"] and not found[f"{what} beyond floor"].low >= -limits.margin:
+            text += f"; as many {what} lie in the old task's circuit of the same checkpoint (difference: "
+            text += f"{_rise(found[f'{what} beyond task'])})"
+    shared, by_chance = found["heads shared"].value, found["heads chance"]
+    if np.isnan(shared) or np.isnan(by_chance.value):
+        return text + "."
+    most = "could give all of them" if np.isnan(by_chance.high) else f"at most {by_chance.high:.0f} in 95 % of draws"
+    return text + f". They share {shared:.0f} heads, where chance gives {by_chance.value:.1f} ({most})."
 
 
 def _old_task(found: dict[str, Interval]) -> str:
     own = found["old accuracy"]
+    if np.isnan(own.low) or np.isnan(own.high):
+        return "What became of the old task was not measured."
     went = "lost" if own.high < -0.5 else "weakened" if own.high < -0.01 else "kept"
     if went == "kept" and own.low < -0.05:
         went = "kept or weakened (its interval does not say)"
@@ -138,10 +180,23 @@ def _old_task(found: dict[str, Interval]) -> str:
     return f"The old task was {went}: accuracy {number(found['old accuracy base'], True)} before, {tuned} after."
 
 
-def missing(kind: str, truth: dict[str, Any], found: dict[str, Interval], evidence: xr.Dataset) -> Iterable[str]:
-    """What is open, where the verdict is undetermined."""
+def missing(
+    kind: str,
+    truth: dict[str, Any],
+    found: dict[str, Interval],
+    evidence: xr.Dataset,
+    limits: Any,
+    needed: Mapping[Any, Sequence[str]],
+) -> list[str]:
+    """What is open, where the verdict is undetermined; where nothing is, what speaks against each kind."""
     if kind != "undetermined":
-        return
+        return []
+    lines = [*_open(truth, found, evidence, limits), *_against(truth)]
+    against = {k: [FAILS[c] for c in some if not truth[c]] for k, some in needed.items()}
+    return lines or [f"not {k}: {'; '.join(some)}" for k, some in against.items()]
+
+
+def _open(truth: dict[str, Any], found: dict[str, Interval], evidence: xr.Dataset, limits: Any) -> Iterable[str]:
     if not truth["same heads"]:
         yield f"the heads in one order: matched by weights, {_renamed(evidence)}"
     if not truth["old task mastered"]:
@@ -149,23 +204,42 @@ def missing(kind: str, truth: dict[str, Any], found: dict[str, Interval], eviden
     if not truth["circuits"]:
         yield "a faithful circuit of the old task in the base and of the new one in the tuned model"
     for name, text in OPEN.items():
-        if truth.get(name) is None:
-            yield text
-    yield from _against(truth)
+        # Without circuits, that their overlap is open goes without saying.
+        if truth[name] is None and (truth["circuits"] or name not in OVERLAPS):
+            yield text.format(why=_why(found, name.split()[0], limits)) if "{why}" in text else text
+
+
+def _why(found: dict[str, Interval], what: str, limits: Any) -> str:
+    """Why an overlap is open."""
+    floor = found[f"{what} floor"].value
+    if np.isnan(floor) or np.isnan(found[f"{what} inside"].value):
+        return f"one of them has no {what}"
+    if floor < limits.floor:
+        return f"resampled old circuits share {floor:.2f} with it, less than {limits.floor:g}"
+    return "the interval spans the margin"
 
 
 def _against(truth: dict[str, Any]) -> Iterable[str]:
-    """What speaks against each kind, where nothing is open."""
+    """What the numbers say that no kind speaks of."""
     for name in ("inside", "outside"):
         if truth[f"{name} carries"] is False and truth[f"{name} little"] is False:
-            yield f"the heads {name} bring more of the gain than they take, or the reverse: one of the two shares is below the threshold"
-    if truth["necessary"] and truth["inside little"] and truth["outside little"]:
-        yield "heads carry little of the gain: it was written in MLPs, embeddings or norms, of which these kinds do not speak"
+            more = "bring more of the gain than they take, or the reverse"
+            yield f"the heads {name} {more}: one of the two shares is below the threshold"
+    if truth["inside little"] and truth["outside little"]:
+        some = [name for name in ("mlps", "embeddings", "norms") if truth[f"{name} carry"]]
+        where = " and ".join(some).replace("mlps", "MLPs").replace("norms", "norms and output biases")
+        rest = f"it was written in {where}, of which these kinds do not speak"
+        yield f"heads carry little of the gain: {rest if some else 'and no other group is known to carry it alone'}"
+    if truth["inside carries"] is False and truth["inside little"] is None:
+        yield "the heads inside do not carry the gain both ways, and whether they carry little is open"
+    for name in ("inside", "outside"):
+        if truth[f"{name} carries"] and not truth[f"patching agrees {name}"]:
+            yield f"the heads {name} hold the gain by grafting but carry little of it by patching: the two contradict each other"
     if truth["heads in"] is False and truth["outside little"]:
         yield "the new circuit has heads that the old one has not, yet the gain was not written in them"
     if truth["inside carries"] and truth["outside little"] and truth["heads in"]:
         if not truth["attention little"] and not truth["edges out or attention written"]:
-            yield "the gain was written in what the old heads attend to and in what they write: neither alone (rewired, amplified)"
+            yield "the gain was written in what the old heads attend to, but not there alone: neither rewired nor amplified"
         if truth["transfers"] is False:
             yield "the old circuit by itself does not do the new task in the tuned model"
 

@@ -1,5 +1,6 @@
 """The data of a run: rows to train on, held-out pairs to measure on, and the audit of one against the other."""
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,24 @@ def prepare(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any) 
         store.data(f"{t.name}.{c}.jsonl").read_text(encoding="utf-8") for t in named.values() for c in t.counterfactuals
     ]
     return Prepared(train, named, digest([train, pairs]))
+
+
+def control_rows(store: Store, data: DataConfig, prepared: Prepared, control: str) -> list[dict[str, str]]:
+    """Rows of a control fine-tuning, as many as the main one has.
+
+    `old`: pairs of the old task, of its training names. `shuffled`: the new task's prompts with a random introduced name as
+    the answer; the answers of other rows, where the rows are a file's and who is introduced is not known.
+    """
+    count, rng = len(prepared.train), random.Random(data.seed)
+    if control == "old":
+        task = next(iter(prepared.tasks.values()))
+        return [{"prompt": p.clean, "answer": p.answer} for p in task.pairs(count, data.seed + 2, "train")]
+    if data.train_file is None:
+        pairs = prepared.new.pairs(data.train_size, data.seed, "train")
+        return [{"prompt": p.clean, "answer": rng.choice((p.answer, *p.foils))} for p in pairs]
+    answers = [row["answer"] for row in prepared.train]
+    rng.shuffle(answers)
+    return [{"prompt": row["prompt"], "answer": a} for row, a in zip(prepared.train, answers, strict=True)]
 
 
 def read_pairs(store: Store, task: str, counterfactual: str, count: int | None = None) -> list[Pair]:

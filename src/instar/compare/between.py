@@ -1,0 +1,186 @@
+"""What changed between checkpoints: verdicts for every causally tested one, and circuits beside their floors.
+
+1. For every checkpoint with causal tests: evidence (kept in `compare/`, one file each) and its verdict.
+2. The four cells, old and new task at step 0 and at the end: how alike their circuits are, each beside the same circuit made
+   of resampled pairs, of disjoint halves, beside chance, and beside the control fine-tunings' circuits.
+3. Along the series: each checkpoint's circuit against step 0 and against the step before.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from instar.circuits.circuit import Circuit
+from instar.compare.chance import beside
+from instar.compare.diff import diff, plain, similarity
+from instar.compare.evidence import Measured, evidence
+from instar.compare.floors import Scores, floors, overlaps, resampled
+from instar.compare.verdict import Thresholds, verdict
+from instar.config import CONTROLS
+from instar.store import SHARED, Store, Tuning
+
+COUNT = 100
+LISTED = 12
+
+
+def verdicts(store: Store, tasks: dict[str, str], seeds: Sequence[int]) -> dict[str, Any] | None:
+    """The verdict on the first seed's last checkpoint, every tested checkpoint's, and every seed's; None without tests."""
+    series = [_row(store, tasks, seeds[0], step) for step in store.measured_steps("causal", SHARED, seeds[0])]
+    series = [row for row in series if row is not None]
+    if not series:
+        return None
+    others = []
+    for seed in seeds[1:]:
+        steps = store.measured_steps("causal", SHARED, seed)
+        row = _row(store, tasks, seed, steps[-1]) if steps else None
+        others += [row] if row is not None else []
+    last = series[-1]
+    brief = ("step", "kind", "text", "conditions", "missing")
+    return last | {
+        "series": [{k: row[k] for k in brief} for row in series],
+        "seeds": {str(row["seed"]): row["kind"] for row in (last, *others)},
+        "across_seeds": _across([row["kind"] for row in (last, *others)]),
+        "thresholds": asdict(Thresholds()),
+    }
+
+
+def _across(kinds: Sequence[str]) -> str:
+    if len(kinds) == 1:
+        return "One fine-tuning seed: nothing here says how much another one would differ."
+    same = sum(kind == kinds[0] for kind in kinds)
+    return f"{same} of {len(kinds)} fine-tuning seeds give this verdict" + (
+        "." if same == len(kinds) else f"; the others: {', '.join(sorted({k for k in kinds if k != kinds[0]}))}."
+    )
+
+
+def _row(store: Store, tasks: dict[str, str], seed: int, step: int) -> dict[str, Any] | None:
+    found = measured(store, tasks, seed, step)
+    if found is None:
+        return None
+    own = evidence(found)
+    path = store.compared("evidence", seed, step)
+    store.write_measurement(path, own, str(found.causal.attrs["key"]))
+    return {"step": step, "seed": seed, **verdict(own).as_dict(), "added": _added(found.causal)}
+
+
+def measured(store: Store, tasks: dict[str, str], seed: Tuning, step: int) -> Measured | None:
+    """What the evidence of one checkpoint is made of; None where any of it is missing."""
+    first = store.measured_steps("evaluate", tasks["old"], seed)[:1]
+    wanted = [("evaluate", tasks[role], at) for role in ("old", "new") for at in (*first, step)]
+    wanted += [("circuit", tasks["old"], at) for at in (*first, step)]
+    wanted += [("circuit", tasks["new"], step), ("causal", SHARED, step)]
+    loaded = [store.read_measurement(stage, task, seed, at) for stage, task, at in wanted]
+    if any(x is None for x in loaded) or len(loaded) != 8:
+        return None
+    a, b, c, d, old_base, old_tuned, new_tuned, causal = (x for x in loaded if x is not None)
+    return Measured({"old": (a, b), "new": (c, d)}, old_base, old_tuned, new_tuned, causal)
+
+
+def _added(causal: xr.Dataset) -> dict[str, list[float]]:
+    """Residual learning: what each layer's new weights add on the base's input, logits."""
+    mean = causal["added"].mean("pair")
+    return {str(part): mean.sel(part=part).transpose("layer").values.tolist() for part in mean["part"].values}
+
+
+def diffs(store: Store, tasks: dict[str, str], steps: Sequence[int], controls: Sequence[str]) -> dict[str, Any] | None:
+    """Circuits compared; None where none were measured."""
+    ends = [(role, step) for role in ("old", "new") for step in (steps[0], steps[-1])]
+    cells = {cell: _scores(store, tasks[cell[0]], cell[1]) for cell in ends}
+    if any(s is None for s in cells.values()):
+        return None
+    there = {cell: s for cell, s in cells.items() if s is not None}
+    named = {f"{tasks[role]} at step {step}": scores for (role, step), scores in there.items()}
+    pairs = [(0, 3), (1, 3), (0, 1), (2, 3)]
+    cells_named = list(named.items())
+    rows = [_compared(*cells_named[a], *cells_named[b]) for a, b in pairs if steps[0] != steps[-1]]
+    found = {name: s for name in controls if (s := _control(store, tasks, name)) is not None}
+    for name, scores in found.items():
+        rows.append(_compared(*cells_named[0], f"{tasks['old']} after {CONTROLS[name]}", scores))
+    return {
+        "cells": rows,
+        "floors": {name: plain(floors(scores, COUNT).as_dict()) for name, scores in named.items()},
+        "series": {tasks[role]: _series(store, tasks[role], steps) for role in ("old", "new")},
+        "missing": _missing(found),
+    }
+
+
+def _missing(found: dict[str, Any]) -> list[str]:
+    return [
+        f"no control fine-tuning on {what}: its floor is not known" for name, what in CONTROLS.items() if name not in found
+    ]
+
+
+def _scores(store: Store, task: str, step: int, seed: Tuning | None = None) -> Scores | None:
+    dataset = store.read_measurement("circuit", task, store.first_seed if seed is None else seed, step)
+    return None if dataset is None else Scores.of(dataset, str(dataset["group"].values[0]))
+
+
+def _control(store: Store, tasks: dict[str, str], name: str) -> Scores | None:
+    steps = store.measured_steps("circuit", tasks["old"], name)
+    return _scores(store, tasks["old"], steps[-1], name) if steps else None
+
+
+def _circuit(scores: Scores) -> Circuit:
+    mask = np.zeros(scores.graph.exists.shape, bool)
+    mask[scores.graph.exists] = scores.circuit
+    return Circuit.of(scores.graph, mask)
+
+
+def _compared(name_a: str, a: Scores, name_b: str, b: Scores) -> dict[str, Any]:
+    """Two cells: overlaps, chance, and what was kept, gained, lost, strengthened, weakened, sign-changed."""
+    circuits = _circuit(a), _circuit(b)
+    # Prompts of two tasks are not the same ones, even where they are as many.
+    own = diff(*circuits, a.rows, b.rows, paired=False)
+    listed = {kind: list(getattr(own.edges, kind)) for kind in ("kept", "gained", "lost")}
+    heads = {kind: list(getattr(own.nodes.heads, kind)) for kind in ("kept", "gained", "lost")}
+    return {
+        "a": name_a,
+        "b": name_b,
+        "similarity": plain(asdict(own.similarity)),
+        "chance": {what: c.as_dict() for what, c in beside(*circuits).items()},
+        "edges": {kind: {"count": len(names), "names": names[:LISTED]} for kind, names in listed.items()},
+        "heads": heads,
+        "rescored": {
+            kind: [asdict(r) for r in getattr(own, kind)[:LISTED]] for kind in ("strengthened", "weakened", "sign_changed")
+        },
+        "by_reader": own.by_reader,
+        "how": own.how,
+    }
+
+
+def _series(store: Store, task: str, steps: Sequence[int]) -> list[dict[str, Any]]:
+    """Jaccard of nodes, heads and edges, weighted Jaccard and rank correlation, to step 0 and to the step before."""
+    rows = []
+    first = before = None
+    for step, scores in _read(store, task, steps):
+        first, before = first or scores, before or scores
+        row: dict[str, Any] = {"step": step}
+        for name, other in (("first", first), ("before", before)):
+            alike = similarity(_circuit(other), _circuit(scores), other.rows.mean(0), scores.rows.mean(0))
+            again = resampled(other, 40)
+            floor = np.nanmedian(_quiet(overlaps(other.graph, other.circuit[None], again)["edges_jaccard"]))
+            row[name] = plain(
+                {
+                    "nodes": alike.nodes.jaccard, "heads": alike.heads.jaccard, "edges": alike.edges.jaccard,
+                    "weighted": alike.weighted_jaccard, "spearman": alike.spearman, "edges_floor": float(floor),
+                }
+            )  # fmt: skip
+        rows.append(row)
+        before = scores
+    return rows
+
+
+def _quiet(values: np.ndarray) -> np.ndarray:
+    """NaN-only means no draw had a circuit: one NaN, and no warning."""
+    there = values[~np.isnan(values)]
+    return there if len(there) else np.array([np.nan])
+
+
+def _read(store: Store, task: str, steps: Sequence[int]) -> Iterator[tuple[int, Scores]]:
+    for step in steps:
+        scores = _scores(store, task, step)
+        if scores is not None:
+            yield step, scores
