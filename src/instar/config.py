@@ -148,7 +148,9 @@ class CompareConfig(Part):
     pairs: int = Field(default=64, ge=8, description="clean prompts a task for grafting and cross-model patching")
     random_sets: int = Field(default=100, ge=0, description="matched random sets of heads for necessity")
     exchanged_sets: int = Field(default=30, ge=0, description="of these, for cross-model patching")
-    single: bool = Field(default=True, description="graft every single head, and all layers up to each, at the last step")
+    single: bool = Field(
+        default=True, description="graft every single head, and all layers up to each, at the last step"
+    )
     controls: tuple[Literal["old", "shuffled"], ...] = Field(
         default=("old", "shuffled"),
         description="fine-tunings of the same length to compare with: more of the old task, shuffled answers",

@@ -197,7 +197,8 @@ class _Worker:
     def _causal(self, base: Model, model: Model, job: Job) -> Any:
         old, new = (self._pairs(name, base) for name in read_json(self.store.data("prepared.json"))["counterfactuals"])
         found = [
-            self.store.read_measurement("circuit", pairs.task, job.seed, step) for pairs, step in ((old, 0), (new, job.step))
+            self.store.read_measurement("circuit", pairs.task, job.seed, step)
+            for pairs, step in ((old, 0), (new, job.step))
         ]
         circuits = [stored_circuit(dataset) for dataset in found if dataset is not None]
         own = self.config.compare

@@ -111,7 +111,13 @@ def train(
         trainer.remove_callback(PrinterCallback)  # `tell` shows progress
         trainer.train()
     model.module.eval()
-    index = {"key": key, "tuning": tuning, "seed": seed, "steps": writer.rows, "health": [asdict(f) for f in writer.health.values()]}
+    index = {
+        "key": key,
+        "tuning": tuning,
+        "seed": seed,
+        "steps": writer.rows,
+        "health": [asdict(f) for f in writer.health.values()],
+    }
     write_json(store.checkpoints(tuning) / "index.json", index)
     return index
 

@@ -4,8 +4,8 @@ Each maker takes a proven base and returns the base and the tuned model of one p
 check*: that the plant took, by what was done to the weights and by behaviour, never by the verdict's own evidence.
 
 - `no new ability`: more of the old task at a small rate; or the new task with shuffled answers.
-- `amplified`: a model that can do both tasks; in the base the old circuit's W_O is scaled down, as far as the old task stays
-  above 95 %, and the tuned model has it back.
+- `amplified`: a model that can do both tasks; in the base the old circuit's W_O is scaled down, no further than the old task
+  stays above 95 % and the new one has clearly suffered, and the tuned model has it back.
 - `rewired`: only W_Q and W_K of the old circuit's heads are trained; their attention must have moved.
 - `extended`: some heads outside the old circuit are dead in the base (W_O = 0), and only these are trained.
 - `replaced`: the old circuit's W_O is zeroed and frozen, all other heads are trained on both tasks.
@@ -14,7 +14,7 @@ Training is plain AdamW on the answers, with gradients masked to the chosen slic
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +49,10 @@ class Subject:
     new: Task
     inside: tuple[str, ...]
     """Heads of the old task's circuit in the base."""
+    circuit: Callable[[Model], tuple[str, ...]]
+    """The heads of the old task's circuit in another model."""
     old_pairs: Batch
-    """Pairs for manipulation checks; evidence is from other ones."""
+    """Held-out pairs for manipulation checks; evidence is from other ones."""
     new_pairs: Batch
 
 
@@ -136,7 +138,11 @@ def accuracy(model: Model, batch: Batch) -> float:
 
 
 def _checked(subject: Subject, base: Model, tuned: Model, gains: bool, **more: float) -> Plant:
-    old, before, after = accuracy(base, subject.old_pairs), accuracy(base, subject.new_pairs), accuracy(tuned, subject.new_pairs)
+    old, before, after = (
+        accuracy(base, subject.old_pairs),
+        accuracy(base, subject.new_pairs),
+        accuracy(tuned, subject.new_pairs),
+    )
     checks = {"old task, base": old, "new task, base": before, "new task, tuned": after, **more}
     rose = after - before > 2 * RISE if gains else after - before < RISE / 2
     return Plant(load(base.module, base.tokenizer), load(tuned.module, tuned.tokenizer), checks, old >= KEPT and rose)
@@ -157,17 +163,21 @@ def shuffled(subject: Subject, seed: int) -> Plant:
 
 
 def amplified(subject: Subject, seed: int) -> Plant:
-    """The old circuit attenuated in the base, restored in the tuned model."""
+    """The old circuit attenuated in the base, restored in the tuned model: the circuit that the tuned model has.
+
+    The gentlest attenuation that costs enough of the new task: a harsher one leaves a base whose circuit is its strongest
+    head alone, in which "the old circuit" no longer means what was attenuated.
+    """
     tuned = copied(subject.model)
     fine_tune(tuned, [subject.old, subject.new], seed, steps=120, rate=4e-4)
-    best, factor = copied(tuned), 1.0
+    heads, able = subject.circuit(tuned), accuracy(tuned, subject.new_pairs)
+    base, factor = tuned, 1.0
     for by in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1):
-        base = copied(tuned)
-        scaled(base, subject.inside, by)
-        if accuracy(base, subject.old_pairs) < KEPT:
+        base, factor = copied(tuned), by
+        scaled(base, heads, by)
+        if able - accuracy(base, subject.new_pairs) > 2 * RISE:
             break
-        best, factor = base, by
-    return _checked(subject, best, tuned, gains=True, attenuated=factor)
+    return _checked(subject, base, tuned, gains=True, attenuated=factor)
 
 
 def rewired(subject: Subject, seed: int) -> Plant:
@@ -193,13 +203,12 @@ def _attention_moved(base: Model, tuned: Model, batch: Batch, heads: Sequence[st
 
 
 def extended(subject: Subject, seed: int) -> Plant:
-    """Heads outside the old circuit, dead in the base, learn the new task. Half of the early layers' are taken, by chance."""
-    graph = Graph.of(subject.model.layout)
-    early = [h for h in all_heads(graph) if h not in subject.inside and int(h[1 : h.index(".")]) <= graph.n_layers // 3]
-    generator = np.random.default_rng(seed)
+    """Heads outside the old circuit, dead in the base, learn the new task: eight of the early layers', the first's before."""
+    graph, generator = Graph.of(subject.model.layout), np.random.default_rng(seed)
+    layers = [[h for h in all_heads(graph) if h.startswith(f"a{i}.") and h not in subject.inside] for i in range(graph.n_layers)]
     base = copied(subject.model)
     grown: list[str] = []
-    for head in generator.permutation(early).tolist():
+    for head in [h for early in layers[: 1 + graph.n_layers // 3] for h in generator.permutation(early).tolist()]:
         if len(grown) == 8:
             break
         attempt = copied(base)
@@ -217,7 +226,7 @@ def replaced(subject: Subject, seed: int) -> Plant:
     tuned = copied(subject.model)
     scaled(tuned, subject.inside, 0.0)
     others = [h for h in all_heads(Graph.of(tuned.layout)) if h not in subject.inside]
-    fine_tune(tuned, [subject.old, subject.new], seed, steps=200, rate=2e-3, only=chosen(tuned, others))
+    fine_tune(tuned, [subject.old, subject.new], seed, steps=800, rate=2e-3, only=chosen(tuned, others))
     return _checked(subject, subject.model, tuned, gains=True)
 
 
@@ -261,7 +270,9 @@ def nothing_to_divide_by(subject: Subject, seed: int) -> Plant:
     base = copied(subject.model)
     # Not 0: then a consistent sign would be left, and an interval above 0 is the trap.
     scaled(base, all_heads(Graph.of(base.layout)), 1e-3)
-    return Plant(load(base.module, base.tokenizer), subject.model, {"old task, base": accuracy(base, subject.old_pairs)}, True)
+    return Plant(
+        load(base.module, base.tokenizer), subject.model, {"old task, base": accuracy(base, subject.old_pairs)}, True
+    )
 
 
 KINDS: dict[str, Any] = {

@@ -109,7 +109,9 @@ def diffs(store: Store, tasks: dict[str, str], steps: Sequence[int], controls: S
 
 def _missing(found: dict[str, Any]) -> list[str]:
     return [
-        f"no control fine-tuning on {what}: its floor is not known" for name, what in CONTROLS.items() if name not in found
+        f"no control fine-tuning on {what}: its floor is not known"
+        for name, what in CONTROLS.items()
+        if name not in found
     ]
 
 
@@ -144,7 +146,8 @@ def _compared(name_a: str, a: Scores, name_b: str, b: Scores) -> dict[str, Any]:
         "edges": {kind: {"count": len(names), "names": names[:LISTED]} for kind, names in listed.items()},
         "heads": heads,
         "rescored": {
-            kind: [asdict(r) for r in getattr(own, kind)[:LISTED]] for kind in ("strengthened", "weakened", "sign_changed")
+            kind: [asdict(r) for r in getattr(own, kind)[:LISTED]]
+            for kind in ("strengthened", "weakened", "sign_changed")
         },
         "by_reader": own.by_reader,
         "how": own.how,

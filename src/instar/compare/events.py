@@ -146,7 +146,11 @@ def _lists(found: dict[str, Any], attribution: dict[str, float]) -> dict[str, An
     shares = {n: [found[f"graft {n} {way}"] for way in ("into", "lost")] for n in names}
     grafted = sorted(names, key=lambda n: -np.nan_to_num(min(i.value for i in shares[n]), nan=-np.inf))[:KEY]
     direct = sorted(attribution, key=lambda n: -abs(attribution[n]))[:KEY]
-    rows = {n: {"into": asdict(shares[n][0]), "lost": asdict(shares[n][1])} for n in dict.fromkeys((*grafted, *direct)) if n in shares}
+    rows = {
+        n: {"into": asdict(shares[n][0]), "lost": asdict(shares[n][1])}
+        for n in dict.fromkeys((*grafted, *direct))
+        if n in shares
+    }
     return {
         "by_grafting": grafted,
         "by_attribution": direct,

@@ -12,8 +12,8 @@ An evidence dataset has one axis, `item`, and on it `value`, `low`, `high` (NaN:
 - `heads inside`, `edges inside`: share of the new circuit that lies in the old one, over bootstraps of both;
   `heads floor`, `edges floor`: share of a resampled old circuit that lies in the old one; `… beyond floor`: the difference;
   `… beyond task`: less the share that lies in the old task's circuit of the same checkpoint.
-- `heads shared`: how many there are; `heads chance`: what chance gives: expectation, and 95 % quantile as `high` (NaN where it
-  tells nothing: where chance could give all there are to share, and some are, or a circuit has no heads).
+- `heads shared`: how many there are; `heads chance`: what chance gives: expectation, and 95 % quantile as `high` (NaN where
+  it tells nothing: where chance could give all there are to share, and some are, or a circuit has no heads).
 """
 
 import json
@@ -108,10 +108,8 @@ def _necessity(causal: xr.Dataset) -> dict[str, Interval]:
     found: dict[str, Interval] = {}
     for task, prefix in (("new", ""), ("old", "old ")):
         clean, corrupted, prompt = (causal[f"ablated_{task}_{k}"].values for k in ("clean", "corrupted", "prompt"))
-        lost, whole = (
-            by_group((clean - causal[f"ablated_{task}"].values).T, prompt),
-            by_group(clean - corrupted, prompt),
-        )
+        lost = by_group((clean - causal[f"ablated_{task}"].values).T, prompt)
+        whole = by_group(clean - corrupted, prompt)
         if not usable(bootstrap_mean(whole)):
             found |= {f"{prefix}necessity": NOTHING} | ({"necessity null": NOTHING} if task == "new" else {})
             continue

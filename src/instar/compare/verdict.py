@@ -1,8 +1,8 @@
 """Was the old circuit amplified, rewired, extended or replaced? A pure function of an evidence dataset.
 
 A condition is true, false or open (its interval spans the threshold, or it was not measured). The kinds are tried in this
-order, and the first whose conditions are all true names the verdict; if none, it is `undetermined`, with what is open or in the
-way.
+order, and the first whose conditions are all true names the verdict; if none, it is `undetermined`, with what is open or in
+the way.
 
 1. `no new ability`: accuracy did not rise by more than `rise` for certain, or the logit difference not above 0.
 2. `replaced`: the old circuit's heads are not necessary, and no more of them are in the new circuit than by chance (open
@@ -35,6 +35,8 @@ from instar.stats.intervals import Interval
 Kind = Literal["no new ability", "replaced", "extended", "rewired", "amplified", "undetermined"]
 KINDS: tuple[Kind, ...] = ("no new ability", "replaced", "extended", "rewired", "amplified", "undetermined")
 Truth = bool | None
+ROUNDING = 1e-9
+"""Shares of a few heads or pairs often lie on a threshold, and 0.6 − 0.8 is not −0.2: so near they count as on it."""
 
 
 @dataclass(frozen=True)
@@ -179,12 +181,12 @@ def _at_chance(found: dict[str, Interval]) -> Truth:
 
 def _split(own: Interval, at: float) -> Truth:
     """Whether an interval lies above or below a threshold; None where it spans it or is masked."""
-    return True if own.low >= at else False if own.high < at else None
+    return True if own.low >= at - ROUNDING else False if own.high < at - ROUNDING else None
 
 
 def _above(own: Interval, at: float) -> Truth:
     """A claim that has to be made good: an interval that spans the threshold is not above it."""
-    return None if np.isnan(own.low) else bool(own.low > at)
+    return None if np.isnan(own.low) else bool(own.low > at + ROUNDING)
 
 
 def _carry(ways: tuple[Interval, Interval], d: float) -> Truth:

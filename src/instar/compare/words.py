@@ -40,7 +40,7 @@ FAILS = {
     "edges in": "the new circuit has edges that the old one has not",
     "inside carries": "heads of the old circuit do not carry a share of the gain both ways",
     "outside little": "other heads carry more than a little of the gain",
-    "edges out or attention written": "the edges are not new, and the gain was not written in what the old heads attend to alone",
+    "edges out or attention written": "the edges are not new, nor was the gain written only in what the old heads attend to",
     "patching agrees inside": "by patching, heads of the old circuit carry little of the gain",
     "transfers": "the old circuit by itself does not do the new task in the tuned model",
     "attention little": "some of the gain was written in what the old heads attend to",
@@ -77,8 +77,8 @@ def paragraph(kind: str, found: dict[str, Interval], truth: dict[str, Any], evid
     """The verdict in plain words."""
     gain = (
         f"accuracy on the new task went from {number(found['accuracy base'], True)} to "
-        f"{number(found['accuracy tuned'], True)} (paired change {_rise(found['gain accuracy'], 100, 1, ' points')}), the logit difference changed by "
-        f"{_rise(found['gain logits'])}"
+        f"{number(found['accuracy tuned'], True)} (paired change {_rise(found['gain accuracy'], 100, 1, ' points')}), "
+        f"the logit difference changed by {_rise(found['gain logits'])}"
     )
     old = _old_task(found)
     if kind == "no new ability":
@@ -114,10 +114,10 @@ def _shares(found: dict[str, Interval], names: str) -> str:
         for name in ("inside", "outside", "inside<qk>", "inside<vo>")
     )
     return (
-        f"By weight grafting, the tuned weights of the old circuit's heads ({names}) bring {inside} of the gain into the base, "
-        f"and the base's take {less} of it from the tuned model; those of all other heads bring {outside} and take {other}. Of "
-        f"the inside, what its heads attend to (W_Q, W_K) brings {qk} and takes {no_qk}, what they write (W_V, W_O) {vo} and "
-        f"{no_vo}."
+        f"By weight grafting, the tuned weights of the old circuit's heads ({names}) bring {inside} of the gain into the "
+        f"base, and the base's take {less} of it from the tuned model; those of all other heads bring {outside} and take "
+        f"{other}. Of the inside, what its heads attend to (W_Q, W_K) brings {qk} and takes {no_qk}, what they write (W_V, "
+        f"W_O) {vo} and {no_vo}."
     )
 
 
@@ -160,13 +160,13 @@ def _overlap(found: dict[str, Interval], truth: dict[str, Any], limits: Any) -> 
     )
     for what in ("heads", "edges"):
         if truth[f"{what} in"] and not found[f"{what} beyond floor"].low >= -limits.margin:
-            text += f"; as many {what} lie in the old task's circuit of the same checkpoint (difference: "
+            text += f"; about as many {what} lie in the old task's circuit of the same checkpoint (difference: "
             text += f"{_rise(found[f'{what} beyond task'])})"
     shared, by_chance = found["heads shared"].value, found["heads chance"]
     if np.isnan(shared) or np.isnan(by_chance.value):
         return text + "."
     most = "could give all of them" if np.isnan(by_chance.high) else f"at most {by_chance.high:.0f} in 95 % of draws"
-    return text + f". They share {shared:.0f} heads, where chance gives {by_chance.value:.1f} ({most})."
+    return text + f". Heads in both: {shared:.0f}, where chance gives {by_chance.value:.1f} ({most})."
 
 
 def _old_task(found: dict[str, Interval]) -> str:
@@ -174,6 +174,8 @@ def _old_task(found: dict[str, Interval]) -> str:
     if np.isnan(own.low) or np.isnan(own.high):
         return "What became of the old task was not measured."
     went = "lost" if own.high < -0.5 else "weakened" if own.high < -0.01 else "kept"
+    if own.low > 0.01:
+        went = "improved"
     if went == "kept" and own.low < -0.05:
         went = "kept or weakened (its interval does not say)"
     tuned = number(found["old accuracy tuned"], True)
@@ -234,12 +236,14 @@ def _against(truth: dict[str, Any]) -> Iterable[str]:
         yield "the heads inside do not carry the gain both ways, and whether they carry little is open"
     for name in ("inside", "outside"):
         if truth[f"{name} carries"] and not truth[f"patching agrees {name}"]:
-            yield f"the heads {name} hold the gain by grafting but carry little of it by patching: the two contradict each other"
+            yield f"the heads {name} hold the gain by grafting but carry little of it by patching: a contradiction"
     if truth["heads in"] is False and truth["outside little"]:
         yield "the new circuit has heads that the old one has not, yet the gain was not written in them"
     if truth["inside carries"] and truth["outside little"] and truth["heads in"]:
-        if not truth["attention little"] and not truth["edges out or attention written"]:
-            yield "the gain was written in what the old heads attend to, but not there alone: neither rewired nor amplified"
+        if truth["attention little"] is False and not truth["edges out or attention written"]:
+            known = truth["edges out or attention written"] is False
+            rest = "but not there alone: neither rewired nor amplified" if known else "whether only there is open"
+            yield f"some of the gain was written in what the old heads attend to, {rest}"
         if truth["transfers"] is False:
             yield "the old circuit by itself does not do the new task in the tuned model"
 

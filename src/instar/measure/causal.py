@@ -94,7 +94,13 @@ def _grafts(base: Model, tuned: Model, batches: Sequence[Batch], sets: dict[str,
 
 
 def _exchanges(
-    base: Model, tuned: Model, batch: Batch, inside: Sequence[str], others: Sequence[str], random: Sequence[Any], chunk: int
+    base: Model,
+    tuned: Model,
+    batch: Batch,
+    inside: Sequence[str],
+    others: Sequence[str],
+    random: Sequence[Any],
+    chunk: int,
 ) -> dict[str, Any]:
     graph = Graph.of(base.layout)
     heads, mlps = all_heads(graph), [n for n in graph.sources if n.startswith("m")]
@@ -103,7 +109,9 @@ def _exchanges(
         sets |= {f"a{layer}": [h for h in heads if h.startswith(f"a{layer}.")], f"m{layer}": [f"m{layer}"]}
     sets |= {f"random {i}": s for i, s in enumerate(random)}
     found = exchange(base, tuned, batch, sets, chunk=chunk)
-    return {f"carry_{k}": found[k].rename(set="carried").drop_vars(["place", "wording", "pair"]) for k in ("into", "lost")}
+    return {
+        f"carry_{k}": found[k].rename(set="carried").drop_vars(["place", "wording", "pair"]) for k in ("into", "lost")
+    }
 
 
 def _necessity(

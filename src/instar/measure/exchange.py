@@ -33,7 +33,9 @@ from instar.models.taps import Record, logits_at, record
 from instar.progress import slow
 from instar.tasks.batch import Batch
 
-CONVENTION = "outputs in the residual stream (z W_O without bias; MLP output), clean prompts; logits, answer - mean foils"
+CONVENTION = (
+    "outputs in the residual stream (z W_O without bias; MLP output), clean prompts; logits, answer - mean foils"
+)
 
 
 @torch.no_grad()

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from instar.circuits.graph import Graph
 from instar.measure.rows import about, foil_values, numpy, pair_coords, pieces
@@ -44,14 +43,15 @@ def grafted(
     Raises:
         ValueError: where the two are not of one shape, or a component is unknown.
     """
-    own, theirs = (weights(m.layout, components, projections) for m in (receiver, donor))
-    if [w.shape for w in own] != [w.shape for w in theirs] or Graph.of(receiver.layout) != Graph.of(donor.layout):
+    alike = Graph.of(receiver.layout) == Graph.of(donor.layout)
+    own, theirs = (weights(m.layout, components, projections) if alike else [] for m in (receiver, donor))
+    if not alike or [w.shape for w in own] != [w.shape for w in theirs]:
         raise ValueError(f"{receiver.name} and {donor.name} are not of one shape: nothing can be grafted between them")
-    # All are kept before any is changed: keys and values shared by heads come more than once.
+    # All are kept before any is changed: keys and values shared by heads come more than once, and move once.
     kept = [w.clone() for w in own]
     try:
-        for mine, other in zip(own, theirs, strict=True):
-            mine.copy_(other) if share == 1 else mine.lerp_(other.to(mine), share)
+        for mine, other, before in zip(own, theirs, kept, strict=True):
+            mine.copy_(other if share == 1 else before.lerp(other.to(before), share))
         yield receiver
     finally:
         for mine, before in zip(own, kept, strict=True):
@@ -119,13 +119,18 @@ def graft(base: Model, tuned: Model, batch: Batch, sets: Sets, *, chunk: int = 6
 
 
 def interpolate(
-    base: Model, tuned: Model, batch: Batch, sets: Sets, shares: Sequence[float] = (0.25, 0.5, 0.75, 1.0), **options: Any
+    base: Model,
+    tuned: Model,
+    batch: Batch,
+    sets: Sets,
+    shares: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
+    **options: Any,
 ) -> xr.Dataset:
     """`graft` at several distances towards the donor's weights, on `share`: is the way between the two straight?"""
     found = [graft(base, tuned, batch, sets, share=share, **options) for share in shares]
     return xr.concat(
         found, "share", data_vars=["into", "lost", "into_right", "lost_right"], coords="minimal", compat="override",
-        combine_attrs="override",
+        combine_attrs="drop_conflicts",
     ).assign_coords(share=list(shares))  # fmt: skip
 
 

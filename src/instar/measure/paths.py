@@ -22,8 +22,7 @@ import xarray as xr
 from torch import Tensor
 
 from instar.circuits.graph import Graph
-from instar.measure.patches import BY_KEY_VALUE_HEAD, HEAD_SITES
-from instar.measure.patches import first_difference
+from instar.measure.patches import BY_KEY_VALUE_HEAD, HEAD_SITES, first_difference
 from instar.measure.rows import about, at_end, numpy, pair_coords, sorted_pieces
 from instar.measure.writes import head_writes
 from instar.models.load import Model

@@ -13,20 +13,23 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
+from instar.report.changed import grafted, roles
 from instar.report.interventions import BY_SLOT, SCALES, SITES, Circuits, Patched
 from instar.report.panels import Panels, TaskPanels
 from instar.stats.intervals import Interval
 from instar.store import Store, write_text
 
+SCRIPTS = ("page", "verdict", "grafts", "changed", "roles")
+
 
 def write_page(store: Store, found: Panels) -> None:
     """`report/index.html`."""
-    text = {name: _asset(f"page.{name}") for name in ("html", "css", "js")}
+    text = {name: _asset(f"page.{name}") for name in ("html", "css")}
     summary = found.summary
     values = {
         "title": html.escape(f"instar: {summary['model']}, {summary['old']} → {summary['new']}"),
         "css": text["css"],
-        "js": text["js"],
+        "js": "\n".join([*(_asset(f"{name}.js") for name in SCRIPTS), "start();"]),
         "plotly": get_plotlyjs(),
         "data": _json(_data(found, store)),
     }
@@ -54,9 +57,20 @@ def _data(found: Panels, store: Store) -> dict[str, Any]:
         "inside": inside,
         "patched": {role: _patched(found, p) for role, p in found.patched.items()},
         "circuits": {role: _circuits(c) for role, c in found.circuits.items()},
+        "grafted": _grafted(found, store),
+        "roles": {role: roles(store, found.summary[role], _steps(found, role)) for role in ("old", "new")},
         "made": _made(found, store),
         "config": found.config.yaml(),
     }
+
+
+def _steps(found: Panels, role: str) -> list[int]:
+    return found.summary["tasks"][found.summary[role]]["steps"]
+
+
+def _grafted(found: Panels, store: Store) -> dict[str, Any] | None:
+    verdict = found.summary.get("verdict")
+    return grafted(store, verdict["step"], verdict["seed"]) if verdict else None
 
 
 def _patched(found: Panels, one: Patched) -> dict[str, Any]:

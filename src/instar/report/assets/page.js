@@ -239,7 +239,6 @@ function words() {
   if (!s.health.length) note("Health: no end-of-text collapse, no failure to learn, no overfitting was seen at any checkpoint.", "ok");
   if (s.audit) s.audit.findings.filter((f) => f.severity !== "note").forEach((f) => note(`Data: ${f.kind}, ${f.count} of ${s.audit.rows} rows. ${f.text}`, f.severity));
   s.failed.forEach((f) => note(`Step ${f.step} (seed ${f.seed}) could not be measured: ${f.reason}`, "error"));
-  note("No verdict is drawn here: direct attribution shows who writes the answer, not which weights had to change.", "");
   D.made.forEach(([k, v]) => $("made").append(element("dt", k), element("dd", v)));
   $("config").textContent = D.config; $("version").textContent = s.instar;
 }
@@ -263,7 +262,7 @@ function atStep() {
   ROLES.forEach(groups); bigTable();
   MARKED.forEach((id) => $(id).data && Plotly.relayout($(id), { shapes: marker() }));
   if (scales) ROLES.forEach((r) => { stream(r); layers(r); heads(r); slots(r); example(r); });
-  interventions();
+  interventions(); rolesAtStep(); changedAtStep();
 }
 function choose(layer, head) {
   state.layer = layer; state.head = head; $("head").value = `${layer}.${head}`;
@@ -290,9 +289,8 @@ function start() {
     $("shown").addEventListener("change", () => { state.shown = +$("shown").value; ROLES.forEach(example); });
     $("head").addEventListener("change", () => choose(...$("head").value.split(".").map(Number)));
   }
-  startInterventions();
+  startInterventions(); showVerdict(); showChanged(); startRoles();
   overSteps(); atStep();
   if (scales) ROLES.forEach((r) => $("heads-" + r).on("plotly_click", (e) => choose(Math.round(e.points[0].y), Math.round(e.points[0].x))));
   document.body.dataset.ready = "yes";
 }
-start();
