@@ -132,37 +132,41 @@ def measure(run_dir: RunDir) -> None:
 
 
 @app.command()
-def compare(run_dir: RunDir) -> None:
-    """summary.json from the measurements."""
-    from instar.pipeline import compare_stage
+def compare(
+    run_dir: Annotated[Path | None, typer.Argument(help="a run directory", metavar="RUN")] = None,
+    base: Annotated[str | None, typer.Option(help='without RUN: the base, "embedded", a folder, or a hub id')] = None,
+    checkpoints: Annotated[str | None, typer.Option(help="without RUN: glob of folders that end in their step")] = None,
+    old: Annotated[str, typer.Option(help="without RUN: the task the base has mastered")] = "ioi2",
+    new: Annotated[str, typer.Option(help="without RUN: the task it was fine-tuned on")] = "ioi3",
+    train_file: Annotated[Path | None, typer.Option(help="without RUN: what it was trained on, to find leaks")] = None,
+    out: Annotated[Path | None, typer.Option(help="without RUN: the run directory to make")] = None,
+) -> None:
+    """What changed, and the verdict: of a run, or of checkpoints that somebody else trained."""
+    from instar.pipeline import compare_stage, measure_stage
     from instar.report.terminal import show_summary
     from instar.store import Store
 
-    show_summary(compare_stage(*Store.open(run_dir)))
+    if run_dir is not None:
+        if base or checkpoints or out:
+            raise ValueError("compare takes a RUN, or --base, --checkpoints and --out; not both")
+        store, config = Store.open(run_dir)
+        failures = measure_stage(store, config)
+        show_summary(compare_stage(store, config, failures))
+        return
+    if not (base and checkpoints and out):
+        raise ValueError("compare takes a RUN, or all of --base, --checkpoints and --out")
+    from instar.config import CompareConfig, DataConfig, ModelConfig, RunConfig, SeriesConfig, TasksConfig
 
-
-@app.command()
-def diff(
-    before: Annotated[Path, typer.Argument(help="a circuit's JSON, ours or the EAP-IG package's", metavar="A")],
-    after: Annotated[Path, typer.Argument(help="another, of the same model shape", metavar="B")],
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-) -> None:
-    """What two saved circuits share and what changed from A to B, with chance beside it."""
-    import json
-
-    from instar.circuits.circuit import Circuit
-    from instar.compare.chance import NO_PAIRS, beside
-    from instar.compare.diff import diff as compare_circuits
-    from instar.report.terminal import show_diff
-
-    a, b = Circuit.read(before), Circuit.read(after)
-    found = compare_circuits(a, b)
-    by_chance = beside(a, b)
-    if as_json:
-        value = found.as_dict() | {"chance": {k: c.as_dict() for k, c in by_chance.items()}, "floors": NO_PAIRS}
-        typer.echo(json.dumps(value, indent=1))
-    else:
-        show_diff(str(before), str(after), found, by_chance, NO_PAIRS)
+    _run(
+        RunConfig(
+            model=ModelConfig(source=base),
+            tasks=TasksConfig(old=old, new=new),
+            series=SeriesConfig(checkpoints=checkpoints),
+            data=DataConfig(train_file=None if train_file is None else str(train_file)),
+            compare=CompareConfig(controls=()),
+        ),
+        out,
+    )
 
 
 @app.command()
@@ -190,6 +194,34 @@ def organism(
         facts = make(out, Recipe(seed=seed, threads=threads), tell)
     scores = ", ".join(f"{name} {value:.1%}" for name, value in facts["accuracy"].items())
     typer.echo(f"{out}: {scores} on {facts['pairs']:,} held-out pairs; sha256 {facts['sha256 of model.safetensors']}")
+
+
+@app.command()
+def calibrate(
+    out: Annotated[Path, typer.Option("--out", help="folder of the planted instances")] = Path("runs/calibrate"),
+    seeds: Annotated[int, typer.Option(help="fine-tuning seeds of each kind, on each base")] = 8,
+    quick: Annotated[bool, typer.Option("--quick", help="four seeds (under 45 minutes on 2 cores)")] = False,
+    bases: Annotated[str, typer.Option(help="comma-separated: embedded, seed-N (trained first)")] = "embedded,seed-2",
+    shipped: Annotated[
+        bool, typer.Option("--shipped", help="print what the software was calibrated with; make nothing")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """How often the verdict is right, on planted truths. What is made is kept: the same command goes on."""
+    import json
+
+    from instar.calibrate import SHIPPED
+    from instar.report.calibration import show_calibration
+
+    if shipped:
+        result = json.loads(SHIPPED.read_text(encoding="utf-8"))
+    else:
+        from instar.calibrate.matrix import calibrated
+        from instar.progress import bar
+
+        with bar("planting and measuring") as tell:
+            result = calibrated(out, 4 if quick else seeds, tuple(bases.split(",")), tell)
+    typer.echo(json.dumps(result, indent=1)) if as_json else show_calibration(result)
 
 
 def _run(config: Any, out: Path) -> None:

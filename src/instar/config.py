@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -40,6 +40,12 @@ class TasksConfig(Part):
 
     old: str = Field(default="ioi2", description="the task the base has mastered")
     new: str = Field(default="ioi3", description="the task it is fine-tuned on")
+
+
+class SeriesConfig(Part):
+    """Checkpoints that somebody else trained: nothing is trained, the base (`model.source`) is step 0."""
+
+    checkpoints: str = Field(description="glob of folders whose names end in their step, e.g. out/checkpoint-*")
 
 
 class DataConfig(Part):
@@ -86,7 +92,9 @@ class TrainConfig(Part):
         default="float32", description="16-bit types store differences from step 0"
     )
     freeze_embeddings: bool = Field(default=False, description="train everything but token and position embeddings")
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="one fine-tuning each")
+    seeds: tuple[int, ...] = Field(
+        default=(0, 1, 2), min_length=1, description="one fine-tuning each; a claim about training needs at least three"
+    )
     report_to: tuple[str, ...] = Field(default=(), description="passed to transformers: tensorboard, wandb, trackio")
 
     @model_validator(mode="after")
@@ -169,6 +177,7 @@ class RunConfig(Part):
 
     model: ModelConfig = ModelConfig()
     tasks: TasksConfig = TasksConfig()
+    series: SeriesConfig | None = None
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     measure: MeasureConfig = MeasureConfig()
@@ -221,13 +230,13 @@ class RunConfig(Part):
 
 
 def demo_config() -> RunConfig:
-    """The main job on the embedded model.
+    """The main job on the embedded model: one seed and one control fine-tuning, to be done while one waits.
 
     Its embeddings are frozen. They are tied to the unembedding, and the answers are a few dozen names, so AdamW would push
     down every name that is not in the training data, and held-out names would pay for that.
     """
-    train = TrainConfig(learning_rate=4e-4, freeze_embeddings=True)
-    return RunConfig(train=train, threads=2)
+    train = TrainConfig(learning_rate=4e-4, freeze_embeddings=True, seeds=(0,))
+    return RunConfig(train=train, compare=CompareConfig(controls=("old",)), threads=2)
 
 
 def digest(value: Any) -> str:
@@ -244,6 +253,7 @@ def _explain(error: Any) -> str:
     part: Any = RunConfig
     for step in where[:-1]:
         part = part.model_fields[step].annotation
+        part = next((p for p in get_args(part) if p is not type(None)), part)
     near = difflib.get_close_matches(where[-1], part.model_fields, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(part.model_fields)}"
     return f"{path}: unknown key; {hint}"

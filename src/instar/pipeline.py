@@ -4,7 +4,11 @@
 half-written is removed first, so a rerun ends with the results of an unbroken run.
 """
 
+import hashlib
+import re
 from dataclasses import asdict
+from glob import glob
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +16,7 @@ import torch
 from instar import __version__
 from instar.config import CONTROLS, RunConfig, digest
 from instar.health import Finding
+from instar.models import organism
 from instar.models.load import load, load_tokenizer
 from instar.progress import bar, console
 from instar.store import Store, Tuning, read_json, tuning_name, write_json
@@ -35,8 +40,9 @@ def data_stage(store: Store, config: RunConfig, tokenizer: Any = None) -> Prepar
     own = config.model
     # No weights are read for this: measuring loads its checkpoints one at a time, and the base may be large.
     tokenizer = tokenizer or load_tokenizer(own.source, revision=own.revision, trust_remote_code=own.trust_remote_code)
-    prepared = prepare(store, config.tasks, config.data, tokenizer)
-    for finding in read_json(store.data("audit.json"))["findings"]:
+    prepared = prepare(store, config.tasks, config.data, tokenizer, trained=config.series is None)
+    audited = store.data("audit.json")
+    for finding in read_json(audited)["findings"] if audited.exists() else ():
         if finding["severity"] != "note":
             console.print(
                 f"data: {finding['severity']}: {finding['kind']}: {finding['text']}", style="yellow", markup=False
@@ -45,8 +51,12 @@ def data_stage(store: Store, config: RunConfig, tokenizer: Any = None) -> Prepar
 
 
 def train_stage(store: Store, config: RunConfig) -> None:
-    """One fine-tuning a seed, unless its index says that this very one is done."""
+    """One fine-tuning a seed, and the controls, unless their indices say that these very ones are done."""
     _threads(config)
+    if config.series is not None:
+        store.write_config(config)
+        adopt(store, config)
+        return
     model = _base(config)
     prepared = data_stage(store, config, model.tokenizer)
     store.write_config(config)
@@ -144,6 +154,43 @@ def task_names(config: RunConfig) -> dict[str, str]:
     from instar.tasks.library import task
 
     return {"old": task(config.tasks.old).name, "new": task(config.tasks.new).name}
+
+
+def adopt(store: Store, config: RunConfig) -> None:
+    """The index of checkpoints that lie elsewhere: the base is step 0, a folder's step the number its name ends in.
+
+    Raises:
+        ValueError: where no folder matches, or a name has no step, or two have the same.
+    """
+    assert config.series is not None
+    pattern = config.series.checkpoints
+    folders = sorted(Path(p) for p in glob(pattern) if Path(p).is_dir())  # noqa: PTH207 — Path.glob takes no absolute pattern
+    if not folders:
+        raise ValueError(f"no folder matches {pattern!r}; --checkpoints takes a glob such as 'out/checkpoint-*'")
+    steps: dict[int, Path] = {}
+    for folder in folders:
+        number = re.search(r"(\d+)$", folder.name)
+        step = int(number[1]) if number else 0
+        if step == 0 or step in steps:
+            why = f"has the same step as {steps[step]}" if step in steps else "does not end in a step above 0"
+            raise ValueError(f"{folder}: its name {why}; --checkpoints needs one folder a step, such as checkpoint-500")
+        steps[step] = folder
+    base = organism.FOLDER if config.model.source == organism.NAME else Path(config.model.source)
+    blank = dict.fromkeys(("loss", "tokens", "train_accuracy", "heldout_accuracy", "end_of_text"))
+    rows = [
+        {"step": step, **blank, **_weights_of(folder), "folder": str(folder.resolve())}
+        for step, folder in sorted({0: base, **steps}.items())
+    ]
+    seed = config.train.seeds[0]
+    write_json(store.checkpoints(seed) / "index.json", {"key": "adopted", "seed": seed, "steps": rows, "health": []})
+
+
+def _weights_of(folder: Path) -> dict[str, Any]:
+    files = sorted(folder.glob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return {"sha256": digest.hexdigest(), "bytes": sum(file.stat().st_size for file in files)}
 
 
 def _base(config: RunConfig) -> Any:

@@ -11,9 +11,9 @@
     compare/evidence/step-000184.nc          what a verdict is made of: every number with its interval
     report/                                  the page and its figures
 
-Further seeds and controls have a folder of their own (`checkpoints/seed-1/…`, `measure/STAGE/TASK/control-old/…`). Every file is written to a
-temporary name and renamed: it is there whole or not at all. A measurement carries the `key` of what decided it, and is
-skipped exactly when the key is the same.
+Further seeds and controls have a folder of their own (`checkpoints/seed-1/…`, `measure/STAGE/TASK/control-old/…`). Every
+file is written to a temporary name and renamed: it is there whole or not at all. A measurement carries the `key` of what
+decided it, and is skipped exactly when the key is the same.
 """
 
 import json
@@ -95,6 +95,10 @@ class Store:
     def compared(self, what: str, seed: Tuning, step: int) -> Path:
         """One checkpoint's file of `compare/`."""
         return self._seeded(self.root / "compare" / what, seed) / f"{step_name(step)}.nc"
+
+    def forget_compared(self) -> None:
+        """Remove what an earlier comparison left: its checkpoints may be other ones."""
+        shutil.rmtree(self.root / "compare", ignore_errors=True)
 
     def report(self, name: str = "") -> Path:
         """A file of `report/`."""

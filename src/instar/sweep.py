@@ -60,6 +60,8 @@ def jobs(store: Store, config: RunConfig, tasks: Iterable[str], data_key: str) -
     found = []
     tasks = list(tasks)
     for seed in [*config.train.seeds, *config.compare.controls]:
+        if isinstance(seed, str) and store.index(seed) is None:
+            continue
         index, stages = _index(store, seed), config.measure.stages
         rows = index["steps"]
         if isinstance(seed, str):

@@ -12,13 +12,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 import yaml
+
+from instar.compare.verdict import verdict
 
 SMALL = {
     "model": "embedded",
     "data": {"train_size": 128, "test_size": 60, "measure_pairs": 24},
-    "train": {"steps": 8, "checkpoints": 4, "learning_rate": 1e-3},
-    "measure": {"patching_pairs": 4, "circuit_pairs": 4, "exact_ends": False},
+    "train": {"steps": 8, "checkpoints": 4, "learning_rate": 1e-3, "seeds": [0]},
+    "measure": {"patching_pairs": 4, "circuit_pairs": 4, "role_pairs": 4, "exact_ends": False},
+    "compare": {
+        "checkpoints": 1,
+        "pairs": 8,
+        "random_sets": 4,
+        "exchanged_sets": 2,
+        "single": False,
+        "controls": ["old"],
+    },
     "threads": 1,
 }
 INSTAR = [sys.executable, "-W", "error", "-m", "instar.cli"]
@@ -55,7 +66,7 @@ def finished(tmp_path_factory) -> Path:
 
 
 _STAGES = {
-    **{s: ["ioi2", "ioi3"] for s in ("evaluate", "lens", "attribution", "attention", "patching", "circuit")},
+    **{s: ["ioi2", "ioi3"] for s in ("evaluate", "lens", "attribution", "attention", "patching", "circuit", "roles")},
     "drift": ["shared"],
 }
 
@@ -64,8 +75,10 @@ def test_a_run_leaves_what_the_documentation_says(finished):
     steps = ["step-000000", "step-000004", "step-000008"]
     for stage, tasks in _STAGES.items():
         for task in tasks:
-            assert sorted(p.stem for p in (finished / "measure" / stage / task).iterdir()) == steps
-    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["index.json", *steps]
+            assert sorted(p.stem for p in (finished / "measure" / stage / task).glob("*.nc")) == steps
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["control-old", "index.json", *steps]
+    ends = {p.parents[1].name for p in (finished / "measure").rglob("control-old/step-000008.nc")}
+    assert ends == {"ioi2", "ioi3", "shared"} and not list((finished / "measure").rglob("control-old/step-000000.nc"))
     summary = json.loads((finished / "summary.json").read_text())
     for name in ("ioi2", "ioi3"):
         task = summary["tasks"][name]
@@ -75,7 +88,7 @@ def test_a_run_leaves_what_the_documentation_says(finished):
             assert task["logit_diff_low"][i] <= task["logit_diff"][i] <= task["logit_diff_high"][i]
         assert sum(place["pairs"] for place in task["by_place"].values()) == 60
         assert [sum(values[i] for values in task["said"].values()) for i in range(3)] == pytest.approx([1, 1, 1])
-    assert summary["verdict"] is None and summary["failed"] == []
+    assert summary["failed"] == []
     assert summary["divergence"]["kl"][0] == 0 and summary["divergence"]["kl"][2] > 0
     assert {"heads", "layers"} == set(summary["changed"])
     circuits = summary["circuits"]["ioi3"]
@@ -86,6 +99,57 @@ def test_a_run_leaves_what_the_documentation_says(finished):
     for name in (*named, "figures/behaviour.png"):
         assert (finished / "report" / name).stat().st_size > 5000, name
     assert json.loads((finished / "data" / "audit.json").read_text())["ok"]
+
+
+def test_the_summary_has_the_verdict_with_its_evidence(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    found = summary["verdict"]
+    assert found["kind"] in ("no new ability", "undetermined", "replaced", "extended", "rewired", "amplified")
+    assert found["missing"] if found["kind"] == "undetermined" else not found["missing"]
+    assert [row["step"] for row in found["series"]] == [8] and found["seeds"] == {"0": found["kind"]}
+    for text in (
+        "A control fine-tuning of the same length on more of the old task",
+        "no control fine-tuning on shuffled",
+    ):
+        assert text in found["text"]
+    with xr.open_dataset(finished / "compare" / "evidence" / "step-000008.nc", engine="h5netcdf") as evidence:
+        assert verdict(evidence.load()).kind == found["kind"]
+        assert set(found["evidence"]) == set(evidence["item"].values)
+    cells = summary["diff"]["cells"]
+    assert [(c["a"], c["b"]) for c in cells[:2]] == [
+        ("ioi2 at step 0", "ioi3 at step 8"), ("ioi2 at step 8", "ioi3 at step 8"),
+    ]  # fmt: skip
+    assert summary["diff"]["missing"] == ["no control fine-tuning on shuffled answers: its floor is not known"]
+    assert summary["controls"]["old"]["ioi3"]["accuracy"] == pytest.approx(
+        xr.open_dataset(finished / "measure/evaluate/ioi3/control-old/step-000008.nc", engine="h5netcdf")[
+            "accuracy"
+        ].mean()
+    )
+    assert set(summary["dynamics"]["behaviour"]) == {"ioi2", "ioi3"}
+
+
+def test_checkpoints_that_somebody_else_trained(finished, tmp_path):
+    """The same weights as folders without a run give the same numbers as the run."""
+    series, out = tmp_path / "theirs", tmp_path / "out"
+    for step in (4, 8):
+        shutil.copytree(finished / "checkpoints" / f"step-{step:06d}", series / f"checkpoint-{step}")
+    base, pattern = finished / "checkpoints" / "step-000000", series / "checkpoint-*"
+    nothing = instar("compare", "--base", base, "--checkpoints", tmp_path / "no-*", "--out", tmp_path / "x", ok=False)
+    assert "no folder matches" in nothing.stderr and "Traceback" not in nothing.stderr
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    config |= {
+        "model": str(base),
+        "series": {"checkpoints": str(pattern)},
+        "compare": config["compare"] | {"controls": []},
+    }
+    config["report"] = {"gifs": False, "static": False}
+    path = tmp_path / "theirs.yaml"
+    path.write_text(yaml.safe_dump(config))
+    instar("run", path, "--out", out)
+    ours, theirs = (json.loads((root / "summary.json").read_text()) for root in (finished, out))
+    assert theirs["verdict"]["evidence"] == ours["verdict"]["evidence"] and theirs["audit"] is None
+    assert theirs["tasks"] == ours["tasks"] and (out / "report" / "index.html").exists()
+    assert not list((out / "checkpoints").glob("step-*"))
 
 
 def test_gifs_have_a_frame_for_every_checkpoint_and_no_jumping(finished):

@@ -107,7 +107,7 @@ def test_the_numbers_are_those_of_the_summary(opened, run_dir):
     summary = json.loads((run_dir / "summary.json").read_text())
     rows = opened.page.locator("#table tbody tr")
     assert rows.count() == 3
-    opened.page.locator("details summary").first.click()
+    opened.page.locator("details:has(#table) > summary").click()
     text = rows.nth(2).inner_text()
     for name in ("ioi2", "ioi3"):
         assert f"{100 * summary['tasks'][name]['accuracy'][2]:.1f} %" in text
@@ -214,5 +214,105 @@ def test_foreign_text_stays_text(run_dir, browser, tmp_path):
     assert watched.page.evaluate("window.hacked") is None
     assert watched.page.locator("img").count() == 0
     assert HOSTILE in watched.page.locator("h1").inner_text()
+    assert watched.errors == []
+    watched.page.close()
+
+
+def shares(item) -> str:
+    """As the page writes a number with its interval."""
+    value, low, high = (f"{item[k]:.2f}".replace("-", "\u2212") for k in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def rows_of(page, table: str) -> dict[str, list[str]]:
+    rows = page.locator(f"#{table} tbody tr").evaluate_all("all => all.map(r => [...r.cells].map(c => c.textContent))")
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_the_verdict_and_both_shares_are_those_of_the_summary(opened, run_dir):
+    page, found = opened.page, json.loads((run_dir / "summary.json").read_text())["verdict"]
+    assert page.locator("#verdict-kind").inner_text().lower().endswith(found["kind"])
+    assert page.locator("#verdict-text").inner_text() == found["text"]
+    assert page.locator("#verdict-strip li").count() == len(found["series"])
+    assert page.locator("#verdict-strip li.now").count() == 1
+    assert len(rows_of(page, "evidence-table")) == len(found["evidence"])
+    assert len(rows_of(page, "conditions-table")) == len(found["conditions"])
+    table = rows_of(page, "graft-table")
+    drawn_sets = page.evaluate("document.getElementById('graft-layers').data.map(t => [t.x, t.y])")
+    for name in ("inside", "outside", "a0", "m5"):
+        both = [found["evidence"][f"graft {name} {way}"] for way in ("into", "lost")]
+        if both[0]["value"] is None:
+            assert table[name][:2] == ["not measurable", "not measurable"]
+            continue
+        assert table[name][:2] == [shares(item) for item in both]
+        for (names, values), item in zip(drawn_sets, both, strict=True):
+            if name in names:
+                assert values[names.index(name)] == pytest.approx(item["value"])
+    assert opened.errors == []
+
+
+def test_what_changed_is_drawn_and_every_role_can_be_chosen(opened):
+    page = opened.page
+    options = page.locator("#role option").evaluate_all("all => all.map(o => o.value)")
+    assert {"name_mover", "induction", "to giver1", "s_inhibition giver2"} <= set(options)
+    for role in options:
+        page.locator("#role").select_option(role)
+        page.locator("#step").fill("0")
+        first, scale = drawn(page, "role-new"), axes(page, "role-new")
+        page.locator("#step").fill("2")
+        assert drawn(page, "role-new") != first, role
+        assert axes(page, "role-new") == scale, role
+    page.locator("#role").select_option("s_inhibition giver1")
+    blank = page.evaluate("document.getElementById('role-new').data[0].z.map(row => row.every(v => v === null))")
+    assert blank[-1] is True and "Name-movers" in page.locator("#role-movers").inner_text()
+    assert opened.errors == []
+
+
+def test_hostile_words_in_the_verdict_stay_words(run_dir, browser, tmp_path):
+    hostile = tmp_path / "run"
+    shutil.copytree(run_dir, hostile, ignore=shutil.ignore_patterns("*.safetensors"))
+    summary = json.loads((hostile / "summary.json").read_text())
+    summary["model"] = HOSTILE
+    found = summary["verdict"]
+    found |= {"text": HOSTILE, "would_change": HOSTILE, "missing": [HOSTILE], "kind": HOSTILE, "across_seeds": HOSTILE}
+    found["series"][0] |= {"kind": HOSTILE, "missing": [HOSTILE]}
+    found["conditions"][HOSTILE] = None
+    for way in ("into", "lost"):
+        found["evidence"][f"graft {HOSTILE} {way}"] = found["evidence"][f"graft inside {way}"]
+    summary["diff"]["cells"][0]["a"] = summary["diff"]["cells"][0]["heads"]["kept"] = [HOSTILE]
+    summary["diff"]["missing"] = [HOSTILE]
+    summary["dynamics"]["events"] = [
+        {"event": HOSTILE, "step": 4, "low": 1, "high": 8, "text": HOSTILE, "before_next": None, "agreement": None,
+         "change": {"value": 1, "low": 0, "high": 2}}
+    ]  # fmt: skip
+    summary["controls"] = {HOSTILE: {"is": HOSTILE}}
+    (hostile / "summary.json").write_text(json.dumps(summary))
+    instar("report", hostile)
+    watched = Watched(browser, hostile / "report" / "index.html")
+    assert watched.page.evaluate("window.hacked") is None
+    assert watched.page.locator("img").count() == 0
+    assert HOSTILE in watched.page.locator("#verdict-text").inner_text()
+    assert HOSTILE in watched.page.locator("h1").inner_text()
+    assert HOSTILE in watched.page.locator("#events").inner_text()
+    assert watched.errors == []
+    watched.page.close()
+
+
+def test_a_run_without_causal_tests_says_so(run_dir, browser, tmp_path):
+    some = tmp_path / "run"
+    shutil.copytree(run_dir, some, ignore=shutil.ignore_patterns("*.safetensors"))
+    summary = json.loads((some / "summary.json").read_text())
+    summary |= {"verdict": None, "diff": None, "controls": {}}
+    summary["dynamics"]["key"] = None
+    (some / "summary.json").write_text(json.dumps(summary))
+    shutil.rmtree(some / "measure" / "causal")
+    shutil.rmtree(some / "measure" / "roles")
+    instar("report", some)
+    watched = Watched(browser, some / "report" / "index.html")
+    assert watched.page.locator("#verdict-kind").inner_text() == "No verdict"
+    said = watched.page.locator("#changed-none").inner_text()
+    assert "no checkpoint of this run has causal tests" in said and "Roles of heads were not measured" in said
+    assert watched.page.locator("#grafting, #diff, #key, #roles").count() == 0
+    watched.page.locator("#step").fill("0")
     assert watched.errors == []
     watched.page.close()

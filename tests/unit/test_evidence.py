@@ -27,14 +27,14 @@ ELSEWHERE = ("input->a0.h4<v>", "a0.h4->a1.h5<q>", "a0.h4->logits", "input->a1.h
 INSIDE = ("a0.h1", "a1.h2", "a2.h3")
 
 
-def circuit(strong=OLD, noise=0.0, seed=0, faithful=True):
+def circuit(strong=OLD, noise=0.0, seed=0, from_size=0):
     """A `circuit` measurement as the run stores it, of one group; its circuit is made of its own scores."""
     rng, n = np.random.default_rng(seed), KINDS * PAIRS
     true = rng.permutation(np.geomspace(1e-4, 1e-6, GRAPH.n_edges))
     true[[NAMES.index(name) for name in strong]] = -np.linspace(2, 3, len(strong))
     scores = true + noise * rng.normal(size=(KINDS, PAIRS, GRAPH.n_edges))
     prompt = np.stack([np.arange(PAIRS), rng.permutation(PAIRS)])
-    f = np.array([0.95, 0.97, 0.98, 1.0] if faithful else [0.1, 0.1, 0.2, 0.3])[:, None]
+    f = np.where(np.arange(len(SHARE)) >= from_size, 0.95, 0.2)[:, None]
     grid = grid_sizes(GRAPH, SHARE)
     assert grid[0] == len(strong)
     evaluated = np.repeat(np.arange(PAIRS), KINDS)
@@ -166,7 +166,7 @@ def test_every_interval_is_that_of_its_pairs():
         assert found[f"graft {name} lost"].value == pytest.approx((tuned - lost).mean() / (tuned - base).mean())
     for name, one in found.items():
         if name not in ("heads chance", "heads floor", "edges floor") and "beyond" not in name:
-            assert one.low <= one.value <= one.high, name
+            assert one.low - 1e-12 <= one.value <= one.high + 1e-12, name
     before, after = own.evaluate["new"]
     difference = (after["logit_diff"] - before["logit_diff"]).values
     gain = found["gain logits"]
@@ -267,7 +267,7 @@ def test_identical_circuits_lie_in_each_other_and_disjoint_ones_do_not():
     assert same["heads chance"].high == 2
     apart = of(measured(new=circuit(ELSEWHERE)))
     for what in ("heads", "edges"):
-        for name, expected in (("inside", 0), ("floor", 1), ("beyond floor", -1), ("beyond task", -1)):
+        for name, expected in (("inside", 0), ("floor", 1), ("beyond floor", -1), ("beyond task", 0)):
             one = apart[f"{what} {name}"]
             assert (one.value, one.low, one.high) == (expected,) * 3, (what, name)
     assert apart["heads shared"].value == 0
@@ -276,27 +276,28 @@ def test_identical_circuits_lie_in_each_other_and_disjoint_ones_do_not():
 
 
 def test_noise_lowers_the_floor_and_not_what_is_beyond_it():
-    """Two circuits of one truth: each is as far from the other as from its own resamples."""
+    """Most of these 48 edges are chosen by noise: the circuit is as far from another draw as from its own resamples."""
     own = measured()
-    loud = of(replace(own, old_base=circuit(noise=8.0), new_tuned=circuit(noise=8.0, seed=5)))
+    loud = of(replace(own, old_base=circuit(noise=1.0, from_size=1), new_tuned=circuit(noise=1.0, from_size=1)))
     assert loud["edges floor"].value < 0.95 and loud["edges floor"].low < loud["edges floor"].high
     assert loud["edges beyond floor"].low < 0 < loud["edges beyond floor"].high
 
 
 def test_beyond_the_task_is_beside_the_old_task_of_the_same_checkpoint():
-    """Where both circuits of a checkpoint lie elsewhere, the new one lacks the base's, and nothing beside the old task's."""
+    """Elsewhere than both old circuits: the tasks differ; there too where the old task's circuit moved: the models do."""
     own = measured(new=circuit(ELSEWHERE))
-    found = of(replace(own, old_tuned=circuit(ELSEWHERE)))
-    assert (
-        found["heads inside"].value == 0 and found["heads beyond floor"].value == found["heads beyond task"].value == -1
-    )
-    found = of(replace(own, old_tuned=circuit(OLD)))
-    assert found["heads beyond task"].value == -1
+    for tuned, beyond in ((OLD, 0), (ELSEWHERE, -1)):
+        found = of(replace(own, old_tuned=circuit(tuned)))
+        for what in ("heads", "edges"):
+            assert found[f"{what} inside"].value == 0 and found[f"{what} beyond floor"].value == -1
+            assert found[f"{what} beyond task"].value == beyond
+    # Sharing nothing with either is not lying in the old one.
+    assert verdict(evidence(own)).conditions["heads in"] is verdict(evidence(own)).conditions["edges in"] is False
 
 
 @pytest.mark.parametrize("name", ["old_base", "old_tuned", "new_tuned"])
 def test_an_empty_circuit_is_named_and_compared_with_nothing(name):
-    own = evidence(replace(measured(), **{name: circuit(faithful=False)}))
+    own = evidence(replace(measured(), **{name: circuit(from_size=9)}))
     assert own.attrs["empty"] == f'["{name}"]' and verdict(own).conditions["circuits"] == (name == "old_tuned")
     found, compared = items(own), name == "old_tuned"
     for what in ("heads", "edges"):

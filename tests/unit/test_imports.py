@@ -16,6 +16,7 @@ ROOMS = [
     {"stages"},
     {"sweep"},
     {"compare"},
+    {"calibrate"},
     {"screen"},
     {"report"},
     {"pipeline"},

@@ -138,9 +138,9 @@ def test_the_first_kind_whose_conditions_hold_names_the_verdict():
         (OUTSIDE | {"necessity": LITTLE}, "not extended: the old circuit's heads are not necessary"),
         (OUTSIDE | {"necessity": (0.25, 0.2, 0.3)}, "whether the old circuit's heads are necessary"),
         (OUTSIDE | {"necessity": NAN}, "whether the old circuit's heads are necessary"),
-        (REPLACED | {"heads chance": NAN}, "more heads than chance"),
-        (REPLACED | {"heads chance": (4.0, math.nan, math.nan)}, "more heads than chance"),
-        (REPLACED | {"heads shared": NAN}, "more heads than chance"),
+        (REPLACED | {"heads chance": NAN}, "whether old and new circuit share more heads than chance"),
+        (REPLACED | {"heads chance": (4.0, math.nan, math.nan)}, "whether old and new circuit share more heads than chance"),
+        (REPLACED | {"heads shared": NAN}, "whether old and new circuit share more heads than chance"),
         ({"gain accuracy": NAN}, "whether there is a gain"),
         ({"gain logits": NAN}, "whether there is a gain"),
     ],
@@ -256,6 +256,11 @@ def test_overlap_is_judged_beside_the_old_task_of_the_same_checkpoint_too():
         and "about as many heads lie in the old task's circuit of the same checkpoint" in found.text
     )
     assert "about as many" not in verdict(made()).text
+    apart = {"heads beyond floor": BELOW, "heads shared": (2.0,) * 3}
+    assert (
+        verdict(made(apart)).conditions["heads in"] is False
+        and verdict(made({"heads shared": (2.0,) * 3})).kind == "amplified"
+    )
     # 3 of 5 against 4 of 5 is within a margin of 0.2, and not only where rounding is kind.
     exactly = dict.fromkeys(("heads beyond floor", "heads beyond task"), (0.6 - 0.8, 0.6 - 0.8, 0.0))
     assert 0.6 - 0.8 < -0.2 and verdict(made(exactly)).kind == "amplified"

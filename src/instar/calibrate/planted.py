@@ -205,7 +205,10 @@ def _attention_moved(base: Model, tuned: Model, batch: Batch, heads: Sequence[st
 def extended(subject: Subject, seed: int) -> Plant:
     """Heads outside the old circuit, dead in the base, learn the new task: eight of the early layers', the first's before."""
     graph, generator = Graph.of(subject.model.layout), np.random.default_rng(seed)
-    layers = [[h for h in all_heads(graph) if h.startswith(f"a{i}.") and h not in subject.inside] for i in range(graph.n_layers)]
+    layers = [
+        [h for h in all_heads(graph) if h.startswith(f"a{i}.") and h not in subject.inside]
+        for i in range(graph.n_layers)
+    ]
     base = copied(subject.model)
     grown: list[str] = []
     for head in [h for early in layers[: 1 + graph.n_layers // 3] for h in generator.permutation(early).tolist()]:

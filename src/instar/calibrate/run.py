@@ -87,7 +87,8 @@ def made(out: Path, one: Instance) -> bool:
 
 
 def _key(one: Instance) -> str:
-    return digest([__version__, one.base, one.kind, one.seed, CONFIG.model_dump(mode="json")])
+    decides = CONFIG.model_dump(mode="json", include={"tasks", "data", "measure", "compare"})
+    return digest([__version__, one.base, one.kind, one.seed, decides])
 
 
 class _Bench:
@@ -102,7 +103,8 @@ class _Bench:
         self.pairs = {role: Pairs(self.store, t.name, model.tokenizer) for role, t in (("old", old), ("new", new))}
         self.of: dict[str, tuple[dict[str, xr.Dataset], xr.Dataset]] = {}
         check = [
-            tokenize(t.fit(model.tokenizer).pairs(CHECKED, CHECK_SEED), model.tokenizer, task=t.name) for t in (old, new)
+            tokenize(t.fit(model.tokenizer).pairs(CHECKED, CHECK_SEED), model.tokenizer, task=t.name)
+            for t in (old, new)
         ]
         self.subject = Subject(model, old, new, self._heads(model), self._heads, *check)
 
@@ -123,13 +125,18 @@ class _Bench:
         plant = maker(self.subject, one.seed)
         (before, old_base), (after, old_tuned) = self._measured(plant.base), self._measured(plant.tuned)
         new_tuned = circuit(plant.tuned, self.pairs["new"], CONFIG, False)
-        circuits = stored_circuit(old_base), stored_circuit(new_tuned)
-        prompts = [causal_prompts(self.pairs[role], CONFIG) for role in ("old", "new")]
         own = CONFIG.compare
         measured = causal(
-            plant.base, plant.tuned, *prompts, *circuits, random=own.random_sets, exchanged=own.exchanged_sets,
+            plant.base,
+            plant.tuned,
+            causal_prompts(self.pairs["old"], CONFIG),
+            causal_prompts(self.pairs["new"], CONFIG),
+            stored_circuit(old_base),
+            stored_circuit(new_tuned),
+            random=own.random_sets,
+            exchanged=own.exchanged_sets,
             single=own.single,
-        )  # fmt: skip
+        )
         both = {role: (before[role], after[role]) for role in ("old", "new")}
         found = evidence(Measured(both, old_base, old_tuned, new_tuned, plain_attrs(measured)))
         folder = one.folder(self.out)

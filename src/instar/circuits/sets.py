@@ -39,16 +39,19 @@ def matched(graph: Graph, heads: Sequence[str], count: int, seed: int = 0) -> Ma
     layers = [[f"a{i}.h{h}" for h in range(graph.n_heads)] for i, some in enumerate(own) if some]
     sizes = [len(some) for some in own if some]
     possible = prod(comb(graph.n_heads, size) for size in sizes) - 1
-    mine = frozenset(heads)
-    found: set[frozenset[str]] = set()
+    order = {name: i for i, name in enumerate(all_heads(graph))}
+    mine = tuple(sorted(heads, key=order.__getitem__))
+    generator = np.random.default_rng(seed)
+    # In the order drawn: whoever takes the first few of them has a random sample too.
+    sets: dict[Names, None] = {}
     if 0 < possible <= count:
         choices = product(*(combinations(names, size) for names, size in zip(layers, sizes, strict=True)))
-        found = {frozenset(h for part in choice for h in part) for choice in choices} - {mine}
-    generator = np.random.default_rng(seed)
-    while len(found) < min(count, possible):
-        drawn = (generator.choice(names, size, replace=False) for names, size in zip(layers, sizes, strict=True))
-        found |= {frozenset(str(h) for part in drawn for h in part)} - {mine}
-    order = {name: i for i, name in enumerate(all_heads(graph))}
-    sets = sorted((tuple(sorted(s, key=order.__getitem__)) for s in found), key=lambda s: [order[h] for h in s])
-    overlap = float(np.mean([len(mine & s) / len(mine) for s in found])) if found else float("nan")
+        every = [own for choice in choices if (own := tuple(h for part in choice for h in part)) != mine]
+        sets = {every[i]: None for i in generator.permutation(possible)}
+    while len(sets) < min(count, possible):
+        drawn = (generator.choice(len(names), size, replace=False) for names, size in zip(layers, sizes, strict=True))
+        one = tuple(names[i] for names, part in zip(layers, drawn, strict=True) for i in sorted(part))
+        if one != mine:
+            sets[one] = None
+    overlap = float(np.mean([len({*mine} & {*s}) / len(mine) for s in sets])) if sets else float("nan")
     return Matched(tuple(sets), possible, overlap)

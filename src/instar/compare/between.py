@@ -6,7 +6,7 @@
 3. Along the series: each checkpoint's circuit against step 0 and against the step before.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -26,8 +26,14 @@ COUNT = 100
 LISTED = 12
 
 
-def verdicts(store: Store, tasks: dict[str, str], seeds: Sequence[int]) -> dict[str, Any] | None:
-    """The verdict on the first seed's last checkpoint, every tested checkpoint's, and every seed's; None without tests."""
+def verdicts(
+    store: Store, tasks: dict[str, str], seeds: Sequence[int], controls: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The verdict on the first seed's last checkpoint, every tested checkpoint's, and every seed's; None without tests.
+
+    The paragraph ends with what the verdict itself does not rest on: the control fine-tunings and the other seeds.
+    """
+    store.forget_compared()
     series = [_row(store, tasks, seeds[0], step) for step in store.measured_steps("causal", SHARED, seeds[0])]
     series = [row for row in series if row is not None]
     if not series:
@@ -39,12 +45,27 @@ def verdicts(store: Store, tasks: dict[str, str], seeds: Sequence[int]) -> dict[
         others += [row] if row is not None else []
     last = series[-1]
     brief = ("step", "kind", "text", "conditions", "missing")
+    across = _across([row["kind"] for row in (last, *others)])
+    text = " ".join([last["text"], *_beside(controls, tasks["new"]), across])
     return last | {
+        "text": text,
         "series": [{k: row[k] for k in brief} for row in series],
         "seeds": {str(row["seed"]): row["kind"] for row in (last, *others)},
-        "across_seeds": _across([row["kind"] for row in (last, *others)]),
+        "across_seeds": across,
         "thresholds": asdict(Thresholds()),
     }
+
+
+def _beside(controls: Mapping[str, Any], new: str) -> Iterator[str]:
+    for name, what in CONTROLS.items():
+        own = controls.get(name)
+        if own is None:
+            yield f"There is no control fine-tuning on {what}."
+            continue
+        shares = (100 * own[new][k] for k in ("accuracy", "accuracy_low", "accuracy_high"))
+        yield "A control fine-tuning of the same length on {} ends at {:.1f} % [{:.1f}, {:.1f}] on the new task.".format(
+            what, *shares
+        )
 
 
 def _across(kinds: Sequence[str]) -> str:

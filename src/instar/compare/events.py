@@ -72,7 +72,7 @@ def _moments(store: Store, task: str, seed: int) -> dict[str, Moment]:
         found |= _attention(attention)
     direct = store.series("attribution", task, seed, only=lambda d: d[["heads"]])
     if direct is not None:
-        change = np.abs((direct["heads"].isel(step=-1) - direct["heads"].isel(step=0)).mean("pair"))
+        change = abs((direct["heads"].isel(step=-1) - direct["heads"].isel(step=0)).mean("pair"))
         for layer, head in _largest(change.transpose("layer", "head").values):
             found[f"direct contribution of a{layer}.h{head}"] = _of(direct, direct["heads"].sel(layer=layer, head=head))
     return {name: m for name, m in found.items() if m.gap is not None}
@@ -80,7 +80,7 @@ def _moments(store: Store, task: str, seed: int) -> dict[str, Moment]:
 
 def _attention(series: xr.Dataset) -> dict[str, Moment]:
     mean = series["from_end"].mean("pair")
-    change = np.abs(mean.isel(step=-1) - mean.isel(step=0)).transpose("layer", "head", "key_slot").values
+    change = abs(mean.isel(step=-1) - mean.isel(step=0)).transpose("layer", "head", "key_slot").values
     found = {}
     for layer, head, slot in _largest(change):
         if change[layer, head, slot] >= MOVED:

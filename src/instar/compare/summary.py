@@ -21,7 +21,8 @@ def summarise(store: Store, config: RunConfig, tasks: dict[str, str], failures: 
     seeds = list(config.train.seeds)
     steps = common_steps(store, config, list(tasks.values()))
     # Evidence is written here and read by what follows.
-    verdict = verdicts(store, tasks, seeds)
+    controls = {name: _control(store, tasks, name) for name in config.compare.controls}
+    verdict = verdicts(store, tasks, seeds, controls)
     summary = {
         "schema": SCHEMA,
         "instar": __version__,
@@ -42,7 +43,7 @@ def summarise(store: Store, config: RunConfig, tasks: dict[str, str], failures: 
         "failed": failures,
         "diff": diffs(store, tasks, steps, config.compare.controls),
         "dynamics": dynamics(store, tasks, seeds, steps),
-        "controls": {name: _control(store, tasks, name) for name in config.compare.controls},
+        "controls": controls,
         "verdict": verdict,
     }
     write_json(store.root / "summary.json", summary)

@@ -9,7 +9,7 @@ the way.
    where chance could give all there are to share, and some are, and where a circuit has no heads).
 3. `extended`: they are necessary, and heads outside carry a share of the gain, both ways.
 4. `rewired`: the new circuit's heads lie in the old one as a resample's do, or as far as in the old task's circuit of the
-   same checkpoint (else the tasks differ, not the models); inside carries the gain both ways, outside
+   same checkpoint and more than by chance (else the tasks differ, not the models); inside carries the gain both ways, outside
    little; and either its edges do not lie in it, or the gain was written in what these heads attend to (W_Q and W_K
    carry, W_V and W_O little).
 5. `amplified`: heads and edges lie in the old circuit as a resample's do, which transfers; inside carries, outside little,
@@ -167,11 +167,13 @@ def _lies_in(found: dict[str, Interval], what: str, limits: Thresholds) -> Truth
     """Equivalence to a resample of the old circuit, by a margin; or to the old task's circuit in the tuned model.
 
     What the new task's circuit has beyond both is news. What it lacks in the first only, training did to both tasks; what it
-    lacks in both alike is a difference between the tasks and says nothing of training.
+    lacks in both alike is a difference between the tasks and says nothing of training; but what shares nothing with either
+    lies in neither.
     """
     if not found[f"{what} floor"].value >= limits.floor:
         return None
-    return _or(*(_split(found[f"{what} beyond {which}"], -limits.margin) for which in ("floor", "task")))
+    beside = ("floor",) if _at_chance(found) else ("floor", "task")
+    return _or(*(_split(found[f"{what} beyond {which}"], -limits.margin) for which in beside))
 
 
 def _at_chance(found: dict[str, Interval]) -> Truth:

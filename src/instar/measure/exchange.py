@@ -78,7 +78,7 @@ def _members(graph: Graph, name: str, components: Sequence[str]) -> dict[int, li
     """Heads of each layer; None is its MLP."""
     found: dict[int, list[int | None]] = {}
     index = {source: i for i, source in enumerate(graph.sources)}
-    for component in components:
+    for component in dict.fromkeys(components):
         if index.get(component, 0) == 0:
             raise ValueError(f"{name}: {component!r} is no head or MLP of this model; outputs are a0.h0 … and m0 …")
         layer, head = divmod(index[component] - 1, graph.n_heads + 1)

@@ -88,9 +88,7 @@ def _role(words: str, values: np.ndarray, unit: str) -> dict[str, Any]:
     most = np.nan_to_num(np.abs(mean)).max(0)
     ranked = np.argsort(-most, axis=None, kind="stable")[:WATCHED]
     heads = [np.unravel_index(i, most.shape) for i in ranked if most.ravel()[i] > 0]
-    rows = [
-        {"layer": int(layer), "head": int(head)} | _bounds(values[:, :, layer, head]) for layer, head in heads
-    ]
+    rows = [{"layer": int(layer), "head": int(head)} | _bounds(values[:, :, layer, head]) for layer, head in heads]
     return {"words": words, "unit": unit, "value": _plain(mean), "limit": float(most.max()) or 1.0, "top": rows}
 
 

@@ -1,5 +1,6 @@
 """What a command prints: tables that a person reads."""
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ from rich.table import Table
 console = Console(highlight=False)
 
 
-def show_accuracy(summary: dict[str, Any]) -> None:
-    """Accuracy and logit difference of both tasks at every checkpoint."""
+SHOWN, MISSING, KEY = 6, 4, 3
+"""Checkpoints, open conditions and layers printed; the page has all."""
+
+
+def show_accuracy(summary: dict[str, Any], most: int | None = None) -> None:
+    """Accuracy and logit difference of both tasks at every checkpoint, or at `most` of them, the ends among them."""
     old, new = summary["old"], summary["new"]
     table = Table(title="Accuracy (95 % interval) and logit difference on held-out prompts", box=None)
     table.add_column("checkpoint", justify="right")
@@ -19,7 +24,9 @@ def show_accuracy(summary: dict[str, Any]) -> None:
         table.add_column(f"{escape(name)} accuracy", justify="right", no_wrap=True)
         table.add_column("logit diff", justify="right", no_wrap=True)
     series = [summary["tasks"][name] for name in (old, new)]
-    for i, step in enumerate(series[0]["steps"]):
+    steps = series[0]["steps"]
+    for i in _spread(len(steps), most):
+        step = steps[i]
         cells = [f"{step}" if step else "0 (base)"]
         for s in series:
             low, high = 100 * s["accuracy_low"][i], 100 * s["accuracy_high"][i]
@@ -29,19 +36,22 @@ def show_accuracy(summary: dict[str, Any]) -> None:
     console.print(table)
 
 
+def _spread(count: int, most: int | None) -> list[int]:
+    """At most `most` (two or more) of `count` places, evenly, with both ends."""
+    if most is None or count <= most:
+        return list(range(count))
+    return [i * (count - 1) // (most - 1) for i in range(most)]
+
+
 def show_summary(summary: dict[str, Any]) -> None:
-    """The table, what moved, and health."""
-    show_accuracy(summary)
-    for task in (summary["new"], summary["old"]):
-        console.print(
-            f"\n[bold]What moved most in its direct contribution to {escape(task)}[/bold] (logits, base → last)"
-        )
-        for kind in ("layers", "heads"):
-            moved = [row for row in summary["changed"][kind][task] if row["moved"]][:4]
-            for row in moved:
-                _print_moved(row)
-            if not moved:
-                console.print(f"  no {kind} beyond their intervals")
+    """Behaviour, the verdict, what moved, and health: about a screenful; the page has the rest."""
+    show_accuracy(summary, most=SHOWN)
+    show_verdict(summary)
+    new = summary["new"]
+    moved = [row for kind in ("layers", "heads") for row in summary["changed"][kind][new] if row["moved"]]
+    moved = sorted(moved, key=lambda row: -abs(row["change"]))[:2]
+    rows = "; ".join(_moved(row) for row in moved) or "nothing beyond its interval"
+    console.print(f"direct contribution to {new}, base → last: {rows}", markup=False)
     _show_circuits(summary)
     for finding in summary["health"]:
         text = f"health: seed {finding['seed']}, step {finding['step']}: {finding['kind']}: {finding['text']}"
@@ -51,24 +61,70 @@ def show_summary(summary: dict[str, Any]) -> None:
         console.print(text, style="red", markup=False)
 
 
-def _show_circuits(summary: dict[str, Any]) -> None:
-    """How large the circuits are at both ends."""
-    if not any(summary["circuits"].values()):
+def show_verdict(summary: dict[str, Any]) -> None:
+    """The verdict with what is open, every checkpoint's kind, the key layers by grafting, and the controls."""
+    found = summary.get("verdict")
+    if not found:
+        console.print("\nNo verdict: no checkpoint has causal tests, or its circuits were not measured.", markup=False)
+    else:
+        console.print(f"\nVerdict at step {found['step']}: {found['kind']}", style="bold", markup=False)
+        console.print(found["text"], markup=False)
+        for line in found["missing"][:MISSING]:
+            console.print(f"  - {line}", markup=False)
+        if len(found["missing"]) > MISSING:
+            console.print(f"  - … and {len(found['missing']) - MISSING} more", markup=False)
+        runs = groupby(found["series"], key=lambda row: row["kind"])
+        along = "; ".join(f"{kind} at step {', '.join(str(row['step']) for row in rows)}" for kind, rows in runs)
+        across = "" if found["across_seeds"] in found["text"] else " " + found["across_seeds"]
+        console.print(f"by checkpoint: {along}.{across}", markup=False)
+    _show_key((summary.get("dynamics") or {}).get("key"))
+    ends = []
+    for own in (summary.get("controls") or {}).values():
+        if own:
+            both = (f"{summary[role]} {_accuracy(own.get(summary[role]))}" for role in ("old", "new"))
+            ends.append(f"{own['is']}: {', '.join(both)}")
+    if ends:
+        console.print(f"accuracy after control fine-tunings, {'; '.join(ends)}", markup=False)
+
+
+def _show_key(key: dict[str, Any] | None) -> None:
+    """Both shares, for neither stands for the other."""
+    rows = (key or {}).get("layers")
+    if not rows:
         return
-    console.print("\n[bold]Smallest circuit that keeps 85 % of b − c[/bold] (edges, base → last)")
+    console.print("key layers by grafting: share returned to the base | share lost from the tuned model", markup=False)
+    for name in rows["by_grafting"][:KEY]:
+        if name in rows["shares"]:
+            into, lost = (_bounds(rows["shares"][name][way]) for way in ("into", "lost"))
+            console.print(f"  {name:<5}{into} | {lost}", markup=False)
+
+
+def _bounds(share: dict[str, float | None]) -> str:
+    value, low, high = (share[k] for k in ("value", "low", "high"))
+    if value is None or low is None or high is None:
+        return "not measurable"
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _accuracy(found: dict[str, float] | None) -> str:
+    return "not measured" if found is None else f"{found['accuracy']:.1%}"
+
+
+def _show_circuits(summary: dict[str, Any]) -> None:
+    """How large the circuits are at both ends; of all givers pooled, or of the only corruption."""
+    sizes = []
     for task, groups in summary["circuits"].items():
-        for group, found in (groups or {}).items():
+        for found in list((groups or {}).values())[:1]:
             first, last = ("none" if found["size"][i] is None else f"{found['size'][i]:.0f}" for i in (0, -1))
-            what = "all givers pooled" if group == "givers" else group
-            rank = found["rank_correlation"][-1]
-            agreed = "" if rank is None else f"   rank correlation with exact {rank:.2f}"
-            console.print(f"  {task:<8}{what:<19}{first} → {last}{agreed}", markup=False)
+            sizes.append(f"{task} {first} → {last}")
+    if sizes:
+        text = f"smallest circuit that keeps 85 % of b − c (edges, base → last): {', '.join(sizes)}"
+        console.print(text, markup=False)
 
 
-def _print_moved(row: dict[str, Any]) -> None:
+def _moved(row: dict[str, Any]) -> str:
     name = row["head"] if "head" in row else f"layer {row['layer']} {row['part']}"
-    change = f"change {row['change']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
-    console.print(f"  {name:<19}{row['before']:+.2f} → {row['after']:+.2f}   {change}", markup=False)
+    return f"{name} {row['change']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
 
 
 def show_screen(model: str, found: list[Any], neighbours: list[tuple[str, str]]) -> None:

@@ -30,8 +30,8 @@ class Prepared:
         return list(self.tasks.values())[1]
 
 
-def prepare(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any) -> Prepared:
-    """Write `data/` (or find it there) and audit it.
+def prepare(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any, trained: bool = True) -> Prepared:
+    """Write `data/` (or find it there) and audit it. Not `trained` here: rows to train on are audited if they are given.
 
     Raises:
         ValueError: if test prompts are in the training data and `data.allow_leaks` is not set.
@@ -41,16 +41,20 @@ def prepare(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any) 
     if len(named) != 2:
         raise ValueError(f"tasks.old and tasks.new are both {tasks.old!r}; name two different tasks")
     new = fitted[tasks.new]
-    wanted = _key(tasks, data, named)
+    wanted = digest([_key(tasks, data, named), trained])
     if not (store.data("prepared.json").exists() and read_json(store.data("prepared.json")).get("key") == wanted):
         store.data("prepared.json").unlink(missing_ok=True)
         for task in named.values():
             for counterfactual in task.counterfactuals:
                 write_rows(store.data(f"{task.name}.{counterfactual}.jsonl"), _test_pairs(task, data, counterfactual))
-        rows = _training_rows(new, data)
-        report = audit(rows, _test_prompts(store, named), tokenizer, new.name if new.name.startswith("ioi") else None)
-        write_json(store.data("audit.json"), report.as_dict())
-        _refuse_leaks(report, data)
+        rows = _training_rows(new, data) if trained or data.train_file else []
+        store.data("audit.json").unlink(missing_ok=True)
+        if rows:
+            report = audit(
+                rows, _test_prompts(store, named), tokenizer, new.name if new.name.startswith("ioi") else None
+            )
+            write_json(store.data("audit.json"), report.as_dict())
+            _refuse_leaks(report, data)
         write_rows(store.data("train.jsonl"), [{"prompt": row.prompt, "answer": row.answer} for row in rows])
         kinds = {name: list(task.counterfactuals) for name, task in named.items()}
         write_json(store.data("prepared.json"), {"key": wanted, "counterfactuals": kinds})

@@ -1,0 +1,86 @@
+"""What a finished run prints: about a screenful, with both shares of a graft, and foreign text as it is."""
+
+import pytest
+from rich.console import Console
+
+from instar.report import terminal
+
+
+def interval(value, low, high):
+    return {"value": value, "low": low, "high": high}
+
+
+def series(steps):
+    count = len(steps)
+    values = {name: [0.5] * count for name in ("accuracy", "accuracy_low", "accuracy_high", "logit_diff")}
+    return {"steps": steps, **values}
+
+
+@pytest.fixture
+def summary():
+    steps = [0, 1, 2, 4, 8, 16, 32, 64, 128]
+    text = "The old circuit was rewired: of the inside, inside<qk> brings 0.31 [0.21, 0.42]. " + "Numbers. " * 120
+    conditions = {"gain": True}
+    rows = [
+        {"step": s, "kind": k, "text": text, "conditions": conditions, "missing": []}
+        for s, k in ((8, "undetermined"), (32, "undetermined"), (128, "rewired"))
+    ]
+    shares = {
+        "a3": {"into": interval(0.31, 0.21, 0.42), "lost": interval(0.12, -0.001, 0.2)},
+        "m1": {"into": interval(None, None, None), "lost": interval(0.5, 0.4, 0.6)},
+    }
+    layers = {"by_grafting": ["a3", "m1"], "shares": shares}
+    moved = {"layer": 1, "part": "mlp", "before": 0.1, "after": 0.9, "change": 0.8, "low": 0.5, "high": 1.1}
+    head = {"head": "a0.h[bold]1", "change": -0.5, "low": -0.7, "high": -0.3, "before": 0.5, "after": 0.0}
+    control = {"is": "more of the old task", "two": {"accuracy": 1.0}, "three": {"accuracy": 0.25}}
+    return {
+        "old": "two", "new": "three", "tasks": {"two": series(steps), "three": series(steps)},
+        "changed": {
+            "layers": {"two": [moved | {"moved": False}], "three": [moved | {"moved": True}]},
+            "heads": {"two": [], "three": [head | {"moved": True}]},
+        },
+        "circuits": {"two": {"giver1": {"size": [18, None]}}, "three": None},
+        "health": [{"seed": 0, "step": 4, "kind": "odd", "text": "[red]x[/red]"}], "failed": [],
+        "controls": {"old": control, "no": None},
+        "dynamics": {"key": {"layers": layers}},
+        "verdict": rows[-1] | {"missing": ["whether [both] ways"], "series": rows, "across_seeds": "1 of 1."},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def printed(monkeypatch):
+    def show(summary, width=110):
+        console = Console(highlight=False, width=width, force_terminal=False)
+        monkeypatch.setattr(terminal, "console", console)
+        with console.capture() as capture:
+            terminal.show_summary(summary)
+        return capture.get()
+
+    return show
+
+
+def test_the_verdict_is_printed_whole_with_both_shares_and_controls(summary, printed):
+    text = printed(summary)
+    assert "Verdict at step 128: rewired" in text
+    assert "inside<qk> brings 0.31 [0.21, 0.42]" in text
+    assert "whether [both] ways" in text and "[red]x[/red]" in text and "a0.h[bold]1 -0.50 [-0.70, -0.30]" in text
+    assert "undetermined at step 8, 32; rewired at step 128" in text
+    assert "a3   0.31 [0.21, 0.42] | 0.12 [-0.00, 0.20]" in text
+    assert "m1   not measurable | 0.50 [0.40, 0.60]" in text
+    assert "control fine-tunings, more of the old task: two 100.0%, three 25.0%" in text
+    assert "two 18 → none" in text
+
+
+def test_it_is_about_a_screenful(summary, printed):
+    lines = printed(summary).splitlines()
+    assert len(lines) <= 36
+    rows = [line.split()[0] for line in lines if "%" in line and "[50.0, 50.0]" in line]
+    assert len(rows) == terminal.SHOWN and rows[0] == "0" and rows[-1] == "128"
+
+
+@pytest.mark.parametrize("gone", [{"verdict": None, "dynamics": {"key": None}, "controls": {}}, None])
+def test_a_run_without_causal_tests_says_so(gone, summary, printed):
+    without = {k: v for k, v in summary.items() if k not in ("verdict", "dynamics", "controls")} | (gone or {})
+    text = printed(without)
+    assert "No verdict: no checkpoint has causal tests" in text
+    assert "direct contribution to three" in text
