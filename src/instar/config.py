@@ -155,7 +155,7 @@ class CompareConfig(Part):
     checkpoints: int = Field(default=6, ge=1, description="checkpoints compared with the base, the last among them")
     pairs: int = Field(default=64, ge=8, description="clean prompts a task for grafting and cross-model patching")
     random_sets: int = Field(default=100, ge=0, description="matched random sets of heads for necessity")
-    exchanged_sets: int = Field(default=30, ge=0, description="of these, for cross-model patching")
+    exchanged_sets: int = Field(default=30, ge=0, description="of these, for grafting and cross-model patching")
     single: bool = Field(
         default=True, description="graft every single head, and all layers up to each, at the last step"
     )
@@ -236,7 +236,7 @@ def demo_config() -> RunConfig:
     down every name that is not in the training data, and held-out names would pay for that.
     """
     train = TrainConfig(learning_rate=4e-4, freeze_embeddings=True, seeds=(0,))
-    return RunConfig(train=train, compare=CompareConfig(controls=("old",)), threads=2)
+    return RunConfig(train=train, compare=CompareConfig(controls=("old",), exchanged_sets=20), threads=2)
 
 
 def digest(value: Any) -> str:

@@ -187,7 +187,7 @@ def test_only_what_is_missing_is_made(finished, tmp_path):
     assert gone.read_bytes() == original and kept.stat().st_mtime_ns == time_before
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_kill_minus_nine_at_any_moment_and_run_again(finished, tmp_path, seed):
     """Wherever it dies, the rerun ends with the unbroken run's results, byte for byte."""
     out, rng = tmp_path / "out", random.Random(seed)

@@ -341,12 +341,12 @@ def test_the_usual_sets_are_disjoint_and_whole(pair):
 
 
 @torch.no_grad()
-def moved(base, tuned, plan):
+def moved(base, tuned, plan, letters="qo"):
     """A copy of `tuned` in which each head of `plan` has the queries and the output matrix of another."""
     module = copy.deepcopy(tuned)
     places, state, theirs = Places(base), module.state_dict(), tuned.state_dict()
     for here, there in plan.items():
-        for (key, at), (_, origin) in zip(places.of(here, "qo"), places.of(there, "qo"), strict=True):
+        for (key, at), (_, origin) in zip(places.of(here, letters), places.of(there, letters), strict=True):
             state[key][at] = theirs[key][origin].clone()
     return module
 
@@ -360,6 +360,8 @@ def test_planted_permutations_are_found_and_no_others(two):
         tuned = noisy(base.module, noise, seed=7)
         assert permuted(base.layout, plain(tuned)) == {}
         assert permuted(base.layout, plain(moved(base.module, tuned, PLAN))) == PLAN
+        # A head with another's queries alone, or its output matrix alone, is as much itself.
+        assert all(permuted(base.layout, plain(moved(base.module, tuned, PLAN, one))) == {} for one in "qo")
 
 
 def test_heads_cut_off_are_not_permuted(two):

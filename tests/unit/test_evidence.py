@@ -372,7 +372,7 @@ def test_from_measurements_to_the_verdict(kind):
     found, again = verdict(evidence(own)), verdict(evidence(own))
     assert found.kind == kind, (found.text, found.missing)
     assert (found.text, found.conditions) == (again.text, again.conditions)
-    same = replace(own, evaluate=own.evaluate | {"new": (behaviour(0.4, 1.0), behaviour(0.4, 1.0))})
+    same = replace(own, evaluate={**own.evaluate, "new": (behaviour(0.4, 1.0), behaviour(0.4, 1.0))})
     assert verdict(evidence(same)).kind == "no new ability"
 
 

@@ -6,8 +6,8 @@ An evidence dataset has one axis, `item`, and on it `value`, `low`, `high` (NaN:
 - `accuracy base`, `accuracy tuned`: of the new task; `old accuracy base`, `old accuracy tuned`.
 - `graft SET into`, `graft SET lost`, `carry SET into`, `carry SET lost`: shares of the gain in logits, ratios of means. They
   are NaN unless the gain's interval lies above 0.
-- `necessity`: share of b − c that is gone with the old circuit's heads, new task, tuned model; `necessity null`: the mean of
-  matched random sets and the quantiles 5 % and 95 % between sets; `old necessity`: of the old task.
+- `necessity`: share of b − c that is gone with the old circuit's heads, new task, tuned model; `necessity null`: the same
+  of matched random sets; `old necessity`: of the old task.
 - `transfer`: faithfulness of the old circuit in the tuned model; `transfer base`: of the new circuit in the base.
 - `heads inside`, `edges inside`: share of the new circuit that lies in the old one, over bootstraps of both;
   `heads floor`, `edges floor`: share of a resampled old circuit that lies in the old one; `… beyond floor`: the difference;
@@ -17,7 +17,7 @@ An evidence dataset has one axis, `item`, and on it `value`, `low`, `high` (NaN:
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +101,17 @@ def _shares(causal: xr.Dataset) -> dict[str, Interval]:
             for i, name in enumerate(causal[axis].values.tolist()):
                 own = Interval(spread.value[i], spread.low[i], spread.high[i])
                 found[f"{kind} {name} {way}"] = own if usable(whole) else NOTHING
+            random = [n for n in causal[axis].values.tolist() if n.startswith("random ")]
+            found[f"{kind} null {way}"] = _between([found[f"{kind} {n} {way}"].value for n in random])
     return found
+
+
+def _between(values: Sequence[float]) -> Interval:
+    """The mean of matched random sets, and the quantiles 5 % and 95 % between them."""
+    if not len(values) or np.isnan(values).any():
+        return NOTHING
+    low, high = np.quantile(values, [0.05, 0.95])
+    return Interval(float(np.mean(values)), float(low), float(high))
 
 
 def _necessity(causal: xr.Dataset) -> dict[str, Interval]:
@@ -116,9 +126,7 @@ def _necessity(causal: xr.Dataset) -> dict[str, Interval]:
         spread = bootstrap_ratio(lost, whole)
         found[f"{prefix}necessity"] = Interval(*(getattr(spread, k)[0] for k in ("value", "low", "high")))
         if task == "new":
-            null = spread.value[1:]
-            limits = np.quantile(null, [0.05, 0.95]) if len(null) else (np.nan, np.nan)
-            found["necessity null"] = Interval(null.mean() if len(null) else np.nan, *limits)
+            found["necessity null"] = _between(spread.value[1:])
     return found
 
 

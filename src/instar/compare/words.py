@@ -118,6 +118,16 @@ def _shares(found: dict[str, Interval], names: str) -> str:
         f"base, and the base's take {less} of it from the tuned model; those of all other heads bring {outside} and take "
         f"{other}. Of the inside, what its heads attend to (W_Q, W_K) brings {qk} and takes {no_qk}, what they write (W_V, "
         f"W_O) {vo} and {no_vo}."
+    ) + _null(found)
+
+
+def _null(found: dict[str, Interval]) -> str:
+    into, lost = (found.get(f"graft null {way}") for way in ("into", "lost"))
+    if into is None or lost is None or np.isnan([into.value, lost.value]).any():
+        return ""
+    return (
+        f" Random sets of as many heads in each layer bring {into.value:.2f} (5 to 95 % {into.low:.2f} to {into.high:.2f}) "
+        f"and take {lost.value:.2f} ({lost.low:.2f} to {lost.high:.2f})."
     )
 
 

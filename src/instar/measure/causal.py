@@ -1,7 +1,7 @@
 """Everything causal between a base and one checkpoint, in one file: the evidence that a verdict is made of.
 
-1. Weight grafts (`instar.measure.graft`), both ways, for both tasks, on clean prompts.
-2. Outputs exchanged (`instar.measure.exchange`), both ways, for the new task, beside random sets matched per layer.
+1. Weight grafts (`instar.measure.graft`), both ways, for both tasks, on clean prompts, beside random sets matched per layer.
+2. Outputs exchanged (`instar.measure.exchange`), both ways, for the new task, beside the same random sets.
 3. Necessity: the heads of the old circuit, as one set, take their values on the corrupted prompts (noising), in the tuned
    model; beside ≥ 100 matched random sets. Single heads are backed up by others and would look superfluous.
 4. Transfer: how faithful the old circuit is by itself in the tuned model on the new task, and the new one in the base.
@@ -59,7 +59,7 @@ def causal(
     Args:
         old: pairs of the old task. `new`: of the new one; as many clean ones.
         old_circuit: of the old task in the base; its heads are "inside". `new_circuit`: of the new task in `tuned`.
-        random: matched sets for necessity. `exchanged`: for cross-model patching, which costs two models' passes each.
+        random: matched sets for necessity. `exchanged`: of these, for grafting and cross-model patching.
         single: also graft every single head, and all layers up to each.
 
     Returns:
@@ -69,8 +69,9 @@ def causal(
     inside = heads_of(old_circuit.nodes)
     others = tuple(h for h in all_heads(graph) if h not in inside)
     null = matched(graph, inside, random, seed)
-    data = _grafts(base, tuned, (old.clean, new.clean), sets_of(graph, inside, single), chunk)
-    data |= _exchanges(base, tuned, new.clean, inside, others, null.sets[:exchanged], chunk)
+    random_sets = {f"random {i}": some for i, some in enumerate(null.sets[:exchanged])}
+    data = _grafts(base, tuned, (old.clean, new.clean), sets_of(graph, inside, single) | random_sets, chunk)
+    data |= _exchanges(base, tuned, new.clean, inside, others, random_sets, chunk)
     data |= _necessity(tuned, new.givers, inside, null.sets, "new", chunk)
     data |= _necessity(tuned, old.givers, inside, (), "old", chunk)
     data |= _transfer(base, tuned, new.givers, old_circuit, new_circuit, seed)
@@ -99,7 +100,7 @@ def _exchanges(
     batch: Batch,
     inside: Sequence[str],
     others: Sequence[str],
-    random: Sequence[Any],
+    random: dict[str, Any],
     chunk: int,
 ) -> dict[str, Any]:
     graph = Graph.of(base.layout)
@@ -107,8 +108,7 @@ def _exchanges(
     sets: dict[str, Any] = {"inside": inside, "outside": others, "heads": heads, "mlps": mlps}
     for layer in range(graph.n_layers):
         sets |= {f"a{layer}": [h for h in heads if h.startswith(f"a{layer}.")], f"m{layer}": [f"m{layer}"]}
-    sets |= {f"random {i}": s for i, s in enumerate(random)}
-    found = exchange(base, tuned, batch, sets, chunk=chunk)
+    found = exchange(base, tuned, batch, sets | random, chunk=chunk)
     return {
         f"carry_{k}": found[k].rename(set="carried").drop_vars(["place", "wording", "pair"]) for k in ("into", "lost")
     }

@@ -81,15 +81,15 @@ function graftHeads() {
 function showCarriers() {
   const groups = ["inside", "outside", "heads", "mlps"].filter((n) => has("carry", n)), random = setsOf("carry", isRandom);
   const box = (name, way) => { const v = random.map((n) => share("carry", n, way).value).filter(known); return v.length ? { value: v.reduce((a, b) => a + b, 0) / v.length, low: Math.min(...v), high: Math.max(...v) } : null; };
-  const traces = shareBars("carry", groups, CARRY), label = NARROW ? `random, ${random.length} sets` : `random,<br>${random.length} sets`;
+  const traces = shareBars("carry", groups, CARRY), label = NARROW ? "random sets" : `random,<br>${random.length} sets`;
   CARRY.forEach(([way, words], i) => {
     const r = box("random", way), t = traces[i], err = t.error_y; if (!r) return;
     [[t.x, label], [t.y, r.value], [err.array, r.high - r.value], [err.arrayminus, r.value - r.low], [t.text, `${random.length} random sets matched per layer to the inside, ${words}: mean ${r.value.toFixed(2)}, from ${r.low.toFixed(2)} to ${r.high.toFixed(2)}`]].forEach(([a, v]) => a.splice(1, 0, v));
   });
   const { shapes, annotations } = rules(), all = [...groups, ...random];
-  draw("carry-groups", traces, layout(sub("Groups: carries, need not be written there", "random: mean and range of sets matched to inside by layer"), { legend: { ...BELOW, y: -0.3 }, barmode: "group", bargap: 0.3, shapes, annotations: all.some((n) => known(share("carry", n, "into").value)) ? annotations : emptyText("masked: the gain is not clearly above 0"), margin: { l: 56, r: 26, t: 58, b: 84 }, xaxis: { type: "category", showgrid: false }, yaxis: { title: { text: GAIN }, range: highest("carry", all) }, ...(NARROW ? UPRIGHT : {}) }));
+  draw("carry-groups", traces, layout(sub("Groups that carry the gain", "may be written elsewhere; random: mean and range"), { legend: { ...BELOW, y: -0.3 }, barmode: "group", bargap: 0.3, shapes, annotations: all.some((n) => known(share("carry", n, "into").value)) ? annotations : emptyText("masked: the gain is not clearly above 0"), margin: { l: 56, r: 26, t: 58, b: 84 }, xaxis: { type: "category", showgrid: false }, yaxis: { title: { text: GAIN }, range: highest("carry", all) }, ...(NARROW ? UPRIGHT : {}) }));
   const layers = numbered(setsOf("carry", isLayer)).sort((a, b) => (a[0] < b[0] ? -1 : a[0] > b[0] ? 1 : 0));
-  if (layers.length) barPlot("carry-layers", sub("Layers: carries, need not be written there", "heads (a), then MLPs (m)"), "carry", layers, CARRY, { margin: { l: 56, r: 26, t: 58, b: 84 }, legend: { ...BELOW, y: -0.3 } }); else $("carry-layers").remove();
+  if (layers.length) barPlot("carry-layers", sub("Layers that carry the gain", "may be written elsewhere; heads (a), then MLPs (m)"), "carry", layers, CARRY, { margin: { l: 56, r: 26, t: 58, b: 84 }, legend: { ...BELOW, y: -0.3 } }); else $("carry-layers").remove();
 }
 function showAdded() {
   const parts = Object.entries(V.added || {});

@@ -49,12 +49,12 @@ function verdictNumbers() {
   const facts = [
     ["Old circuit's heads, weights grafted", [["returns ", around(item("graft inside into"))], ["loses ", around(item("graft inside lost"))]]],
     ["All other heads, weights grafted", [["returns ", around(item("graft outside into"))], ["loses ", around(item("graft outside lost"))]]],
-    ["New task without the old circuit's heads", [["effect lost ", around(item("necessity"))]]],
-    ["New circuit inside the old one", [["heads ", around(item("heads inside"))], ["edges ", around(item("edges inside"))]]],
+    ["New task without the old circuit's heads", [["effect lost ", around(item("necessity"))], ["random sets ", around(item("necessity null")), "quiet"]]],
+    ["New circuit inside the old one", [["heads ", around(item("heads inside"))], ["resampled ", around(item("heads floor")), "quiet"], ["edges ", around(item("edges inside"))], ["resampled ", around(item("edges floor")), "quiet"]]],
   ];
   facts.forEach(([what, numbers]) => {
     const box = element("div"), dd = element("dd");
-    numbers.forEach(([word, number], i) => { const [main, ...rest] = number.split(" ["); if (i) dd.append(element("br")); dd.append(word, number === "not measurable" ? number : element("b", main), rest.length ? " [" + rest.join(" [") : ""); });
+    numbers.forEach(([word, number, quiet], i) => { const [main, ...rest] = number.split(" ["); if (i) dd.append(element("br")); const line = element("span", word, quiet || ""); dd.append(line); line.append(number === "not measurable" ? number : element(quiet ? "span" : "b", main), rest.length ? " [" + rest.join(" [") : ""); });
     box.append(element("dt", what), dd); $("verdict-numbers").append(box);
   });
 }
