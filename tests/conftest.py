@@ -16,10 +16,14 @@ with install_import_hook(["instar.models", "instar.measure", "instar.tasks.batch
     import instar.measure.drift
     import instar.measure.evaluate
     import instar.measure.exact
+    import instar.measure.exchange
+    import instar.measure.graft
     import instar.measure.lens
     import instar.measure.patches
+    import instar.measure.roles
     import instar.measure.writes
     import instar.models.load
+    import instar.models.weights
     import instar.tasks.batch
 
 import pytest

@@ -78,8 +78,9 @@ def causal(shares=None, base=1.0, gain=2.0, noise=0.3, necessity=0.8, transfer=0
     rng = np.random.default_rng(seed)
     null = matched(GRAPH, INSIDE, 100)
     shares = {"inside": (0.9, 0.9), "inside<vo>": (0.9, 0.9), "heads": (0.9, 0.9)} | (shares or {})
-    sets = list(sets_of(GRAPH, INSIDE, single=False))
-    carried = ["inside", "outside", "heads", "mlps", *(f"random {i}" for i in range(3))]
+    random = [f"random {i}" for i in range(3)]
+    sets = [*sets_of(GRAPH, INSIDE, single=False), *random]
+    carried = ["inside", "outside", "heads", "mlps", *random]
     first = base + noise * rng.normal(size=PAIRS)
     last = first + gain + noise * rng.normal(size=PAIRS)
     data, tasks = {}, ["old", "new"]
@@ -234,6 +235,21 @@ def test_the_null_is_between_sets():
     assert (null.low, null.high) == pytest.approx(tuple(np.quantile(own_share, [0.05, 0.95])))
     alone = of(replace(own, causal=own.causal.isel(new_knocked=[0])))
     assert alone["necessity"].value == pytest.approx(0.8) and np.isnan(alone["necessity null"].value)
+
+
+def test_random_sets_stand_beside_the_shares():
+    some = {f"random {i}": (i / 10, 0.5 + i / 10) for i in range(3)}
+    own = evidence(measured(noise=0.0, shares=some))
+    found = items(own)
+    for kind in ("graft", "carry"):
+        for way, first in (("into", 0.0), ("lost", 0.5)):
+            null, values = found[f"{kind} null {way}"], first + np.arange(3) / 10
+            assert null.value == pytest.approx(values.mean())
+            assert (null.low, null.high) == pytest.approx(tuple(np.quantile(values, [0.05, 0.95])))
+    assert "bring 0.10 (5 to 95 % 0.01 to 0.19) and take 0.60 (0.51 to 0.69)" in verdict(own).text
+    without = measured(noise=0.0)
+    without = replace(without, causal=without.causal.isel(set=slice(-3), carried=slice(-3)))
+    assert np.isnan(of(without)["graft null into"].value) and "Random sets" not in verdict(evidence(without)).text
 
 
 def permuted(own, seed=0):

@@ -24,7 +24,8 @@ WATCHED = 3
 """Heads of each kind whose events are put in order."""
 MOVED = 0.05
 """Less of the last token's attention is not called a move."""
-KEY = 5
+KEY, LEAST = 5, 0.05
+"""At most so many components are called key, and none below this share of the gain, or of all direct changes."""
 
 
 def dynamics(store: Store, tasks: dict[str, str], seeds: Sequence[int], steps: Sequence[int]) -> dict[str, Any]:
@@ -141,11 +142,15 @@ def _key(store: Store, tasks: dict[str, str], steps: Sequence[int], seed: int) -
 
 
 def _lists(found: dict[str, Any], attribution: dict[str, float]) -> dict[str, Any]:
-    """The first `KEY` by each list. Grafting ranks by the smaller of its two shares: what is sufficient *and* necessary."""
+    """The first `KEY` by each list, if they are large enough. Grafting ranks by the smaller of its two shares: what is sufficient *and* necessary."""
     names = [n for n in attribution if f"graft {n} into" in found]
     shares = {n: [found[f"graft {n} {way}"] for way in ("into", "lost")] for n in names}
-    grafted = sorted(names, key=lambda n: -np.nan_to_num(min(i.value for i in shares[n]), nan=-np.inf))[:KEY]
-    direct = sorted(attribution, key=lambda n: -abs(attribution[n]))[:KEY]
+    both = {n: min(i.value for i in shares[n]) for n in names}
+    sure = [n for n in names if both[n] >= LEAST and all(i.low > 0 for i in shares[n])]
+    grafted = sorted(sure, key=lambda n: -both[n])[:KEY]
+    whole = sum(abs(v) for v in attribution.values())
+    moved = [n for n in attribution if abs(attribution[n]) >= LEAST * whole]
+    direct = sorted(moved, key=lambda n: -abs(attribution[n]))[:KEY]
     rows = {
         n: {"into": asdict(shares[n][0]), "lost": asdict(shares[n][1])}
         for n in dict.fromkeys((*grafted, *direct))

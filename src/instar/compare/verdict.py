@@ -47,7 +47,7 @@ class Thresholds:
     """Accuracy: less is no new ability. Not calibrated: it says what a gain means."""
     mastered: float = 0.5
     """Accuracy on the old task below which the base has no old circuit to speak of. Not calibrated."""
-    share: float = 0.25
+    share: float = 0.2
     """δ: a share of the gain from which a set carries it."""
     margin: float = 0.2
     """How far below the resampling floor an overlap may lie and still count as equal."""
