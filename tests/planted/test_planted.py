@@ -35,11 +35,19 @@ def judged(out, kind):
     return Judged(one, evidence, plant["took"]), plant
 
 
-@pytest.mark.parametrize("kind", ["rewired", "amplified"])
-def test_a_plant_that_took_is_named(out, kind):
-    row, plant = judged(out, kind)
+def test_a_rewired_circuit_is_named(out):
+    row, plant = judged(out, "rewired")
     assert row.took, plant["checks"]
-    assert verdict(row.evidence).kind == row.truth
+    assert verdict(row.evidence).kind == "rewired"
+
+
+def test_an_amplified_circuit_is_never_called_anything_else(out):
+    """Undetermined is right too: what is left of an attenuated circuit may be too little to call it the same."""
+    row, plant = judged(out, "amplified")
+    assert row.took, plant["checks"]
+    found = verdict(row.evidence)
+    assert found.kind in ("amplified", "undetermined")
+    assert found.conditions["inside carries"] and found.conditions["attention little"]
 
 
 @pytest.mark.parametrize("trap", list(TRAPS))

@@ -142,7 +142,10 @@ def _key(store: Store, tasks: dict[str, str], steps: Sequence[int], seed: int) -
 
 
 def _lists(found: dict[str, Any], attribution: dict[str, float]) -> dict[str, Any]:
-    """The first `KEY` by each list, if they are large enough. Grafting ranks by the smaller of its two shares: what is sufficient *and* necessary."""
+    """The first `KEY` by each list, if they are large enough.
+
+    Grafting ranks by the smaller of its two shares: what is sufficient *and* necessary.
+    """
     names = [n for n in attribution if f"graft {n} into" in found]
     shares = {n: [found[f"graft {n} {way}"] for way in ("into", "lost")] for n in names}
     both = {n: min(i.value for i in shares[n]) for n in names}
