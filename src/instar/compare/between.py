@@ -20,6 +20,7 @@ from instar.compare.evidence import Measured, evidence
 from instar.compare.floors import Scores, floors, overlaps, resampled
 from instar.compare.verdict import Thresholds, verdict
 from instar.config import CONTROLS
+from instar.stats.intervals import bootstrap_mean
 from instar.store import SHARED, Store, Tuning
 
 COUNT = 100
@@ -100,10 +101,13 @@ def measured(store: Store, tasks: dict[str, str], seed: Tuning, step: int) -> Me
     return Measured({"old": (a, b), "new": (c, d)}, old_base, old_tuned, new_tuned, causal)
 
 
-def _added(causal: xr.Dataset) -> dict[str, list[float]]:
-    """Residual learning: what each layer's new weights add on the base's input, logits."""
-    mean = causal["added"].mean("pair")
-    return {str(part): mean.sel(part=part).transpose("layer").values.tolist() for part in mean["part"].values}
+def _added(causal: xr.Dataset) -> dict[str, dict[str, list[float]]]:
+    """Residual learning: what each layer's new weights add on the base's input, by part; logits with bootstrap bounds."""
+    own = {
+        str(part): causal["added"].sel(part=part).transpose("pair", "layer").values for part in causal["part"].values
+    }
+    spread = {part: bootstrap_mean(values) for part, values in own.items()}
+    return {part: {k: getattr(i, k).tolist() for k in ("value", "low", "high")} for part, i in spread.items()}
 
 
 def diffs(store: Store, tasks: dict[str, str], steps: Sequence[int], controls: Sequence[str]) -> dict[str, Any] | None:

@@ -6,8 +6,9 @@ An evidence dataset has one axis, `item`, and on it `value`, `low`, `high` (NaN:
 - `accuracy base`, `accuracy tuned`: of the new task; `old accuracy base`, `old accuracy tuned`.
 - `graft SET into`, `graft SET lost`, `carry SET into`, `carry SET lost`: shares of the gain in logits, ratios of means. They
   are NaN unless the gain's interval lies above 0.
-- `necessity`: share of b − c that is gone with the old circuit's heads, new task, tuned model; `necessity null`: the same
-  of matched random sets; `old necessity`: of the old task.
+- `necessity`: share of b − c that is gone with the old circuit's heads, new task, tuned model; `old necessity`: of
+  the old task.
+- `necessity null`, `graft null into` …: of matched random sets, their mean and the quantiles 5 % and 95 % between sets.
 - `transfer`: faithfulness of the old circuit in the tuned model; `transfer base`: of the new circuit in the base.
 - `heads inside`, `edges inside`: share of the new circuit that lies in the old one, over bootstraps of both;
   `heads floor`, `edges floor`: share of a resampled old circuit that lies in the old one; `… beyond floor`: the difference;
