@@ -15,10 +15,9 @@ import instar
 import reference
 from instar.measure.exchange import exchange, residual_learning
 from instar.measure.graft import graft, grafted
-from instar.models.arch import Layout, row
-from instar.models.load import Model, fingerprint
 from instar.models.replay import Engine
 from instar.models.weights import EMBEDDINGS, NORMS
+from twins import named, noisy, prompts
 
 LAYERS, HEADS = 2, 4
 ALL = [*(f"a{layer}.h{head}" for layer in range(LAYERS) for head in range(HEADS)), "m0", "m1"]
@@ -26,32 +25,9 @@ FLOAT32 = 1e-6
 """Cross-model patching keeps float32."""
 
 
-def noisy(module, size, seed=1):
-    module, draw = copy.deepcopy(module), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for value in module.parameters():
-            scale = value.square().mean().sqrt() if value.ndim > 1 else 1.0
-            value.add_(size * scale * torch.randn(value.shape, generator=draw, dtype=torch.float64))
-    return module
-
-
-def prompts(n=3, width=7):
-    tokens = families.tokens(n, width)
-    corrupted = tokens.clone()
-    corrupted[:, 2] = 3 + (tokens[:, 2] + 5) % 90
-    mask = torch.arange(width)[None] < width - torch.arange(n)[:, None]
-    foils = torch.tensor([[9, 10], [11, 12], [13, 14]])[:n]
-    return instar.Batch.from_tokens(tokens, corrupted, torch.arange(n) + 5, foils, mask)
-
-
 @pytest.fixture(scope="module")
 def batch():
     return prompts()
-
-
-def named(module, name):
-    """A model under a name; not proven, which takes longer than all else here (test_load.py does it)."""
-    return Model(module, None, Layout(module, row(module.config)), name, fingerprint(module))
 
 
 def models(family, size=0.3):
