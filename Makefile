@@ -14,7 +14,8 @@ demo: $(VENV)/.installed
 	$(BIN)/instar demo --out runs/demo
 
 test: $(VENV)/.installed lint
-	$(BIN)/pytest
+	# A file is one worker's, so that what its tests share is made once; one torch thread each.
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.run

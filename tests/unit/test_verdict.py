@@ -312,7 +312,7 @@ def test_thresholds_are_those_given():
     assert verdict(made({"transfer": (0.4, 0.35, 0.45)}), Thresholds(transfer=0.3)).kind == "amplified"
     assert verdict(made(HEADS_OUT), Thresholds(margin=0.8)).kind == "amplified"
     assert verdict(made({"heads floor": (0.7, 0.6, 0.8)}), Thresholds(floor=0.7)).kind == "amplified"
-    assert "exceeds 31%" in verdict(made(), Thresholds(rise=0.31)).would_change
+    assert "exceeds 31 points" in verdict(made(), Thresholds(rise=0.31)).would_change
 
 
 def plain_words(found):

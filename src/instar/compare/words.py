@@ -10,7 +10,7 @@ import xarray as xr
 from instar.stats.intervals import Interval
 
 LEAD = {
-    "no new ability": "There is no new ability to explain",
+    "no new ability": "No new ability is established",
     "replaced": "The old circuit was replaced",
     "extended": "The old circuit was extended",
     "rewired": "The old circuit was rewired",
@@ -47,14 +47,16 @@ FAILS = {
 }
 """Of every condition that a kind needs: what speaks against the kind where it is not true."""
 CHANGE = {
-    "no new ability": "a paired rise in accuracy whose lower bound exceeds {rise:.0%}, with a rise in logit difference",
+    "no new ability": "a paired rise in accuracy whose lower bound exceeds {points:.0f} points, with a rise in logit "
+    "difference",
     "replaced": "ablating the old circuit's heads taking at least {share:.0%} of the new ability, or more shared heads than "
     "chance gives",
     "extended": "heads outside the old circuit giving back or taking away less than {share:.0%} of the gain, or the old "
     "heads proving unnecessary",
     "rewired": "heads outside carrying {share:.0%} of the gain both ways, or the gain proving written in W_V and W_O alone",
     "amplified": "heads outside carrying {share:.0%} of the gain both ways, new edges, or a gain written in W_Q and W_K",
-    "undetermined": "more pairs (narrower intervals) for what is open, or a base whose circuit is sharper than its own floor",
+    "undetermined": "more pairs (narrower intervals), where an interval leaves something open; not with more pairs, where "
+    "the gain was written in several ways at once, or outside of heads",
 }
 
 
@@ -260,4 +262,4 @@ def _against(truth: dict[str, Any]) -> Iterable[str]:
 
 def changes(kind: str, limits: Any) -> str:
     """What would make it another verdict."""
-    return "It would change with " + CHANGE[kind].format(rise=limits.rise, share=limits.share) + "."
+    return "It would change with " + CHANGE[kind].format(points=100 * limits.rise, share=limits.share) + "."
