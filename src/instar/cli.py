@@ -155,18 +155,15 @@ def compare(
         return
     if not (base and checkpoints and out):
         raise ValueError("compare takes a RUN, or all of --base, --checkpoints and --out")
-    from instar.config import CompareConfig, DataConfig, ModelConfig, RunConfig, SeriesConfig, TasksConfig
+    from instar.config import RunConfig
 
-    _run(
-        RunConfig(
-            model=ModelConfig(source=base),
-            tasks=TasksConfig(old=old, new=new),
-            series=SeriesConfig(checkpoints=checkpoints),
-            data=DataConfig(train_file=None if train_file is None else str(train_file)),
-            compare=CompareConfig(controls=()),
-        ),
-        out,
-    )
+    chosen: dict[str, Any] = {
+        "model": base,
+        "tasks": {"old": old, "new": new},
+        "series": {"checkpoints": checkpoints},
+        "data": {"train_file": None if train_file is None else str(train_file)},
+    }
+    _run(RunConfig.model_validate(chosen), out)
 
 
 @app.command()

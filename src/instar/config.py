@@ -199,10 +199,22 @@ class RunConfig(Part):
 
     @model_validator(mode="before")
     @classmethod
-    def _model_by_name(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("model"), str):
-            return {**value, "model": {"source": value["model"]}}
+    def _short_forms(cls, value: Any) -> Any:
+        """A model by its name alone; of checkpoints that somebody else trained there is one fine-tuning and no control."""
+        if not isinstance(value, dict):
+            return value
+        if isinstance(value.get("model"), str):
+            value = {**value, "model": {"source": value["model"]}}
+        if value.get("series") is not None:
+            parts = {"train": {"seeds": [0]}, "compare": {"controls": []}}
+            value = {**value, **{name: {**own, **value.get(name, {})} for name, own in parts.items()}}
         return value
+
+    @model_validator(mode="after")
+    def _series_is_one_fine_tuning(self) -> Self:
+        if self.series is not None and (len(self.train.seeds) != 1 or self.compare.controls):
+            raise ValueError("series holds one fine-tuning: give train.seeds one seed and leave compare.controls empty")
+        return self
 
     @classmethod
     def read(cls, path: Path) -> "RunConfig":

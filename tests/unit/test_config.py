@@ -77,3 +77,10 @@ def test_every_example_is_valid_and_the_main_one_is_the_demo():
     found = {path.name: RunConfig.read(path) for path in folder.glob("*.yaml")}
     assert found["ioi3.yaml"] == demo_config()
     assert len(found) >= 2
+
+
+def test_a_series_of_somebody_elses_is_one_fine_tuning():
+    own = RunConfig.model_validate({"model": "embedded", "series": {"checkpoints": "out/checkpoint-*"}})
+    assert own.train.seeds == (0,) and own.compare.controls == ()
+    with pytest.raises(ValueError, match="series holds one fine-tuning"):
+        RunConfig.model_validate({"series": {"checkpoints": "x-*"}, "train": {"seeds": [0, 1]}})
