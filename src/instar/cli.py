@@ -167,6 +167,30 @@ def compare(
 
 
 @app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(help="a circuit's JSON, ours or the EAP-IG package's", metavar="A")],
+    after: Annotated[Path, typer.Argument(help="another, of the same model shape", metavar="B")],
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """What two saved circuits share and what changed from A to B, with chance beside it."""
+    import json
+
+    from instar.circuits.circuit import Circuit
+    from instar.compare.chance import NO_PAIRS, beside
+    from instar.compare.diff import diff as compare_circuits
+    from instar.report.terminal import show_diff
+
+    a, b = Circuit.read(before), Circuit.read(after)
+    found = compare_circuits(a, b)
+    by_chance = beside(a, b)
+    if as_json:
+        value = found.as_dict() | {"chance": {k: c.as_dict() for k, c in by_chance.items()}, "floors": NO_PAIRS}
+        typer.echo(json.dumps(value, indent=1))
+    else:
+        show_diff(str(before), str(after), found, by_chance, NO_PAIRS)
+
+
+@app.command()
 def report(run_dir: RunDir) -> None:
     """The page, the figures and the animations."""
     from instar.pipeline import report_stage

@@ -29,7 +29,7 @@ def trained(root, rows, seed=0, **options):
     model = load("embedded")
     heldout = tokenize(instar.ioi(3).pairs(20, seed=1), model.tokenizer)
     notes = []
-    index = train(model, rows, heldout, config, store, seed, "key", lambda *_: None, notes.append)
+    index = train(model, rows, heldout, config, store, seed, seed, "key", lambda *_: None, notes.append)
     return store, index, model, notes
 
 

@@ -97,12 +97,14 @@ def _shares(causal: xr.Dataset) -> dict[str, Interval]:
             "into": into.transpose(axis, "pair").values - base,
             "lost": tuned - lost.transpose(axis, "pair").values,
         }
+        names = [str(name) for name in causal[axis].values]
         for way, values in moved.items():
-            spread = bootstrap_ratio(values.T, gain)
-            for i, name in enumerate(causal[axis].values.tolist()):
-                own = Interval(spread.value[i], spread.low[i], spread.high[i])
-                found[f"{kind} {name} {way}"] = own if usable(whole) else NOTHING
-            random = [n for n in causal[axis].values.tolist() if n.startswith("random ")]
+            found |= {f"{kind} {name} {way}": NOTHING for name in names}
+            if usable(whole):
+                spread = bootstrap_ratio(values.T, gain)
+                bounds = zip(spread.value, spread.low, spread.high, strict=True)
+                found |= {f"{kind} {n} {way}": Interval(*own) for n, own in zip(names, bounds, strict=True)}
+            random = [n for n in names if n.startswith("random ")]
             found[f"{kind} null {way}"] = _between([found[f"{kind} {n} {way}"].value for n in random])
     return found
 
