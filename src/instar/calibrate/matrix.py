@@ -48,7 +48,7 @@ class Judged:
 
 def fixed(rows: Sequence[Judged]) -> Thresholds:
     """The thresholds that do best on the fixing half; the defaults where there is nothing to fix them on."""
-    own = [row for row in rows if not row.held_out and row.took and not row.instance.trap]
+    own = _for_fixing(rows)
     if not own:
         return Thresholds()
     scores = {}
@@ -62,6 +62,10 @@ def fixed(rows: Sequence[Judged]) -> Thresholds:
     places = np.array([[GRID[name].index(v) for name, v in zip(GRID, values, strict=True)] for values in best])
     middle = np.abs(places - np.median(places, axis=0)).sum(1).argmin()
     return replace(Thresholds(), **dict(zip(GRID, best[middle], strict=True)))
+
+
+def _for_fixing(rows: Sequence[Judged]) -> list[Judged]:
+    return [row for row in rows if not row.held_out and row.took and not row.instance.trap]
 
 
 def confusion(rows: Sequence[Judged], limits: Thresholds) -> dict[str, Any]:
@@ -130,5 +134,5 @@ def _trap(row: Judged, limits: Thresholds) -> dict[str, Any]:
 
 
 def _fixing(rows: Sequence[Judged], limits: Thresholds) -> dict[str, float]:
-    own = [row for row in rows if not row.held_out and row.took and not row.instance.trap]
+    own = _for_fixing(rows)
     return _share(sum(verdict(row.evidence, limits).kind == row.truth for row in own), len(own))

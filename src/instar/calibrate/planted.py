@@ -4,8 +4,8 @@ Each maker takes a proven base and returns the base and the tuned model of one p
 check*: that the plant took, by what was done to the weights and by behaviour, never by the verdict's own evidence.
 
 - `no new ability`: more of the old task at a small rate; or the new task with shuffled answers.
-- `amplified`: a model that can do both tasks; in the base the old circuit's W_O is scaled down, no further than the old task
-  stays above 95 % and the new one has clearly suffered, and the tuned model has it back.
+- `amplified`: a model that can do both tasks; in the base the old circuit's W_O is scaled down until the new task has clearly
+  suffered (set aside where the old one did too), and the tuned model has it back.
 - `rewired`: only W_Q and W_K of the old circuit's heads are trained; their attention must have moved.
 - `extended`: some heads outside the old circuit are dead in the base (W_O = 0), and only these are trained.
 - `replaced`: the old circuit's W_O is zeroed and frozen, all other heads are trained on both tasks.

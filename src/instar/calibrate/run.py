@@ -74,8 +74,9 @@ def make_all(out: Path, todo: list[Instance], tell: Tell) -> None:
     for i, one in enumerate(todo):
         tell(i, len(todo), f"{one.base}: {one.kind}, seed {one.seed}")
         if not made(out, one):
-            # One bench at a time: a model and its data.
-            benches = {one.base: benches.get(one.base) or _Bench(out, one.base)}
+            # Bases take turns, so each one's bench is kept: its model, data and own circuit.
+            if one.base not in benches:
+                benches[one.base] = _Bench(out, one.base)
             benches[one.base].make(one)
     tell(len(todo), len(todo), "")
 
