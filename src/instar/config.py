@@ -29,10 +29,24 @@ class Part(BaseModel):
 class ModelConfig(Part):
     """Which model is fine-tuned."""
 
-    source: str = Field(default="embedded", description='"embedded", a folder, or a hub id')
+    source: str = Field(default="embedded", description='"embedded", a folder, or a hub id; also as id@revision')
     revision: str | None = Field(default=None, description="hub revision")
-    device: str = Field(default="cpu", description="torch device for training and measuring")
+    device: str = Field(default="cpu", description="torch device for training and measuring: cpu, cuda, cuda:1, mps")
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = Field(
+        default="float32", description="type that is measured in; training is in float32"
+    )
     trust_remote_code: bool = Field(default=False, description="run code that comes with the repository")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _revision_in_the_name(cls, value: Any) -> Any:
+        source = value.get("source") if isinstance(value, dict) else None
+        if isinstance(source, str) and "@" in source and not Path(source).exists():
+            name, _, revision = source.rpartition("@")
+            if value.get("revision") not in (None, revision):
+                raise ValueError(f"source names revision {revision!r} and revision is {value['revision']!r}; give one")
+            return {**value, "source": name, "revision": revision}
+        return value
 
 
 class TasksConfig(Part):
@@ -45,7 +59,13 @@ class TasksConfig(Part):
 class SeriesConfig(Part):
     """Checkpoints that somebody else trained: nothing is trained, the base (`model.source`) is step 0."""
 
-    checkpoints: str = Field(description="glob of folders whose names end in their step, e.g. out/checkpoint-*")
+    checkpoints: str = Field(
+        description="a glob of folders or .safetensors files whose names end in their step (out/checkpoint-*), or hub "
+        "revisions that do (org/name@step{1000,2000}, name@step{1000..9000..1000})"
+    )
+    evict: bool = Field(
+        default=False, description="remove from the hub's cache what was fetched, once a checkpoint is measured"
+    )
 
 
 class DataConfig(Part):
@@ -72,6 +92,14 @@ class DataConfig(Part):
         return self
 
 
+class LoraConfig(Part):
+    """Low-rank adapters in place of full fine-tuning (arXiv:2106.09685)."""
+
+    rank: int = Field(default=8, ge=1, description="rank of every adapter")
+    alpha: float | None = Field(default=None, gt=0, description="scale is alpha / rank; 2 × rank where left out")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="on what the adapters read")
+
+
 class TrainConfig(Part):
     """Fine-tuning."""
 
@@ -89,7 +117,10 @@ class TrainConfig(Part):
         default=8, description='every N steps, "log" (1, 2, 4, …), or a list of steps; 0 and the last are always kept'
     )
     save: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="16-bit types store differences from step 0"
+        default="float32", description="16-bit types store differences from step 0; adapters are stored by themselves"
+    )
+    lora: LoraConfig | None = Field(
+        default=None, description="train adapters on every projection of attention and MLP; the rest is frozen"
     )
     freeze_embeddings: bool = Field(default=False, description="train everything but token and position embeddings")
     seeds: tuple[int, ...] = Field(
@@ -99,6 +130,8 @@ class TrainConfig(Part):
 
     @model_validator(mode="after")
     def _steps_exist(self) -> Self:
+        if self.lora is not None and self.save != "float32":
+            raise ValueError(f"save: {self.save} is for full fine-tuning; adapters are small, and are saved in float32")
         if isinstance(self.checkpoints, int) and self.checkpoints < 1:
             raise ValueError("checkpoints must be at least 1")
         if isinstance(self.checkpoints, tuple) and any(not 0 <= s <= self.steps for s in self.checkpoints):

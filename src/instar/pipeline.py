@@ -4,19 +4,15 @@
 half-written is removed first, so a rerun ends with the results of an unbroken run.
 """
 
-import hashlib
-import re
 from dataclasses import asdict
-from glob import glob
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from instar import __version__
+from instar.adopt import adopt
 from instar.config import CONTROLS, RunConfig, digest
 from instar.health import Finding
-from instar.models import organism
 from instar.models.load import load, load_tokenizer
 from instar.progress import bar, console
 from instar.store import Store, Tuning, read_json, tuning_name, write_json
@@ -154,43 +150,6 @@ def task_names(config: RunConfig) -> dict[str, str]:
     from instar.tasks.library import task
 
     return {"old": task(config.tasks.old).name, "new": task(config.tasks.new).name}
-
-
-def adopt(store: Store, config: RunConfig) -> None:
-    """The index of checkpoints that lie elsewhere: the base is step 0, a folder's step the number its name ends in.
-
-    Raises:
-        ValueError: where no folder matches, or a name has no step, or two have the same.
-    """
-    assert config.series is not None
-    pattern = config.series.checkpoints
-    folders = sorted(Path(p) for p in glob(pattern) if Path(p).is_dir())  # noqa: PTH207 — Path.glob takes no absolute pattern
-    if not folders:
-        raise ValueError(f"no folder matches {pattern!r}; --checkpoints takes a glob such as 'out/checkpoint-*'")
-    steps: dict[int, Path] = {}
-    for folder in folders:
-        number = re.search(r"(\d+)$", folder.name)
-        step = int(number[1]) if number else 0
-        if step == 0 or step in steps:
-            why = f"has the same step as {steps[step]}" if step in steps else "does not end in a step above 0"
-            raise ValueError(f"{folder}: its name {why}; --checkpoints needs one folder a step, such as checkpoint-500")
-        steps[step] = folder
-    base = organism.FOLDER if config.model.source == organism.NAME else Path(config.model.source)
-    blank = dict.fromkeys(("loss", "tokens", "train_accuracy", "heldout_accuracy", "end_of_text"))
-    rows = [
-        {"step": step, **blank, **_weights_of(folder), "folder": str(folder.resolve())}
-        for step, folder in sorted({0: base, **steps}.items())
-    ]
-    seed = config.train.seeds[0]
-    write_json(store.checkpoints(seed) / "index.json", {"key": "adopted", "seed": seed, "steps": rows, "health": []})
-
-
-def _weights_of(folder: Path) -> dict[str, Any]:
-    files = sorted(folder.glob("*.safetensors"))
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return {"sha256": digest.hexdigest(), "bytes": sum(file.stat().st_size for file in files)}
 
 
 def _base(config: RunConfig) -> Any:

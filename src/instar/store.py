@@ -82,11 +82,15 @@ class Store:
         return self._seeded(self.root / "checkpoints", seed)
 
     def checkpoint(self, seed: Tuning, step: int) -> Path:
-        """One checkpoint's folder; where its index says, if somebody else trained it."""
-        for row in (self.index(seed) or {"steps": []})["steps"]:
-            if row["step"] == step and "folder" in row:
-                return Path(row["folder"])
+        """The folder of a checkpoint that was trained here."""
         return self.checkpoints(seed) / step_name(step)
+
+    def origin(self, seed: Tuning, step: int) -> tuple[str, str | None]:
+        """Where a checkpoint is read from, and at which hub revision: its index says so if somebody else trained it."""
+        for row in (self.index(seed) or {"steps": []})["steps"]:
+            if row["step"] == step and "source" in row:
+                return row["source"], row.get("revision")
+        return str(self.checkpoint(seed, step)), None
 
     def measurement(self, stage: str, task: str, seed: Tuning, step: int) -> Path:
         """One measurement's file."""

@@ -8,7 +8,8 @@
 5. Causal tests between step 0 and a checkpoint need the circuits of both, so their jobs are known only once these are there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from instar import __version__
 from instar.config import RunConfig, digest
 from instar.measure.causal import causal
 from instar.measure.drift import drift
+from instar.models.hub import evict, holds_weights
 from instar.models.load import Model, load
 from instar.models.organism import NAME as EMBEDDED
 from instar.models.organism.corpus import stories
@@ -92,7 +94,7 @@ def causal_jobs(store: Store, config: RunConfig, tasks: Iterable[str], data_key:
             files = [store.measurement("circuit", old, seed, 0), store.measurement("circuit", new, seed, row["step"])]
             if not all(file.exists() for file in files):
                 continue
-            choices = own.model_dump(exclude={"checkpoints", "controls"}) | {"device": config.model.device}
+            choices = own.model_dump(exclude={"checkpoints", "controls"}) | {"device": config.model.device, "dtype": config.model.dtype}
             decides = [*map(store.key_of, files), rows[0]["sha256"], row["sha256"], choices, row["step"] == last]
             key = digest([__version__, "causal", data_key, config.threads, *decides])
             path = store.measurement("causal", SHARED, seed, row["step"])
@@ -115,7 +117,7 @@ def _index(store: Store, seed: Tuning) -> dict[str, Any]:
 
 def _options(stage: str, config: RunConfig) -> dict[str, Any]:
     """What, beside weights and pairs, decides a stage's numbers."""
-    own: dict[str, Any] = {"device": config.model.device, "threads": config.threads}
+    own: dict[str, Any] = {"device": config.model.device, "dtype": config.model.dtype, "threads": config.threads}
     if stage == "drift":
         return own | {"text": _general_texts(config.data.general_text, config.model.source)}
     return own | options(stage, config)
@@ -178,6 +180,10 @@ class _Worker:
 
     def measure(self, group: list[Job]) -> Failure | None:
         seed, step = group[0].seed, group[0].step
+        with self._evicting(seed, step):
+            return self._measured(group, seed, step)
+
+    def _measured(self, group: list[Job], seed: Tuning, step: int) -> Failure | None:
         try:
             base = self._base(seed)
             model = base if step == 0 else self._load(seed, step, like=base)
@@ -192,6 +198,17 @@ class _Worker:
         except (ValueError, OSError, ArithmeticError) as error:
             return Failure(seed, step, str(error))
         return None
+
+    @contextmanager
+    def _evicting(self, seed: Tuning, step: int) -> Iterator[None]:
+        """What a checkpoint brought into the hub's cache is removed behind it, where that is wanted; never the base."""
+        name, revision = self.store.origin(seed, step)
+        series = self.config.series
+        ours = series is not None and series.evict and step > 0 and not Path(name).exists()
+        ours = ours and not holds_weights(name, revision)
+        yield
+        if ours and holds_weights(name, revision):
+            evict(name, revision)
 
     def _pairs(self, task: str, base: Model) -> Pairs:
         return self.pairs.setdefault(task, Pairs(self.store, task, base.tokenizer))
@@ -216,7 +233,9 @@ class _Worker:
         return self.bases[seed]
 
     def _load(self, seed: Tuning, step: int, like: Model | None) -> Model:
-        model = load(self.store.checkpoint(seed, step), device=self.config.model.device, like=like)
+        own, (source, revision) = self.config.model, self.store.origin(seed, step)
+        choices = {"dtype": own.dtype, "device": own.device, "trust_remote_code": own.trust_remote_code}
+        model = load(source, revision=revision, like=like, **choices)
         # Results are the same wherever the run directory lies, so they do not name it.
         return replace(model, name=f"{self.config.model.source}, seed {seed}, step {step}")
 

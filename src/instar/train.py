@@ -5,7 +5,8 @@
 2. At every step of the schedule, 0 included, the weights are written as safetensors (16-bit: as differences from the
    float32 step 0, since a plain 16-bit copy rounds away several steps at 1e-5), the model is probed, and its health is
    examined.
-3. `index.json` is written last. Without it the fine-tuning starts again from step 0 and arrives at the same bytes.
+3. With `lora` peft's adapters are trained and saved by themselves; `instar.load` merges them into step 0.
+4. `index.json` is written last. Without it the fine-tuning starts again from step 0 and arrives at the same bytes.
 """
 
 import hashlib
@@ -22,9 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from instar.config import TrainConfig
+from instar.config import LoraConfig, TrainConfig
 from instar.health import Finding, Probe, examine
-from instar.models.load import DELTA, Model, quiet
+from instar.models.load import Model
+from instar.models.memory import TRAINED, require
+from instar.models.read import ADAPTER, ADAPTER_WEIGHTS, DELTA, quiet
 from instar.models.taps import logits_at, record
 from instar.store import Store, Tuning, whole, write_json
 from instar.tasks.batch import Batch
@@ -96,12 +99,16 @@ def train(
     for old in store.checkpoints(tuning).glob("step-*"):
         shutil.rmtree(old)
     set_seed(seed)
+    require(model.name, model.module.config, "float32", str(model.device), copies=TRAINED - 1)
     for embedding in model.layout.embeddings:
         embedding.requires_grad_(not config.freeze_embeddings)
     writer = _Checkpoints(model, list(rows[:PROBES]), heldout[slice(0, PROBES)], config, store, tuning, tell, warn)
+    writer.checkpoint(0)
+    adapted = None if config.lora is None else _adapted(model, config.lora)
+    writer.adapted = adapted
     with tempfile.TemporaryDirectory() as scratch, quiet():
         trainer = _CountingTrainer(
-            model=model.module,
+            model=model.module if adapted is None else adapted,
             args=_arguments(config, seed, scratch, model),
             train_dataset=examples,  # pyright: ignore[reportArgumentType] — a list is a dataset to the Trainer
             data_collator=lambda batch: collate(batch, tokenizer.eos_token_id or 0),
@@ -110,6 +117,8 @@ def train(
         writer.count = lambda: trainer.tokens
         trainer.remove_callback(PrinterCallback)  # `tell` shows progress
         trainer.train()
+    if adapted is not None:
+        adapted.merge_and_unload()
     model.module.eval()
     index = {
         "key": key,
@@ -120,6 +129,22 @@ def train(
     }
     write_json(store.checkpoints(tuning) / "index.json", index)
     return index
+
+
+def _adapted(model: Model, config: LoraConfig) -> Any:
+    """Adapters on every projection of the blocks, put into the model itself."""
+    import peft
+
+    arch = model.layout.arch
+    choices = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=2 * config.rank if config.alpha is None else config.alpha,  # pyright: ignore[reportArgumentType] — any number does
+        lora_dropout=config.dropout,
+        target_modules="all-linear",
+        fan_in_fan_out=arch.transposed,
+        task_type="CAUSAL_LM",
+    )
+    return peft.get_peft_model(model.module, choices)
 
 
 def _check_lengths(examples: Sequence[dict[str, list[int]]], rows: Sequence[Row], model: Model) -> None:
@@ -182,13 +207,11 @@ class _Checkpoints(TrainerCallback):
     health: dict[str, Finding] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     count: Callable[[], int] = lambda: 0
+    adapted: Any = None
+    """The model with its adapters, where these are what is trained."""
 
     def __post_init__(self) -> None:
         self.schedule = set(self.config.checkpoint_steps())
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Step 0: the untouched base."""
-        self._checkpoint(0)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Losses since the last checkpoint. The Trainer logs a step after `on_step_end` of the same step."""
@@ -201,14 +224,15 @@ class _Checkpoints(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A checkpoint where one is due."""
         if state.global_step in self.schedule:
-            self._checkpoint(state.global_step)
+            self.checkpoint(state.global_step)
         self.tell(state.global_step, self.config.steps, self._note())
 
     def _note(self) -> str:
         return f"held-out accuracy {self.probes[-1].heldout_accuracy:.0%}" if self.probes else ""
 
-    def _checkpoint(self, step: int) -> None:
-        digest, size = write_checkpoint(self.model, self.store, self.tuning, step, self.config.save)
+    def checkpoint(self, step: int) -> None:
+        """Write, probe and examine one step; 0 is the untouched base."""
+        digest, size = write_checkpoint(self.model, self.store, self.tuning, step, self.config.save, self.adapted)
         probe = self._probe(step)
         self.probes.append(probe)
         for finding in examine(self.probes, self.config.steps):
@@ -242,23 +266,37 @@ class _Checkpoints(TrainerCallback):
         )
 
 
-def write_checkpoint(model: Model, store: Store, tuning: Tuning, step: int, save: str) -> tuple[str, int]:
+def write_checkpoint(
+    model: Model, store: Store, tuning: Tuning, step: int, save: str, adapted: Any = None
+) -> tuple[str, int]:
     """One checkpoint's folder, whole or not at all. Returns sha256 and size in bytes of its weights file."""
-    path = store.checkpoint(tuning, step)
+    path, base = store.checkpoint(tuning, step), store.checkpoint(tuning, 0)
     with whole(path, folder=True) as scratch, quiet():
         model.tokenizer.save_pretrained(scratch)
-        model.module.config.save_pretrained(scratch)
-        if step == 0 or save == "float32":
-            model.module.save_pretrained(scratch)
+        if adapted is not None and step > 0:
+            weights = _write_adapter(adapted, scratch, base)
+        elif step == 0 or save == "float32":
+            # One file: what identifies the weights is its hash.
+            model.module.save_pretrained(scratch, max_shard_size="10TB")
             weights = scratch / "model.safetensors"
         else:
-            base = store.checkpoint(tuning, 0)
+            model.module.config.save_pretrained(scratch)
             weights = scratch / "difference.safetensors"
             _write_difference(model, base / "model.safetensors", weights, save)
             description = {"base": f"../{base.name}", "dtype": save, "meaning": "float32 weights minus the base's"}
             (scratch / DELTA).write_text(json.dumps(description) + "\n", encoding="utf-8")
         digest, size = hashlib.sha256(weights.read_bytes()).hexdigest(), weights.stat().st_size
     return digest, size
+
+
+def _write_adapter(adapted: Any, folder: Path, base: Path) -> Path:
+    """An adapter as peft writes it, whose base is this run's step 0."""
+    adapted.save_pretrained(folder, safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's form for a model card, with nothing filled in
+    described = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+    described["base_model_name_or_path"] = f"../{base.name}"
+    (folder / ADAPTER).write_text(json.dumps(described, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return folder / ADAPTER_WEIGHTS
 
 
 def _write_difference(model: Model, base: Path, path: Path, dtype: str) -> None:

@@ -14,7 +14,7 @@ ROOMS = [
     {"models"},
     {"health", "train", "measure"},
     {"stages"},
-    {"sweep"},
+    {"sweep", "adopt"},
     {"compare"},
     {"calibrate"},
     {"screen"},

@@ -108,6 +108,7 @@ def about(model: Model, batch: Batch, **more: Any) -> dict[str, Any]:
         "device": model.device.type,
         "task": batch.task,
         "counterfactual": batch.counterfactual,
+        **model.facts,
         **more,
     }
 

@@ -1,37 +1,26 @@
 """From a hub id, a folder or a model in memory to a `Model` that has been proven.
 
-1. Weights are read from safetensors only. A pickle (`.bin`) is refused with the command that converts it, and code
-   from a repository is run only where the caller asks for it by name.
+1. Weights are read (`instar.models.read`) from safetensors only, and code from a repository is run only where the caller asks
+   for it by name.
 2. float32 unless asked otherwise: small fine-tuning updates vanish in the 16-bit types that checkpoints are often in.
-3. A folder that holds differences (`instar-delta.json`, written by `instar.train`) is added to its base.
-4. A vocabulary that was grown for a pad token is trimmed, with a notice.
-5. The family's row is found, and the checks of `instar.models.checks` are run.
+3. A vocabulary that was grown for a pad token, or for the marks of a chat, is trimmed, with a notice.
+4. The family's row is found, and the checks of `instar.models.checks` are run.
 """
 
 import hashlib
-import json
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from instar.models import organism
 from instar.models.arch import Layout, row
 from instar.models.checks import check
-
-DELTA = "instar-delta.json"
-_CONVERT = (
-    'python -c "import sys, transformers as t; t.AutoModelForCausalLM.from_pretrained(sys.argv[1])'
-    '.save_pretrained(sys.argv[2], safe_serialization=True)" OLD NEW'
-)
+from instar.models.read import Source, quiet, read
 
 
 @dataclass(frozen=True)
@@ -44,6 +33,8 @@ class Model:
     name: str
     weights: str
     """sha256 over the names, shapes and bytes of all parameters, as loaded."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """How it was put together, where that is not plain: `adapter`, `merge_error` (of the largest logit)."""
 
     @property
     def device(self) -> torch.device:
@@ -77,23 +68,53 @@ def load(
         FileNotFoundError: nothing to load there, or the hub cannot be reached.
     """
     module: Any
+    facts: Mapping[str, Any] = {}
     if isinstance(source, nn.Module):
         module, name = source, getattr(source, "name_or_path", "") or type(source).__name__
     else:
         name = str(source)
-        module, tokenizer = _read(name, tokenizer, revision, dtype, device, like, trust_remote_code)
+        where = Source(_place(name), revision, dtype, device, trust_remote_code)
+        found = read(where, None if like is None else like.module)
+        module, facts = _placed(found.module, device), found.facts
+        if tokenizer is None and like is None:
+            tokenizer = _tokenizer_of(where, found.base)
     layout = Layout(module, row(module.config))
     tokenizer = like.tokenizer if like is not None and tokenizer is None else tokenizer
     if tokenizer is not None:
-        _trim_vocabulary(layout, tokenizer, name, like)
+        _trim_vocabulary(layout, tokenizer, name, revision, like)
     check(layout, name)
-    return Model(module, tokenizer, layout, name, fingerprint(module))
+    return Model(module, tokenizer, layout, name, fingerprint(module), facts)
+
+
+def _place(name: str) -> str:
+    return str(organism.FOLDER) if name == organism.NAME else name
+
+
+def _tokenizer_of(where: Source, base: str | None) -> Any:
+    """Its own; an adapter may have left it with its base."""
+    try:
+        return load_tokenizer(where.name, **where.remote)
+    except OSError:
+        if base is None:
+            raise
+        return load_tokenizer(base)
 
 
 def load_tokenizer(source: str, **remote: Any) -> Any:
-    """The tokenizer of "embedded", a folder or a hub id; no weights are read."""
-    with quiet():
-        return AutoTokenizer.from_pretrained(str(organism.FOLDER) if source == organism.NAME else source, **remote)
+    """The tokenizer of "embedded", a folder or a hub id; no weights are read.
+
+    Raises:
+        FileNotFoundError: where there is none.
+    """
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(_place(source), **remote)
+    except (OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise FileNotFoundError(
+            f"{source}: no tokenizer there ({reason}); save one beside the weights (tokenizer.save_pretrained), or load "
+            "the weights as a checkpoint of their base (like=BASE)"
+        ) from None
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -106,106 +127,45 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _read(name: str, tokenizer: Any, revision: Any, dtype: str, device: str, like: Model | None, trust: bool):
-    folder = organism.FOLDER if name == organism.NAME else Path(name)
-    source = str(folder) if folder.exists() else name
-    if folder.exists():
-        _check_folder(folder)
-    remote: dict[str, Any] = {"revision": revision, "trust_remote_code": trust}
-    delta = folder / DELTA
-    if delta.exists():
-        base = json.loads(delta.read_text(encoding="utf-8"))["base"]
-        module, _ = _read(str((folder / base).resolve()), tokenizer, None, dtype, device, like, trust)
-        _add_difference(module, folder / "difference.safetensors")
-    else:
-        module = _read_weights(source, dtype, remote)
-    if tokenizer is None and like is None:
-        tokenizer = load_tokenizer(source, **remote)
+def _placed(module: Any, device: str) -> Any:
     try:
-        module = module.to(device)
+        return module.to(device).eval()
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"device {device!r} cannot be used here: {error}") from None
-    return module.eval(), tokenizer
 
 
-def _read_weights(source: str, dtype: str, remote: dict[str, Any]) -> Any:
-    with quiet():
-        row(_config(source, remote))
-        try:
-            return AutoModelForCausalLM.from_pretrained(
-                source, dtype=getattr(torch, dtype), use_safetensors=True, **remote
-            )
-        except SafetensorError as error:
-            raise ValueError(f"{source}: a safetensors file is damaged or half-written: {error}") from None
-        except OSError as error:
-            reason = str(error).splitlines()[0]
-            raise FileNotFoundError(
-                f"{source}: no safetensors weights to be had ({reason}). Convert a .bin:\n  {_CONVERT}"
-            ) from None
-
-
-def _config(source: str, remote: dict[str, Any]) -> Any:
-    try:
-        return AutoConfig.from_pretrained(source, **remote)
-    except OSError as error:
-        revision = f" at revision {remote['revision']!r}" if remote["revision"] else ""
-        raise FileNotFoundError(
-            f"{source!r}{revision} is no folder here, and the model hub did not give it: {str(error).splitlines()[0]}"
-        ) from None
-
-
-def _check_folder(folder: Path) -> None:
-    has_weights = any(folder.glob("*.safetensors"))
-    if not has_weights and any(folder.glob("*.bin")):
-        raise ValueError(
-            f"{folder} holds its weights as a pickle (.bin), which can run code when it is read. instar reads "
-            f"safetensors only. Convert it where you trust it:\n  {_CONVERT}"
-        )
-    if not has_weights:
-        raise FileNotFoundError(f"{folder} holds no *.safetensors; it has {sorted(p.name for p in folder.iterdir())}")
-
-
-def _add_difference(module: nn.Module, path: Path) -> None:
-    """Add a stored 16-bit difference to float32 weights."""
-    own = module.state_dict()
-    try:
-        differences = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged or half-written: {error}") from None
-    with torch.no_grad():
-        for name, difference in differences.items():
-            own[name].add_(difference.to(own[name].dtype))
-
-
-def _trim_vocabulary(layout: Layout, tokenizer: Any, name: str, like: Model | None) -> None:
-    """Cut the rows that a pad token added to the embedding (50,258 for 50,257), as they were before."""
+def _trim_vocabulary(layout: Layout, tokenizer: Any, name: str, revision: str | None, like: Model | None) -> None:
+    """Cut the rows that a pad token or a chat's marks added to the embedding (50,258 for 50,257), as they were before."""
     rows = layout.unembed.weight.shape[0]
     wanted = like.module.config.vocab_size if like is not None else _rows_without_pad(tokenizer, rows)
     if rows == wanted:
         return
     if rows < wanted:
         raise ValueError(f"{name}: the unembedding has {rows} rows, its base {wanted}: not a checkpoint of that base")
-    own = _own_tokenizer(name, tokenizer)
-    needed = [token for token, index in own.get_vocab().items() if index >= wanted and token != own.pad_token]
+    own = _own_tokenizer(name, revision, tokenizer)
+    # Special tokens are marks that no prompt's text contains; a word that was added changes how prompts are read.
+    marks = {index for index, token in own.added_tokens_decoder.items() if token.special} | {own.pad_token_id}
+    needed = [token for token, index in own.get_vocab().items() if index >= wanted and index not in marks]
     if needed:
         raise ValueError(
             f"{name}: {rows} vocabulary rows where {wanted} are expected, and the extra ones are tokens that prompts can "
             f"use ({', '.join(map(repr, needed[:5]))}); load it with the tokenizer it was trained with, or resize it back"
         )
+    cut = own.convert_ids_to_tokens([i for i in sorted(marks - {None}) if i >= wanted])
     warnings.warn(
-        f"{name}: {rows} vocabulary rows for {wanted} tokens; the {rows - wanted} extra, added for padding and used by "
-        "no prompt, were cut off",
+        f"{name}: {rows} vocabulary rows for {wanted} tokens; the {rows - wanted} extra, added for padding or as marks and "
+        f"used by no prompt, were cut off ({', '.join(cut) or 'no token at all'})",
         stacklevel=4,
     )
     with quiet():
         layout.module.resize_token_embeddings(wanted)
 
 
-def _own_tokenizer(name: str, tokenizer: Any) -> Any:
+def _own_tokenizer(name: str, revision: str | None, tokenizer: Any) -> Any:
     """The tokenizer that lies beside a checkpoint's weights; its base's where there is none."""
     try:
-        return load_tokenizer(name)
-    except (OSError, ValueError):
+        return load_tokenizer(name, revision=revision)
+    except OSError:
         return tokenizer
 
 
@@ -213,19 +173,3 @@ def _rows_without_pad(tokenizer: Any, rows: int) -> int:
     pad = tokenizer.pad_token_id
     grown = pad is not None and pad == rows - 1 and tokenizer.pad_token != tokenizer.eos_token
     return rows - 1 if grown and pad == len(tokenizer) - 1 else rows
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' own progress bars and chatter."""
-    from transformers.utils import logging as chatter
-
-    level, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
-    chatter.set_verbosity_error()
-    chatter.disable_progress_bar()
-    try:
-        yield
-    finally:
-        chatter.set_verbosity(level)
-        if bars:
-            chatter.enable_progress_bar()
