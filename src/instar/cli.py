@@ -18,6 +18,13 @@ app.add_typer(data_app, name="data")
 Config = Annotated[Path, typer.Argument(help="the run's YAML file", metavar="CONFIG.yaml")]
 RunDir = Annotated[Path, typer.Argument(help="a run directory", metavar="RUN")]
 Out = Annotated[Path, typer.Option("--out", help="the run directory")]
+Device = Annotated[str | None, typer.Option("--device", help="torch device: cpu, cuda, cuda:1, mps")]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", help="type that is measured in: float32, float64, bfloat16, float16")
+]
+Lora = Annotated[
+    str | None, typer.Option("--lora", help='train low-rank adapters: "rank=8", "rank=8,alpha=16,dropout=0.05"')
+]
 ModelName = Annotated[str, typer.Option("--model", help='"embedded", a folder, or a hub id')]
 
 
@@ -30,11 +37,9 @@ def demo(out: Out = Path("runs/demo")) -> None:
 
 
 @app.command()
-def run(config: Config, out: Out) -> None:
+def run(config: Config, out: Out, lora: Lora = None, device: Device = None, dtype: Dtype = None) -> None:
     """Everything a configuration says: data, training, measurements, comparison, report."""
-    from instar.config import RunConfig
-
-    _run(RunConfig.read(config), out)
+    _run(_chosen(config, lora, device, dtype), out)
 
 
 @app.command()
@@ -97,13 +102,12 @@ def data_audit(
 
 
 @app.command()
-def train(config: Config, out: Out) -> None:
+def train(config: Config, out: Out, lora: Lora = None, device: Device = None) -> None:
     """Make the data and fine-tune, with dense checkpoints."""
-    from instar.config import RunConfig
     from instar.pipeline import train_stage
     from instar.store import Store
 
-    chosen = RunConfig.read(config)
+    chosen = _chosen(config, lora, device)
     train_stage(Store.create(out, chosen), chosen)
     typer.echo(f"{out / 'checkpoints'}")
 
@@ -135,11 +139,21 @@ def measure(run_dir: RunDir) -> None:
 def compare(
     run_dir: Annotated[Path | None, typer.Argument(help="a run directory", metavar="RUN")] = None,
     base: Annotated[str | None, typer.Option(help='without RUN: the base, "embedded", a folder, or a hub id')] = None,
-    checkpoints: Annotated[str | None, typer.Option(help="without RUN: glob of folders that end in their step")] = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            help="without RUN: glob of folders that end in their step, or hub revisions: org/name@step{1,2,4}"
+        ),
+    ] = None,
     old: Annotated[str, typer.Option(help="without RUN: the task the base has mastered")] = "ioi2",
     new: Annotated[str, typer.Option(help="without RUN: the task it was fine-tuned on")] = "ioi3",
     train_file: Annotated[Path | None, typer.Option(help="without RUN: what it was trained on, to find leaks")] = None,
     out: Annotated[Path | None, typer.Option(help="without RUN: the run directory to make")] = None,
+    evict: Annotated[
+        bool, typer.Option("--evict", help="without RUN: remove fetched checkpoints from the hub's cache once measured")
+    ] = False,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> None:
     """What changed, and the verdict: of a run, or of checkpoints that somebody else trained."""
     from instar.pipeline import compare_stage, measure_stage
@@ -147,23 +161,23 @@ def compare(
     from instar.store import Store
 
     if run_dir is not None:
-        if base or checkpoints or out:
-            raise ValueError("compare takes a RUN, or --base, --checkpoints and --out; not both")
+        if base or checkpoints or out or device or dtype:
+            raise ValueError("compare takes a RUN, or --base, --checkpoints and --out with their options; not both")
         store, config = Store.open(run_dir)
         failures = measure_stage(store, config)
         show_summary(compare_stage(store, config, failures))
-        return
+        raise typer.Exit(1 if failures else 0)
     if not (base and checkpoints and out):
         raise ValueError("compare takes a RUN, or all of --base, --checkpoints and --out")
     from instar.config import RunConfig
 
     chosen: dict[str, Any] = {
-        "model": base,
+        "model": {"source": base, **_given(device=device, dtype=dtype)},
         "tasks": {"old": old, "new": new},
-        "series": {"checkpoints": checkpoints},
+        "series": {"checkpoints": checkpoints, "evict": evict},
         "data": {"train_file": None if train_file is None else str(train_file)},
     }
-    _run(RunConfig.model_validate(chosen), out)
+    _run(RunConfig.checked(chosen, "compare"), out)
 
 
 @app.command()
@@ -243,6 +257,19 @@ def calibrate(
         with bar("planting and measuring") as tell:
             result = calibrated(out, 4 if quick else seeds, tuple(bases.split(",")), tell)
     typer.echo(json.dumps(result, indent=1)) if as_json else show_calibration(result)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _chosen(config: Path, lora: str | None, device: str | None, dtype: str | None = None) -> Any:
+    """The configuration of a file, with what the command line says instead."""
+    from instar.config import RunConfig
+
+    pairs = [part.strip().partition("=") for part in (lora or "").split(",")]
+    parts = None if lora is None else {name: value for name, _, value in pairs}
+    return RunConfig.read(config, {"model": _given(device=device, dtype=dtype), "train": _given(lora=parts)})
 
 
 def _run(config: Any, out: Path) -> None:

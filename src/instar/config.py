@@ -7,6 +7,7 @@ result is skipped exactly when what decided it has not changed.
 import difflib
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -250,8 +251,8 @@ class RunConfig(Part):
         return self
 
     @classmethod
-    def read(cls, path: Path) -> "RunConfig":
-        """A configuration from YAML.
+    def read(cls, path: Path, instead: Mapping[str, dict[str, Any]] | None = None) -> "RunConfig":
+        """A configuration from YAML, where `instead` names by part what is to stand in place of the file's.
 
         Raises:
             ValueError: naming the file, the key, and the nearest known key.
@@ -264,10 +265,23 @@ class RunConfig(Part):
             raise ValueError(f"{path} is not YAML: {error}") from None
         if not isinstance(value, dict):
             raise ValueError(f"{path} holds {type(value).__name__}, expected keys and values")
+        for part, changes in (instead or {}).items():
+            if changes:
+                own = value.get(part) or {}
+                value[part] = {**({"source": own} if isinstance(own, str) else own), **changes}
+        return cls.checked(value, str(path))
+
+    @classmethod
+    def checked(cls, value: dict[str, Any], where: str) -> "RunConfig":
+        """A configuration from keys and values.
+
+        Raises:
+            ValueError: a sentence a fault, each with `where` it was found.
+        """
         try:
             return cls.model_validate(value)
         except ValidationError as error:
-            raise ValueError("\n".join(f"{path}: {_explain(e)}" for e in error.errors())) from None
+            raise ValueError("\n".join(f"{where}: {_explain(e)}" for e in error.errors())) from None
 
     def yaml(self) -> str:
         """The whole configuration, defaults written out."""

@@ -127,9 +127,11 @@ class Store:
 
     def key_of(self, path: Path) -> str | None:
         """The key of what decided a measurement; None where it cannot be read."""
-        with suppress(OSError, ValueError), xr.open_dataset(path, engine="h5netcdf") as dataset:
-            return dataset.attrs.get("key")
-        return None
+        return _attributes(path).get("key")
+
+    def attributes(self, stage: str, task: str, seed: Tuning, step: int) -> dict[str, Any]:
+        """How one measurement was made; nothing where there is none."""
+        return _attributes(self.measurement(stage, task, seed, step))
 
     def read_measurement(self, stage: str, task: str, seed: Tuning, step: int) -> xr.Dataset | None:
         """One measurement; None where there is none."""
@@ -189,6 +191,12 @@ class Store:
         """The record of a finished fine-tuning."""
         path = self.checkpoints(self.first_seed if seed is None else seed) / "index.json"
         return read_json(path) if path.exists() else None
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError), xr.open_dataset(path, engine="h5netcdf") as dataset:
+        return dict(dataset.attrs)
+    return {}
 
 
 def tuning_name(tuning: Tuning) -> str:

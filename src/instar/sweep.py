@@ -94,7 +94,10 @@ def causal_jobs(store: Store, config: RunConfig, tasks: Iterable[str], data_key:
             files = [store.measurement("circuit", old, seed, 0), store.measurement("circuit", new, seed, row["step"])]
             if not all(file.exists() for file in files):
                 continue
-            choices = own.model_dump(exclude={"checkpoints", "controls"}) | {"device": config.model.device, "dtype": config.model.dtype}
+            choices = own.model_dump(exclude={"checkpoints", "controls"}) | {
+                "device": config.model.device,
+                "dtype": config.model.dtype,
+            }
             decides = [*map(store.key_of, files), rows[0]["sha256"], row["sha256"], choices, row["step"] == last]
             key = digest([__version__, "causal", data_key, config.threads, *decides])
             path = store.measurement("causal", SHARED, seed, row["step"])

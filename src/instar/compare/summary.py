@@ -31,6 +31,7 @@ def summarise(store: Store, config: RunConfig, tasks: dict[str, str], failures: 
         "new": tasks["new"],
         "tasks": {name: _behaviour(store, name, role, seeds, steps) for role, name in tasks.items()},
         "training": _training(store, seeds),
+        "checkpoints": _checkpoints(store, config, list(tasks.values())),
         "health": [finding | {"seed": s} for s in seeds for finding in (store.index(s) or {"health": []})["health"]],
         "divergence": _divergence(store, steps),
         "weight_change": _weight_change(store, steps),
@@ -131,6 +132,17 @@ def _training(store: Store, seeds: list[int]) -> dict[str, Any]:
     for seed in seeds:
         rows = (store.index(seed) or {"steps": []})["steps"]
         found[str(seed)] = {column: [row[column] for row in rows] for column in columns}
+    return found
+
+
+def _checkpoints(store: Store, config: RunConfig, tasks: list[str]) -> list[dict[str, Any]]:
+    """Where each checkpoint of the first seed came from, and how far merging an adapter moved its logits."""
+    rows = (store.index() or {"steps": []})["steps"]
+    found = []
+    for row in rows:
+        own = store.attributes("evaluate", tasks[0], config.train.seeds[0], row["step"])
+        made = {name: own.get(name) for name in ("weights", "dtype", "adapter", "merge_error")}
+        found.append({"step": row["step"], "source": row.get("source"), "revision": row.get("revision"), **made})
     return found
 
 

@@ -133,9 +133,7 @@ def check_folder(folder: Path) -> None:
                 f"{folder} holds its weights as a pickle ({pickles[0]}), which can run code when it is read. instar reads "
                 f"safetensors only. Convert it where you trust it:\n  {_CONVERT}"
             )
-        raise FileNotFoundError(
-            f"{folder} holds no *.safetensors; it has {sorted(p.name for p in folder.iterdir())}"
-        )
+        raise FileNotFoundError(f"{folder} holds no *.safetensors; it has {sorted(p.name for p in folder.iterdir())}")
     for index in folder.glob("*.safetensors.index.json"):
         try:
             shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -253,7 +251,9 @@ def _adapter_folder(source: Source) -> Path | None:
     try:
         fetched = cached_file(source.name, ADAPTER_WEIGHTS, revision=source.revision)
     except OSError as error:
-        raise FileNotFoundError(f"{source}: its adapter is not to be had as safetensors ({_first_line(error)})") from None
+        raise FileNotFoundError(
+            f"{source}: its adapter is not to be had as safetensors ({_first_line(error)})"
+        ) from None
     return Path(str(fetched)).parent
 
 
@@ -286,8 +286,8 @@ def _merged(source: Source, folder: Path, base: Any) -> Found:
     merged = adapted.merge_and_unload()
     after = _some_logits(merged, module)
     error = float((before - after).abs().max() / before.abs().max())
-    rank = f" rank {described.r}" if hasattr(described, "r") else ""
-    about = {"adapter": f"{described.peft_type.value.lower()}{rank}", "merge_error": error}
+    kind, rank = str(getattr(described.peft_type, "value", described.peft_type)), getattr(described, "r", None)
+    about = {"adapter": kind.lower() + (f" rank {rank}" if rank else ""), "merge_error": error}
     return Found(merged.to(wanted), about, name)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
+from instar.config import RunConfig
 from instar.report.changed import grafted, roles
 from instar.report.interventions import BY_SLOT, SCALES, SITES, Circuits, Patched
 from instar.report.panels import Panels, TaskPanels
@@ -143,11 +144,8 @@ def _made(found: Panels, store: Store) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = [
         ("model", config.model.source),
         ("weights at step 0 (sha256)", index["steps"][0]["sha256"]),
-        (
-            "fine-tuning",
-            f"{train.steps} steps of {train.batch_size} rows, AdamW at {train.learning_rate:g} ({train.schedule}), loss on "
-            f"{train.loss}, seed {train.seeds[0]}, float32",
-        ),
+        ("fine-tuning", _fine_tuning(config)),
+        *_checkpoints(summary["checkpoints"]),
         ("training rows", f"{summary['audit']['rows'] if summary['audit'] else '?'}"),
         ("pairs for behaviour", behaviour),
         ("pairs for what is inside", inside),
@@ -173,6 +171,33 @@ def _made(found: Panels, store: Store) -> list[tuple[str, str]]:
         ("instar", summary["instar"]),
     ]
     return rows
+
+
+def _fine_tuning(config: RunConfig) -> str:
+    train = config.train
+    if config.series is not None:
+        return f"somebody else's: {config.series.checkpoints}"
+    adapters = f", adapters of rank {train.lora.rank}" if train.lora is not None else ""
+    return (
+        f"{train.steps} steps of {train.batch_size} rows, AdamW at {train.learning_rate:g} ({train.schedule}){adapters}, "
+        f"loss on {train.loss}, seed {train.seeds[0]}, float32"
+    )
+
+
+def _checkpoints(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The type that was measured in, and what merging adapters cost."""
+    types = sorted({row["dtype"] for row in rows if row["dtype"]})
+    found = [("measured in", ", ".join(types))] if types else []
+    errors = [row["merge_error"] for row in rows if row["merge_error"] is not None]
+    kinds = sorted({row["adapter"] for row in rows if row["adapter"]})
+    if errors:
+        found.append(
+            (
+                "adapters",
+                f"{', '.join(kinds)}, merged in float32; that moved logits by up to {max(errors):.1e} of the largest",
+            )
+        )
+    return found
 
 
 def _interventions(found: Panels) -> list[tuple[str, str]]:

@@ -53,6 +53,9 @@ def show_summary(summary: dict[str, Any]) -> None:
     rows = "; ".join(_moved(row) for row in moved) or "nothing beyond its interval"
     console.print(f"direct contribution to {new}, base → last: {rows}", markup=False)
     _show_circuits(summary)
+    errors = [row["merge_error"] for row in summary["checkpoints"] if row["merge_error"] is not None]
+    if errors:
+        console.print(f"adapters were merged in float32: logits moved by up to {max(errors):.1e} of the largest", markup=False)
     for finding in summary["health"]:
         text = f"health: seed {finding['seed']}, step {finding['step']}: {finding['kind']}: {finding['text']}"
         console.print(text, style="yellow", markup=False)

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from instar.models.read import quiet
 from instar.models.organism import corpus
+from instar.models.read import quiet
 from instar.tasks.batch import Batch, tokenize
 from instar.tasks.library import ioi
 
