@@ -53,29 +53,30 @@ def train_stage(store: Store, config: RunConfig) -> None:
         store.write_config(config)
         adopt(store, config)
         return
-    model = _base(config)
-    prepared = data_stage(store, config, model.tokenizer)
+    base = _base(config)
+    weights, tokenizer = base.weights, base.tokenizer
+    del base  # every fine-tuning begins with a fresh one, and a large one does not fit twice
+    prepared = data_stage(store, config, tokenizer)
     store.write_config(config)
     new = prepared.new
-    heldout = tokenize(read_pairs(store, new.name, new.counterfactuals[0], 200), model.tokenizer, task=new.name)
+    heldout = tokenize(read_pairs(store, new.name, new.counterfactuals[0], 200), tokenizer, task=new.name)
     main = [Row(**row) for row in prepared.train]
     for seed in config.train.seeds:
-        _tune(store, config, seed, seed, f"training (seed {seed})", (model, main, heldout, config.train, prepared.key))
+        _tune(store, config, seed, seed, f"training (seed {seed})", (weights, main, heldout, config.train, prepared.key))
     ends = config.train.model_copy(update={"checkpoints": (config.train.steps,)})
     for name in config.compare.controls:
         rows = [Row(**row) for row in control_rows(store, config.data, prepared, name)]
         label = f"training (control: {CONTROLS[name]})"
-        _tune(store, config, name, config.train.seeds[0], label, (model, rows, heldout, ends, prepared.key))
+        _tune(store, config, name, config.train.seeds[0], label, (weights, rows, heldout, ends, prepared.key))
 
 
 def _tune(store: Store, config: RunConfig, tuning: Tuning, seed: int, label: str, of: tuple[Any, ...]) -> None:
     """One fine-tuning, unless its index says that it is done."""
-    model, rows, heldout, train_config, data_key = of
+    weights, rows, heldout, train_config, data_key = of
     choices = train_config.model_dump(exclude={"seeds", "report_to"})
-    key = digest([__version__, model.weights, data_key, choices, tuning, config.threads, config.model.device])
+    key = digest([__version__, weights, data_key, choices, tuning, config.threads, config.model.device])
     if (store.index(tuning) or {}).get("key") == key:
         return
-    # Training changes the model in place, so every fine-tuning begins with a fresh one.
     with bar(label) as tell:
         # A control is meant not to learn the new task: its health is not news.
         warn = _warn if isinstance(tuning, int) else lambda finding: None

@@ -13,6 +13,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -144,7 +145,10 @@ def _adapted(model: Model, config: LoraConfig) -> Any:
         fan_in_fan_out=arch.transposed,
         task_type="CAUSAL_LM",
     )
-    return peft.get_peft_model(model.module, choices)
+    with warnings.catch_warnings():
+        # peft asks transformers by a name that transformers has since changed.
+        warnings.simplefilter("ignore", FutureWarning)
+        return peft.get_peft_model(model.module, choices)
 
 
 def _check_lengths(examples: Sequence[dict[str, list[int]]], rows: Sequence[Row], model: Model) -> None:

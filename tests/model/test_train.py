@@ -131,3 +131,38 @@ def test_end_of_text_collapse_is_named_while_it_happens(tmp_path, embedded):
 def test_a_prompt_longer_than_the_context_is_named(tmp_path, rows):
     with pytest.raises(ValueError, match=r"training row 1 has \d+ tokens and embedded takes 96"):
         trained(tmp_path, [rows[0], Row("After " * 100, "Mary")])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_adapters_are_trained_saved_by_themselves_and_merged_into_step_0(tmp_path, rows, embedded, dropout):
+    options = {"lora": {"rank": 2, "dropout": dropout}, "learning_rate": 1e-2}
+    store, index, model, _ = trained(tmp_path / "a", rows, **options)
+    base = load(store.checkpoint(0, 0))
+    assert base.weights == embedded.weights
+    folder = store.checkpoint(0, 4)
+    assert sorted(p.name for p in folder.iterdir() if "token" not in p.name) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    for found in (load(folder), load(folder, like=base)):
+        assert found.facts["adapter"] == "lora rank 2" and found.facts["merge_error"] < 1e-5
+        tokens = torch.arange(1, 13)[None]
+        with torch.no_grad():
+            ours, trained_here, before = (m(input_ids=tokens).logits for m in (found.module, model.module, base.module))
+        assert torch.allclose(ours, trained_here, atol=1e-4)
+        assert (ours - before).abs().max() > 0.05
+    moved = {n for n, v in base.module.state_dict().items() if not torch.equal(v, found.module.state_dict()[n])}
+    assert moved == {
+        f"transformer.h.{i}.{part}.weight"
+        for i in range(base.layout.n_layers)
+        for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    }
+    assert index["steps"][2]["bytes"] < 0.05 * index["steps"][0]["bytes"]
+    _, again, _, _ = trained(tmp_path / "b", rows, **options)
+    assert again == index
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"].startswith("../")
+
+
+def test_adapters_are_not_saved_as_differences():
+    with pytest.raises(ValueError, match="save: bfloat16 is for full fine-tuning"):
+        TrainConfig(lora={"rank": 2}, save="bfloat16")

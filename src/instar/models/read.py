@@ -112,10 +112,14 @@ def configuration(source: Source) -> Any:
     try:
         return AutoConfig.from_pretrained(source.name, **source.remote)
     except OSError as error:
-        revision = f" at revision {source.revision!r}" if source.revision else ""
-        raise FileNotFoundError(
-            f"{source.name!r}{revision} is no folder here, and the model hub did not give it: {_first_line(error)}"
-        ) from None
+        raise _unreachable(source, error) from None
+
+
+def _unreachable(source: Source, error: Exception) -> FileNotFoundError:
+    revision = f" at revision {source.revision!r}" if source.revision else ""
+    return FileNotFoundError(
+        f"{source.name!r}{revision} is no folder here, and the model hub did not give it: {_first_line(error)}"
+    )
 
 
 def check_folder(folder: Path) -> None:
@@ -239,8 +243,11 @@ def _adapter_folder(source: Source) -> Path | None:
     """The folder of an adapter's two files, fetched from the hub if need be; None for a model of its own."""
     if source.path.is_dir() and any(source.path.glob("model*.safetensors")):
         return None
-    with quiet():
-        found = find_adapter_config_file(source.name, revision=source.revision)
+    try:
+        with quiet():
+            found = find_adapter_config_file(source.name, revision=source.revision)
+    except OSError as error:
+        raise _unreachable(source, error) from None
     if found is None:
         return None
     folder = Path(found).parent
