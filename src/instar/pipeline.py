@@ -62,7 +62,9 @@ def train_stage(store: Store, config: RunConfig) -> None:
     heldout = tokenize(read_pairs(store, new.name, new.counterfactuals[0], 200), tokenizer, task=new.name)
     main = [Row(**row) for row in prepared.train]
     for seed in config.train.seeds:
-        _tune(store, config, seed, seed, f"training (seed {seed})", (weights, main, heldout, config.train, prepared.key))
+        _tune(
+            store, config, seed, seed, f"training (seed {seed})", (weights, main, heldout, config.train, prepared.key)
+        )
     ends = config.train.model_copy(update={"checkpoints": (config.train.steps,)})
     for name in config.compare.controls:
         rows = [Row(**row) for row in control_rows(store, config.data, prepared, name)]

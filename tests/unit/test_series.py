@@ -190,6 +190,10 @@ def test_order_is_claimed_only_where_draws_agree():
     assert events[0].agreement == 1.0 and events[2].agreement is None
 
 
+def test_no_events_have_no_order():
+    assert order({}) == []
+
+
 def test_two_events_inside_one_interval_have_no_order():
     """Interpolated moments differ in every draw, but no checkpoint lies between them."""
     first, second = (moment(EVEN, planted(1.0 * (EVEN > 32) + k * (EVEN > 40), noise=0.1)) for k in (0.0, 0.6))

@@ -55,7 +55,9 @@ def show_summary(summary: dict[str, Any]) -> None:
     _show_circuits(summary)
     errors = [row["merge_error"] for row in summary["checkpoints"] if row["merge_error"] is not None]
     if errors:
-        console.print(f"adapters were merged in float32: logits moved by up to {max(errors):.1e} of the largest", markup=False)
+        console.print(
+            f"adapters were merged in float32: logits moved by up to {max(errors):.1e} of the largest", markup=False
+        )
     for finding in summary["health"]:
         text = f"health: seed {finding['seed']}, step {finding['step']}: {finding['kind']}: {finding['text']}"
         console.print(text, style="yellow", markup=False)

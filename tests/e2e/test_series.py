@@ -1,0 +1,149 @@
+"""Checkpoints that somebody else trained: of mixed forms in one series, and from a model hub over real HTTP."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hub import Hub, serving
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+import instar
+from instar.adopt import expanded, places
+from instar.models.organism import FOLDER
+
+SMALL = {
+    "data": {"test_size": 20, "measure_pairs": 8},
+    "measure": {"stages": ["evaluate", "attribution", "drift"]},
+    "report": {"gifs": False, "static": False},
+    "threads": 1,
+}
+
+
+def moved(scale: float):
+    generator = torch.Generator().manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(FOLDER)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(scale * torch.randn(value.shape, generator=generator))
+    return model
+
+
+def run(folder: Path, model: str, checkpoints: str, evict: bool = False, **environment: str):
+    config = folder / "run.yaml"
+    series = {"checkpoints": checkpoints, "evict": evict}
+    config.write_text(yaml.safe_dump(SMALL | {"model": model, "series": series}))
+    command = [sys.executable, "-W", "error", "-m", "instar.cli", "run", str(config), "--out", str(folder / "out")]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "300", **environment}, timeout=300
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wanted"),
+    [
+        ("a/b-*", ["a/b-*"]),
+        ("m@step{1,20}", ["m@step1", "m@step20"]),
+        ("m@step{1..3}", ["m@step1", "m@step2", "m@step3"]),
+        ("m@{0..9..4}", ["m@0", "m@4", "m@8"]),
+        ("m@{3..1}", ["m@3", "m@2", "m@1"]),
+        ("{a,b}@r{1,2}", ["a@r1", "a@r2", "b@r1", "b@r2"]),
+    ],
+)
+def test_braces_are_a_shell_s(pattern, wanted):
+    assert expanded(pattern) == wanted
+
+
+def test_what_matches_nothing_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no folder or .safetensors file matches .*none-\*"):
+        places(str(tmp_path / "none-*"))
+    (tmp_path / "notes-1.txt").write_text("")
+    with pytest.raises(ValueError, match="no folder"):
+        places(str(tmp_path / "*-1*"))
+    assert places("org/name@v{1,2}") == ["org/name@v1", "org/name@v2"]
+
+
+def test_a_series_of_mixed_forms_goes_on_past_what_cannot_be_read(tmp_path):
+    moved(0.01).save_pretrained(tmp_path / "checkpoint-10", max_shard_size="1MB")
+    moved(0.02).bfloat16().save_pretrained(tmp_path / "checkpoint-20")
+    save_file(
+        {f"module.{k}": v.clone() for k, v in moved(0.03).state_dict().items()}, tmp_path / "checkpoint-30.safetensors"
+    )
+    (tmp_path / "checkpoint-50").mkdir()
+    torch.save(moved(0.0).state_dict(), tmp_path / "checkpoint-50" / "pytorch_model.bin")
+    shutil.copytree(tmp_path / "checkpoint-20", tmp_path / "checkpoint-60")
+    half = tmp_path / "checkpoint-60" / "model.safetensors"
+    half.write_bytes(half.read_bytes()[:1_000_000])
+    done = run(tmp_path, "embedded", str(tmp_path / "checkpoint-*"))
+    assert done.returncode == 1, "checkpoints failed, and the exit code must say so"
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["tasks"]["ioi3"]["steps"] == [0, 10, 20, 30]
+    assert {f["step"]: f["reason"] for f in summary["failed"]}.keys() == {50, 60}
+    reasons = " ".join(f["reason"] for f in summary["failed"])
+    assert "pytorch_model.bin" in reasons and "half-written" in reasons and "half-written" in done.stdout + done.stderr
+    # Each was measured as the weights that were saved, whatever the form.
+    base = instar.load("embedded")
+    for row, scale in zip(summary["checkpoints"][1:4], (0.01, 0.02, 0.03), strict=True):
+        saved = moved(scale).bfloat16().float() if row["step"] == 20 else moved(scale)
+        assert row["weights"] == instar.load(saved, base.tokenizer).weights
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "half-written" in page and "somebody else" in page
+
+
+@pytest.fixture
+def hub(tmp_path):
+    revisions = {"main": FOLDER, "step0": FOLDER}
+    for step, scale in ((10, 0.01), (20, 0.02)):
+        folder = tmp_path / "hub" / f"step{step}"
+        moved(scale).save_pretrained(folder, **({"max_shard_size": "2MB"} if step == 10 else {}))
+        revisions[f"step{step}"] = folder
+    return Hub({"org/tiny": revisions})
+
+
+def test_hub_revisions_are_fetched_measured_and_evicted(tmp_path, hub):
+    home = tmp_path / "home"
+    # huggingface_hub of this version warns of its own HTTP library, so warnings are not errors here.
+    own = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "PYTHONWARNINGS": "ignore"}
+    pattern = "org/tiny@step{10..30..10}"
+    with serving(hub):
+        done = run(tmp_path, "org/tiny@step0", pattern, evict=True, **own, HF_ENDPOINT=hub.url)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["tasks"]["ioi2"]["steps"] == [0, 10, 20]
+    assert [f["step"] for f in summary["failed"]] == [30]
+    assert "'org/tiny' at revision 'step30'" in summary["failed"][0]["reason"]
+    base = instar.load("embedded")
+    for row, scale in zip(summary["checkpoints"][1:], (0.01, 0.02), strict=False):
+        assert (row["source"], row["revision"]) == ("org/tiny", f"step{row['step']}")
+        assert row["weights"] == instar.load(moved(scale), base.tokenizer).weights
+    kept = {p.parent.name for p in home.rglob("*.safetensors") if ".no_exist" not in p.parts}
+    assert len(kept) == 1, f"only the base stays in the cache, found {kept}"
+    # Out of reach, and evicted: what was measured stays, and nothing is fetched or measured again.
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "measure").rglob("*.nc")}
+    again = run(tmp_path, "org/tiny@step0", pattern, evict=True, **own | {"HF_HUB_OFFLINE": "1"})
+    assert again.returncode == 1
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["tasks"] == summary["tasks"]
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "measure").rglob("*.nc")} == before
+
+
+def test_what_was_in_the_cache_before_is_not_evicted(tmp_path, hub):
+    home = tmp_path / "home"
+    own = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "PYTHONWARNINGS": "ignore"}
+    with serving(hub):
+        for pattern, evicted in (("org/tiny@step{20}", False), ("org/tiny@step{10,20}", True)):
+            done = run(tmp_path, "org/tiny@step0", pattern, evict=evicted, **own, HF_ENDPOINT=hub.url)
+            assert done.returncode == 0, done.stderr
+    kept = {p.parent.name for p in home.rglob("*.safetensors") if ".no_exist" not in p.parts}
+    assert len(kept) == 2
+
+
+def test_an_unreachable_base_is_one_clear_error(tmp_path):
+    done = run(tmp_path, "org/nothing@v1", "org/nothing@v{2,3}", HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "org/nothing" in done.stderr
