@@ -65,7 +65,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
             tag = f'"{hashlib.sha256(body).hexdigest()}"'
             return self._answer(200, body, ETag=tag, **{"X-Repo-Commit": commit(folder)})
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -36,6 +36,10 @@ class ModelConfig(Part):
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = Field(
         default="float32", description="type that is measured in; training is in float32"
     )
+    chat: str | None = Field(
+        default=None,
+        description="a user's message: prompts begin the assistant's turn of the model's chat template; left out: plain text",
+    )
     trust_remote_code: bool = Field(default=False, description="run code that comes with the repository")
 
     @model_validator(mode="before")

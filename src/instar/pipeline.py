@@ -18,6 +18,7 @@ from instar.progress import bar, console
 from instar.store import Store, Tuning, read_json, tuning_name, write_json
 from instar.sweep import Failure, causal_jobs, jobs, sweep
 from instar.tasks.batch import tokenize
+from instar.tasks.frame import framed
 from instar.tasks.prepare import Prepared, control_rows, prepare, read_pairs
 from instar.train import Row, train
 
@@ -35,7 +36,8 @@ def data_stage(store: Store, config: RunConfig, tokenizer: Any = None) -> Prepar
     """Rows to train on and pairs to measure on, audited."""
     own = config.model
     # No weights are read for this: measuring loads its checkpoints one at a time, and the base may be large.
-    tokenizer = tokenizer or load_tokenizer(own.source, revision=own.revision, trust_remote_code=own.trust_remote_code)
+    remote = {"revision": own.revision, "trust_remote_code": own.trust_remote_code}
+    tokenizer = tokenizer or framed(load_tokenizer(own.source, **remote), own.chat)
     prepared = prepare(store, config.tasks, config.data, tokenizer, trained=config.series is None)
     audited = store.data("audit.json")
     for finding in read_json(audited)["findings"] if audited.exists() else ():
@@ -76,7 +78,9 @@ def _tune(store: Store, config: RunConfig, tuning: Tuning, seed: int, label: str
     """One fine-tuning, unless its index says that it is done."""
     weights, rows, heldout, train_config, data_key = of
     choices = train_config.model_dump(exclude={"seeds", "report_to"})
-    key = digest([__version__, weights, data_key, choices, tuning, config.threads, config.model.device])
+    key = digest(
+        [__version__, weights, data_key, choices, tuning, config.threads, config.model.device, config.model.chat]
+    )
     if (store.index(tuning) or {}).get("key") == key:
         return
     with bar(label) as tell:
@@ -157,7 +161,8 @@ def task_names(config: RunConfig) -> dict[str, str]:
 
 def _base(config: RunConfig) -> Any:
     own = config.model
-    return load(own.source, revision=own.revision, device=own.device, trust_remote_code=own.trust_remote_code)
+    remote = {"revision": own.revision, "trust_remote_code": own.trust_remote_code}
+    return load(own.source, device=own.device, chat=own.chat, **remote)
 
 
 def _threads(config: RunConfig) -> None:

@@ -120,10 +120,15 @@ def _index(store: Store, seed: Tuning) -> dict[str, Any]:
 
 def _options(stage: str, config: RunConfig) -> dict[str, Any]:
     """What, beside weights and pairs, decides a stage's numbers."""
-    own: dict[str, Any] = {"device": config.model.device, "dtype": config.model.dtype, "threads": config.threads}
+    own: dict[str, Any] = {**_reading(config), "threads": config.threads}
     if stage == "drift":
         return own | {"text": _general_texts(config.data.general_text, config.model.source)}
     return own | options(stage, config)
+
+
+def _reading(config: RunConfig) -> dict[str, Any]:
+    """How a model is read and run, where that decides numbers."""
+    return config.model.model_dump(include={"device", "dtype", "chat"})
 
 
 def sweep(store: Store, config: RunConfig, todo: list[Job], tell: Tell) -> list[Failure]:
@@ -238,7 +243,7 @@ class _Worker:
     def _load(self, seed: Tuning, step: int, like: Model | None) -> Model:
         own, (source, revision) = self.config.model, self.store.origin(seed, step)
         choices = {"dtype": own.dtype, "device": own.device, "trust_remote_code": own.trust_remote_code}
-        model = load(source, revision=revision, like=like, **choices)
+        model = load(source, revision=revision, like=like, chat=own.chat, **choices)
         # Results are the same wherever the run directory lies, so they do not name it.
         return replace(model, name=f"{self.config.model.source}, seed {seed}, step {step}")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hub import Hub, serving
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 import instar
+from hub import Hub, serving
 from instar.adopt import expanded, places
 from instar.models.organism import FOLDER
 

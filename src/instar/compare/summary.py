@@ -141,7 +141,7 @@ def _checkpoints(store: Store, config: RunConfig, tasks: list[str]) -> list[dict
     found = []
     for row in rows:
         own = store.attributes("evaluate", tasks[0], config.train.seeds[0], row["step"])
-        made = {name: own.get(name) for name in ("weights", "dtype", "adapter", "merge_error")}
+        made = {name: own.get(name) for name in ("weights", "dtype", "prompts", "adapter", "merge_error")}
         found.append({"step": row["step"], "source": row.get("source"), "revision": row.get("revision"), **made})
     return found
 

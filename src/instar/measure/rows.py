@@ -13,6 +13,7 @@ from torch import Tensor
 from instar.models.load import Model
 from instar.models.replay import LIVE_BYTES
 from instar.tasks.batch import Batch
+from instar.tasks.frame import form_of
 
 
 def pieces(batch: Batch, model: Model, size: int) -> Iterator[Batch]:
@@ -108,6 +109,7 @@ def about(model: Model, batch: Batch, **more: Any) -> dict[str, Any]:
         "device": model.device.type,
         "task": batch.task,
         "counterfactual": batch.counterfactual,
+        "prompts": "tokens" if model.tokenizer is None else form_of(model.tokenizer),
         **model.facts,
         **more,
     }

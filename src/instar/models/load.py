@@ -21,6 +21,7 @@ from instar.models import organism
 from instar.models.arch import Layout, row
 from instar.models.checks import check
 from instar.models.read import Source, quiet, read
+from instar.tasks.frame import Framed, framed
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def load(
     dtype: str = "float32",
     device: str = "cpu",
     like: Model | None = None,
+    chat: str | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
     """Load and prove a model.
@@ -61,6 +63,7 @@ def load(
         dtype: "float32", "float64", "bfloat16" or "float16". A model in memory keeps its own.
         device: a torch device. A model in memory stays where it is.
         like: the base of a series. Its tokenizer is used, and a vocabulary larger than its own is trimmed.
+        chat: a user's message: prompts then begin the assistant's turn of the model's chat template. None: plain text.
         trust_remote_code: run code that comes with the repository.
 
     Raises:
@@ -82,6 +85,7 @@ def load(
     tokenizer = like.tokenizer if like is not None and tokenizer is None else tokenizer
     if tokenizer is not None:
         _trim_vocabulary(layout, tokenizer, name, revision, like)
+        tokenizer = tokenizer if isinstance(tokenizer, Framed) else framed(tokenizer, chat)
     check(layout, name)
     return Model(module, tokenizer, layout, name, fingerprint(module), facts)
 

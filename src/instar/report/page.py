@@ -185,9 +185,11 @@ def _fine_tuning(config: RunConfig) -> str:
 
 
 def _checkpoints(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """The type that was measured in, and what merging adapters cost."""
-    types = sorted({row["dtype"] for row in rows if row["dtype"]})
-    found = [("measured in", ", ".join(types))] if types else []
+    """The type that was measured in, what prompts were read as, and what merging adapters cost."""
+    found = []
+    for name, label in (("dtype", "measured in"), ("prompts", "prompts are read as")):
+        values = sorted({row[name] for row in rows if row[name]})
+        found += [(label, ", ".join(values))] if values else []
     errors = [row["merge_error"] for row in rows if row["merge_error"] is not None]
     kinds = sorted({row["adapter"] for row in rows if row["adapter"]})
     if errors:
