@@ -37,8 +37,7 @@ class Edges:
     @property
     def graph(self) -> Graph:
         """Nodes and edges of the model."""
-        return Graph(*(int(self.dataset.attrs[k]) for k in ("n_layers", "n_heads", "n_kv_heads")),
-                     parallel=bool(self.dataset.attrs["parallel"]))  # fmt: skip
+        return Graph.stored(self.dataset.attrs)
 
     @property
     def scores(self) -> np.ndarray:
