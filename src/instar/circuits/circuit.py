@@ -9,13 +9,16 @@ import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 import numpy as np
 
 from instar.circuits.graph import Graph, Mask
+from instar.notebook import block, facts, lines, paragraph, some, table
 
 Selection = Literal["top", "greedy"]
+SIGN = "a negative score means that the edge helps the answer"
 FAITHFUL = 0.85
 """The circuit of a checkpoint is the smallest of the grid from which on faithfulness stays at least this."""
 
@@ -63,7 +66,11 @@ class Circuit:
         mask, scores = np.zeros(graph.exists.shape, bool), np.zeros(graph.exists.shape)
         mask[graph.exists] = own["in_circuit"].values.astype(bool)
         scores[graph.exists] = dataset["score"].isel(counterfactual=of).mean(("counterfactual", "pair")).values
-        none = "" if mask.any() else f"; none: no size stays at {FAITHFUL:.0%} faithfulness"
+        none = (
+            ""
+            if mask.any()
+            else f"; none: no size stays at {FAITHFUL:.0%} faithfulness, or b - c is not clearly above 0"
+        )
         return cls.of(graph, mask, scores, how=f"{dataset.attrs['method']}, {name}{none}")
 
     @classmethod
@@ -100,7 +107,8 @@ class Circuit:
     @property
     def heads(self) -> list[tuple[int, int]]:
         """The heads that write into it, as TransformerLens-style (layer, head), in order."""
-        writes, graph = self.mask.any(1), self.graph
+        writes: Any = self.mask.any(1)
+        graph = self.graph
         return [(i, h) for i in range(graph.n_layers) for h in range(graph.n_heads) if writes[graph.head(i, h)]]
 
     @property
@@ -119,6 +127,33 @@ class Circuit:
         mask = self.mask
         touched = mask.any(1) | (mask.any(0) @ self.graph.feeds)
         return (*(name for name, kept in zip(self.graph.sources, touched, strict=True) if kept), "logits")
+
+    def __repr__(self) -> str:
+        about, strongest = self._about(), ", ".join(f"{n} {s:+.3g}" for n, s in self._strongest(6))
+        rows = [f"{k}: {v}" for k, v in about.items()]
+        return lines(self._title(), *rows, f"strongest: {strongest}; {SIGN}" if strongest else "no scores")
+
+    def _repr_html_(self) -> str:
+        rows = [(name, f"{score:+.4g}") for name, score in self._strongest(20)]
+        strongest = table(("edge", "score (logits)"), rows, f"the {len(rows)} strongest edges; {SIGN}")
+        return block(self._title(), facts(self._about()), strongest if rows else paragraph("no scores"))
+
+    def _title(self) -> str:
+        graph, kv = self.graph, self.graph.n_kv_heads
+        shared = f" ({kv} key-value)" if kv != graph.n_heads else ""
+        parallel = ", parallel blocks" if graph.parallel else ""
+        shape = f"{graph.n_layers} layers of {graph.n_heads} heads{shared}{parallel}"
+        return f"Circuit: {len(self):,} of {graph.n_edges:,} edges ({len(self) / graph.n_edges:.1%}) of {shape}"
+
+    def _about(self) -> dict[str, str]:
+        heads = [f"a{layer}.h{head}" for layer, head in self.heads]
+        mlps = [name for name in self.nodes if name[0] == "m"]
+        chosen = {} if self.selected is None else {"selected before pruning": f"{self.selected:,} edges"}
+        found = {f"{len(heads)} heads": some(heads), f"{len(mlps)} MLPs": some(mlps)}
+        return found | chosen | ({"how": shorten(self.how, 200, placeholder=" …")} if self.how else {})
+
+    def _strongest(self, most: int) -> list[tuple[str, float]]:
+        return sorted(self.known.items(), key=lambda item: -abs(item[1]))[:most]
 
     def without(self, edges: Iterable[str]) -> "Circuit":
         """The circuit less some of its edges, not pruned."""

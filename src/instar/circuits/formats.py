@@ -31,10 +31,10 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def to_json(circuit: Circuit) -> str:
     """The EAP-IG package's layout and sign, with how the circuit was made under `instar`."""
     graph, known = circuit.graph, dict(zip(circuit.edges, circuit.scores or [0.0] * len(circuit), strict=True))
-    writes = dict(zip(graph.sources, circuit.mask.any(1).tolist(), strict=True))
+    writers = _writers(circuit)
     inside: dict[str, float] = {}
     for name, score in known.items():
-        copies = list(_by_query_head(name, graph, writes))
+        copies = list(_by_query_head(name, graph, writers))
         inside |= dict.fromkeys(copies, score / len(copies))
     ungrouped = Graph(graph.n_layers, graph.n_heads, graph.n_heads, graph.parallel)
     every = ungrouped.names(ungrouped.exists)
@@ -46,7 +46,7 @@ def to_json(circuit: Circuit) -> str:
             "parallel_attn_mlp": graph.parallel,
             "d_model": None,
         },
-        "nodes": {name: {"in_graph": there} for name, there in (*writes.items(), ("logits", True))},
+        "nodes": {name: {"in_graph": name in writers or name == "logits"} for name in (*graph.sources, "logits")},
         "edges": {name: {"score": -inside.get(name, 0.0), "in_graph": name in inside} for name in every},
         "instar": {"how": circuit.how, "selected": circuit.selected, "signs": "of the loss -m, as in EAP-IG"},
     }
@@ -79,7 +79,13 @@ def from_json(text: str, n_kv_heads: int | None = None) -> Circuit:
     return Circuit(graph, names, tuple(scores[n] for n in names), selected, how)
 
 
-def _by_query_head(name: str, graph: Graph, writes: dict[str, bool]) -> Iterator[str]:
+def _writers(circuit: Circuit) -> set[str]:
+    """The nodes that an edge of the circuit leaves."""
+    writes: Any = circuit.mask.any(1)
+    return {name for name, does in zip(circuit.graph.sources, writes, strict=True) if does}
+
+
+def _by_query_head(name: str, graph: Graph, writers: set[str]) -> Iterator[str]:
     """An edge's names where every query head has its own keys and values."""
     source, _, reader = name.partition("->")
     part, share = _HEAD.fullmatch(reader), graph.n_heads // graph.n_kv_heads
@@ -88,7 +94,7 @@ def _by_query_head(name: str, graph: Graph, writes: dict[str, bool]) -> Iterator
         return
     first = int(part[2]) * share
     group = range(first, first + share)
-    for head in [h for h in group if writes[f"a{part[1]}.h{h}"]] or group:
+    for head in [h for h in group if f"a{part[1]}.h{h}" in writers] or group:
         yield f"{source}->a{part[1]}.h{head}<{part[3]}>"
 
 
@@ -112,9 +118,10 @@ def to_networkx(circuit: Circuit) -> Any:
     import networkx
 
     graph, known = circuit.graph, circuit.known
-    about = {k: getattr(graph, k) for k in ("n_layers", "n_heads", "n_kv_heads", "parallel")}
-    more = {} if circuit.selected is None else {"selected": circuit.selected}
-    found = networkx.DiGraph(**about, **more, edges=len(circuit), how=_clean(circuit.how), convention=CONVENTION)
+    found = networkx.DiGraph()
+    found.graph |= {k: getattr(graph, k) for k in ("n_layers", "n_heads", "n_kv_heads", "parallel")}
+    found.graph |= {"edges": len(circuit), "how": _clean(circuit.how), "convention": CONVENTION}
+    found.graph |= {} if circuit.selected is None else {"selected": circuit.selected}
     for node in ("input", "logits", *(n for edge in circuit.edges for n in edge.split("->"))):
         found.add_node(node, **_node(node))
     for name in circuit.edges:
@@ -169,10 +176,9 @@ def to_dot(circuit: Circuit) -> str:
 
 def _drawn(circuit: Circuit) -> Iterator[tuple[str, str, str, str]]:
     """Source, drawn target, what reads, and the edge's name."""
-    graph = circuit.graph
-    writes = dict(zip(graph.sources, circuit.mask.any(1).tolist(), strict=True))
+    writers = _writers(circuit)
     for name in circuit.edges:
-        for copy in _by_query_head(name, graph, writes):
+        for copy in _by_query_head(name, circuit.graph, writers):
             source, _, reader = copy.partition("->")
             part = _HEAD.fullmatch(reader)
             yield source, f"a{part[1]}.h{part[2]}" if part else reader, part[3] if part else "", name

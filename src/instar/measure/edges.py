@@ -92,8 +92,10 @@ class Edges:
 
     def __repr__(self) -> str:
         attrs = self.dataset.attrs
-        about = ", ".join(f"{k}={attrs[k]}" for k in ("method", "steps", "rule", "task") if attrs[k] not in ("", 1))
-        return f"Edges({self.graph.n_edges} edges, {about})"
+        about = ", ".join(
+            f"{k}={attrs[k]}" for k in ("method", "steps", "rule", "task") if attrs.get(k, "") not in ("", 1)
+        )
+        return f"Edges({self.graph.n_edges:,} edges, {about}; a negative score helps the answer)"
 
 
 @torch.no_grad()
