@@ -65,6 +65,7 @@ class DataConfig(Part):
 
     @model_validator(mode="after")
     def _enough_pairs(self) -> Self:
+        """`measure_pairs` is at most `test_size`, which it is taken from."""
         if self.measure_pairs > self.test_size:
             raise ValueError(
                 f"measure_pairs={self.measure_pairs} are taken from test_size={self.test_size}: raise test_size"
@@ -78,7 +79,9 @@ class TrainConfig(Part):
     steps: int = Field(default=184, ge=1, description="optimizer steps")
     batch_size: int = Field(default=16, ge=1, description="rows a step")
     learning_rate: float = Field(default=1e-5, gt=0, description="AdamW's")
-    schedule: Literal["constant", "linear", "cosine", "constant_with_warmup"] = Field(default="constant")
+    schedule: Literal["constant", "linear", "cosine", "constant_with_warmup"] = Field(
+        default="constant", description="of the learning rate, as transformers has them"
+    )
     warmup_steps: int = Field(default=0, ge=0, description="for constant_with_warmup, linear and cosine")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's")
     loss: Literal["answer", "completion", "full"] = Field(
@@ -99,6 +102,7 @@ class TrainConfig(Part):
 
     @model_validator(mode="after")
     def _steps_exist(self) -> Self:
+        """every step of `checkpoints` lies between 0 and `steps`; every N steps: N is at least 1."""
         if isinstance(self.checkpoints, int) and self.checkpoints < 1:
             raise ValueError("checkpoints must be at least 1")
         if isinstance(self.checkpoints, tuple) and any(not 0 <= s <= self.steps for s in self.checkpoints):
@@ -144,6 +148,7 @@ class MeasureConfig(Part):
 
     @model_validator(mode="after")
     def _behaviour_is_measured(self) -> Self:
+        """`stages` holds `evaluate`: every table and drawing stands on it."""
         if "evaluate" not in self.stages:
             raise ValueError('stages must hold "evaluate": every table and drawing stands on it')
         return self
@@ -187,6 +192,7 @@ class RunConfig(Part):
 
     @model_validator(mode="after")
     def _enough_pairs(self) -> Self:
+        """`measure.patching_pairs`, and twice `measure.circuit_pairs`, are at most `data.test_size`."""
         for stage, name, needed in (
             ("patching", "patching_pairs", self.measure.patching_pairs),
             ("circuit", "circuit_pairs (twice: scores and faithfulness)", 2 * self.measure.circuit_pairs),
@@ -212,6 +218,7 @@ class RunConfig(Part):
 
     @model_validator(mode="after")
     def _series_is_one_fine_tuning(self) -> Self:
+        """with `series`, `train.seeds` has one seed and `compare.controls` none."""
         if self.series is not None and (len(self.train.seeds) != 1 or self.compare.controls):
             raise ValueError("series holds one fine-tuning: give train.seeds one seed and leave compare.controls empty")
         return self
