@@ -45,6 +45,7 @@ class ModelConfig(Part):
     @model_validator(mode="before")
     @classmethod
     def _revision_in_the_name(cls, value: Any) -> Any:
+        """`source: id@revision` is `source: id` and `revision: revision`."""
         source = value.get("source") if isinstance(value, dict) else None
         if isinstance(source, str) and "@" in source and not Path(source).exists():
             name, _, revision = source.rpartition("@")
@@ -90,6 +91,7 @@ class DataConfig(Part):
 
     @model_validator(mode="after")
     def _enough_pairs(self) -> Self:
+        """`measure_pairs` is at most `test_size`, which it is taken from."""
         if self.measure_pairs > self.test_size:
             raise ValueError(
                 f"measure_pairs={self.measure_pairs} are taken from test_size={self.test_size}: raise test_size"
@@ -111,7 +113,9 @@ class TrainConfig(Part):
     steps: int = Field(default=184, ge=1, description="optimizer steps")
     batch_size: int = Field(default=16, ge=1, description="rows a step")
     learning_rate: float = Field(default=1e-5, gt=0, description="AdamW's")
-    schedule: Literal["constant", "linear", "cosine", "constant_with_warmup"] = Field(default="constant")
+    schedule: Literal["constant", "linear", "cosine", "constant_with_warmup"] = Field(
+        default="constant", description="of the learning rate, as transformers has them"
+    )
     warmup_steps: int = Field(default=0, ge=0, description="for constant_with_warmup, linear and cosine")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's")
     loss: Literal["answer", "completion", "full"] = Field(
@@ -135,6 +139,7 @@ class TrainConfig(Part):
 
     @model_validator(mode="after")
     def _steps_exist(self) -> Self:
+        """every step of `checkpoints` lies between 0 and `steps`; N is at least 1; adapters are saved in float32."""
         if self.lora is not None and self.save != "float32":
             raise ValueError(f"save: {self.save} is for full fine-tuning; adapters are small, and are saved in float32")
         if isinstance(self.checkpoints, int) and self.checkpoints < 1:
@@ -182,6 +187,7 @@ class MeasureConfig(Part):
 
     @model_validator(mode="after")
     def _behaviour_is_measured(self) -> Self:
+        """`stages` holds `evaluate`: every table and drawing stands on it."""
         if "evaluate" not in self.stages:
             raise ValueError('stages must hold "evaluate": every table and drawing stands on it')
         return self
@@ -225,6 +231,7 @@ class RunConfig(Part):
 
     @model_validator(mode="after")
     def _enough_pairs(self) -> Self:
+        """`measure.patching_pairs`, and twice `measure.circuit_pairs`, are at most `data.test_size`."""
         for stage, name, needed in (
             ("patching", "patching_pairs", self.measure.patching_pairs),
             ("circuit", "circuit_pairs (twice: scores and faithfulness)", 2 * self.measure.circuit_pairs),
@@ -250,6 +257,7 @@ class RunConfig(Part):
 
     @model_validator(mode="after")
     def _series_is_one_fine_tuning(self) -> Self:
+        """with `series`, `train.seeds` has one seed and `compare.controls` none."""
         if self.series is not None and (len(self.train.seeds) != 1 or self.compare.controls):
             raise ValueError("series holds one fine-tuning: give train.seeds one seed and leave compare.controls empty")
         return self

@@ -162,15 +162,6 @@ _DIMS: dict[str, tuple[str, ...]] = {
 }
 
 
-def stored_circuit(dataset: xr.Dataset) -> Circuit:
-    """The circuit of a `circuit` measurement: of all givers pooled, or of the task's one counterfactual."""
-    attrs, own = dataset.attrs, dataset.isel(group=0)
-    graph = Graph(*(int(attrs[k]) for k in ("n_layers", "n_heads", "n_kv_heads")), parallel=bool(attrs["parallel"]))
-    mask = np.zeros(graph.exists.shape, bool)
-    mask[graph.exists] = own["in_circuit"].values.astype(bool)
-    return Circuit.of(graph, mask, how=f"{attrs['method']}, {own['group'].item()}")
-
-
 def causal_prompts(pairs: Pairs, config: RunConfig) -> Prompts:
     """One task's pairs for the causal tests: clean ones, and half as many for each giver's counterfactual."""
     count = config.compare.pairs

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from instar import __version__
+from instar.circuits.circuit import Circuit
 from instar.config import RunConfig, digest
 from instar.measure.causal import causal
 from instar.measure.drift import drift
@@ -26,7 +27,7 @@ from instar.models.load import Model, load
 from instar.models.organism import NAME as EMBEDDED
 from instar.models.organism.corpus import stories
 from instar.progress import Tell
-from instar.stages import STAGES, Pairs, causal_prompts, options, stored_circuit
+from instar.stages import STAGES, Pairs, causal_prompts, options
 from instar.store import SHARED, Store, Tuning, read_json
 
 GENERAL_TEXTS = 64
@@ -227,7 +228,7 @@ class _Worker:
             self.store.read_measurement("circuit", pairs.task, job.seed, step)
             for pairs, step in ((old, 0), (new, job.step))
         ]
-        circuits = [stored_circuit(dataset) for dataset in found if dataset is not None]
+        circuits = [Circuit.stored(dataset) for dataset in found if dataset is not None]
         own = self.config.compare
         return causal(
             base, model, causal_prompts(old, self.config), causal_prompts(new, self.config), *circuits,

@@ -58,13 +58,6 @@ def results(root: Path) -> dict[str, bytes]:
     return {name: data for name, data in contents(root).items() if not name.endswith((".png", ".svg", ".gif"))}
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    instar("run", write_config(folder), "--out", folder / "out")
-    return folder / "out"
-
-
 _STAGES = {
     **{s: ["ioi2", "ioi3"] for s in ("evaluate", "lens", "attribution", "attention", "patching", "circuit", "roles")},
     "drift": ["shared"],

@@ -18,6 +18,7 @@ import xarray as xr
 
 from instar import __version__
 from instar.calibrate.planted import KINDS, TRAPS, Subject
+from instar.circuits.circuit import Circuit
 from instar.circuits.sets import heads_of
 from instar.compare.evidence import Measured, evidence
 from instar.config import CompareConfig, DataConfig, MeasureConfig, RunConfig, digest
@@ -25,7 +26,7 @@ from instar.measure.causal import causal
 from instar.measure.evaluate import evaluate
 from instar.models.load import Model, load
 from instar.models.organism.recipe import Recipe, make
-from instar.stages import Pairs, causal_prompts, circuit, stored_circuit
+from instar.stages import Pairs, causal_prompts, circuit
 from instar.store import Store, plain_attrs, read_json, write_json
 from instar.tasks.batch import tokenize
 from instar.tasks.library import task
@@ -110,7 +111,7 @@ class _Bench:
         self.subject = Subject(model, old, new, self._heads(model), self._heads, *check)
 
     def _heads(self, model: Model) -> tuple[str, ...]:
-        return heads_of(stored_circuit(self._measured(model)[1]).nodes)
+        return heads_of(Circuit.stored(self._measured(model)[1]).nodes)
 
     def _measured(self, model: Model) -> tuple[dict[str, xr.Dataset], xr.Dataset]:
         """Behaviour on both tasks, and the old task's circuit."""
@@ -132,8 +133,8 @@ class _Bench:
             plant.tuned,
             causal_prompts(self.pairs["old"], CONFIG),
             causal_prompts(self.pairs["new"], CONFIG),
-            stored_circuit(old_base),
-            stored_circuit(new_tuned),
+            Circuit.stored(old_base),
+            Circuit.stored(new_tuned),
             random=own.random_sets,
             exchanged=own.exchanged_sets,
             single=own.single,

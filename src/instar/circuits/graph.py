@@ -33,6 +33,12 @@ class Graph:
         """The graph of a model, from its `instar.models.arch.Layout`."""
         return cls(layout.n_layers, layout.n_heads, layout.n_kv_heads, layout.parallel)
 
+    @classmethod
+    def stored(cls, attrs: Any) -> "Graph":
+        """The graph that a measurement's attributes describe."""
+        shape = (int(attrs[k]) for k in ("n_layers", "n_heads", "n_kv_heads"))
+        return cls(*shape, parallel=bool(int(attrs["parallel"])))
+
     @cached_property
     def sources(self) -> tuple[str, ...]:
         """Names of the writers, in order."""

@@ -77,7 +77,7 @@ class Scores:
         if "curve_metric" not in dataset:
             raise ValueError("this circuit was measured without the pairs of its curve; remove the file, measure again")
         attrs, own = dataset.attrs, dataset.sel(group=group)
-        graph = Graph(*(int(attrs[k]) for k in ("n_layers", "n_heads", "n_kv_heads")), parallel=bool(attrs["parallel"]))
+        graph = Graph.stored(attrs)
         there = own["evaluated_prompt"].values >= 0
         pooled = dataset.isel(counterfactual=[i for i, kind in enumerate(kinds) if group in (kind, "givers")])
         return cls(

@@ -24,17 +24,24 @@ only: no edge can change there, whatever they come to attend to.
 """
 
 from dataclasses import asdict, dataclass, field
+from textwrap import shorten
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
 from instar.compare.evidence import items
+from instar.notebook import block, lines, listed, number, paragraph, some, table
 from instar.stats.intervals import Interval
 
 Kind = Literal["no new ability", "replaced", "extended", "rewired", "amplified", "undetermined"]
 KINDS: tuple[Kind, ...] = ("no new ability", "replaced", "extended", "rewired", "amplified", "undetermined")
 Truth = bool | None
+CAVEAT = (
+    "The rule was calibrated on planted fine-tunings of two small models, on indirect-object identification only: `instar "
+    "calibrate --shipped` prints how often it was right there. Intervals are over prompts, not over fine-tunings."
+)
+SHORT_CAVEAT = "how often the rule is right, on planted truths only: instar calibrate --shipped"
 ROUNDING = 1e-9
 """Shares of a few heads or pairs often lie on a threshold, and 0.6 − 0.8 is not −0.2: so near they count as on it."""
 
@@ -75,6 +82,32 @@ class Verdict:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self) | {"missing": list(self.missing)}
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """The conditions that the evidence does not decide."""
+        return tuple(name for name, truth in self.conditions.items() if truth is None)
+
+    def __repr__(self) -> str:
+        wanting = f"{self._wanting}: {some(self.missing, 2)}" if self.missing else ""
+        said = shorten(self.text, 500, placeholder=" … (.text has all of it)")
+        return lines(f"Verdict: {self.kind}", said, wanting, f"open conditions: {some(self.open, 6)}", SHORT_CAVEAT)
+
+    def _repr_html_(self) -> str:
+        # No kind has a colour of its own: `undetermined` is a result like the others.
+        named = {True: "true", False: "false", None: "open"}
+        conditions = table(("condition", ""), [(n, named[t]) for n, t in self.conditions.items()],
+                           f"{len(self.conditions)} conditions, {len(self.open)} open")  # fmt: skip
+        rows = [(n, *(number(i[k]) for k in ("value", "low", "high"))) for n, i in self.evidence.items()]
+        evidence = table(
+            ("evidence", "value", "low", "high"), rows, f"the evidence, {len(rows)} numbers with 95 % bounds"
+        )
+        return block(f"Verdict: {self.kind}", paragraph(self.text), listed(f"{self._wanting}:", self.missing),
+                     paragraph(self.would_change), conditions, evidence, paragraph(CAVEAT))  # fmt: skip
+
+    @property
+    def _wanting(self) -> str:
+        return "open, or in the way" if self.kind == "undetermined" else "missing"
 
 
 def verdict(evidence: xr.Dataset, thresholds: Thresholds = Thresholds()) -> Verdict:

@@ -37,8 +37,7 @@ class Edges:
     @property
     def graph(self) -> Graph:
         """Nodes and edges of the model."""
-        return Graph(*(int(self.dataset.attrs[k]) for k in ("n_layers", "n_heads", "n_kv_heads")),
-                     parallel=bool(self.dataset.attrs["parallel"]))  # fmt: skip
+        return Graph.stored(self.dataset.attrs)
 
     @property
     def scores(self) -> np.ndarray:
@@ -93,8 +92,10 @@ class Edges:
 
     def __repr__(self) -> str:
         attrs = self.dataset.attrs
-        about = ", ".join(f"{k}={attrs[k]}" for k in ("method", "steps", "rule", "task") if attrs[k] not in ("", 1))
-        return f"Edges({self.graph.n_edges} edges, {about})"
+        about = ", ".join(
+            f"{k}={attrs[k]}" for k in ("method", "steps", "rule", "task") if attrs.get(k, "") not in ("", 1)
+        )
+        return f"Edges({self.graph.n_edges:,} edges, {about}; a negative score helps the answer)"
 
 
 @torch.no_grad()

@@ -42,6 +42,11 @@ class Model:
         """Where the weights are."""
         return self.module.device
 
+    def __repr__(self) -> str:
+        own, kind = self.layout, type(self.module).__name__
+        shape = f"{own.n_layers} layers of {own.n_heads} heads, d_model {own.d_model}"
+        return f"Model({self.name!r}: {kind}, {shape}, {self.module.dtype}, weights {self.weights[:12]})"
+
 
 def load(
     source: Any,

@@ -1,0 +1,117 @@
+"""What a notebook and a terminal show of values: short, complete in what they claim, and foreign text stays text."""
+
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import yaml
+from test_verdict import OUTSIDE, made
+
+import instar
+from instar.circuits.circuit import Circuit, select
+from instar.circuits.graph import Graph
+from instar.compare.verdict import Verdict, verdict
+from instar.config import RunConfig
+
+HOSTILE = '</table><script>alert("x")</script><img src=x onerror=alert(1)>\x1b[31m'
+PLAIN = {"div", "b", "p", "ul", "li", "table", "thead", "tbody", "tr", "th", "td", "details", "summary"}
+
+
+class Elements(HTMLParser):
+    """Which elements and attributes there are; every one opened is closed."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+        self.said = ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        assert {name for name, _ in attrs} <= {"style"} and not any("url" in value for _, value in attrs)
+        self.open.append(tag)
+        self.seen.add(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.said += data
+
+
+def shown(value) -> str:
+    """The words of its HTML, which is plain; its text is short and has no character that a terminal obeys."""
+    found = Elements(value._repr_html_())
+    assert found.seen <= PLAIN
+    text = repr(value)
+    assert len(text.splitlines()) <= 12 and all(len(line) <= 130 for line in text.splitlines())
+    assert all(c.isprintable() or c == "\n" for c in text)
+    return found.said
+
+
+def test_a_circuit_shows_its_size_its_strongest_edges_and_the_sign():
+    graph = Graph(6, 8, 4)
+    scores = np.random.default_rng(0).normal(size=graph.exists.shape) * graph.exists
+    plain = select(graph, scores, 500)
+    circuit = Circuit(graph, plain.edges, plain.scores, plain.selected, HOSTILE)
+    strongest = max(circuit.known, key=lambda e: abs(circuit.known[e]))
+    for text in (shown(circuit), repr(circuit)):
+        assert f"{len(circuit):,} of {graph.n_edges:,} edges" in text and "8 heads (4 key-value)" in text
+        assert strongest in text and "negative score means that the edge helps" in text
+    assert HOSTILE[:40] in shown(circuit) and "no scores" in shown(Circuit(graph, plain.edges))
+    assert "0 of" in repr(Circuit(graph, ()))
+
+
+def test_a_verdict_shows_what_it_rests_on_and_what_is_open():
+    found = verdict(made(OUTSIDE | {"graft outside into": (0.3, 0.1, 0.5)}))
+    assert found.kind == "undetermined" and "outside carries" in found.open
+    words = shown(found)
+    for text in (words, repr(found)):
+        assert "Verdict: undetermined" in text and "instar calibrate --shipped" in text
+        assert "outside carries" in text and found.missing[0][:30] in text
+    assert found.text in words and found.would_change in words and all(name in words for name in found.evidence)
+    assert f"{len(found.conditions)} conditions, {len(found.open)} open" in words
+
+
+def test_no_kind_has_a_look_of_its_own():
+    kinds = ("undetermined", "amplified")
+    htmls = [
+        Verdict(kind, "x", {"a": None}, ("y",), "z", {"e": {"value": np.nan, "low": 0.0, "high": 1.0}})._repr_html_()
+        for kind in kinds
+    ]
+    assert "color" not in htmls[0] and "not measurable" in htmls[0]
+    assert htmls[0].replace("undetermined", "").replace("open, or in the way", "missing") == htmls[1].replace(
+        "amplified", ""
+    )
+
+
+def test_hostile_words_stay_words():
+    row = {HOSTILE: {"value": 1.0, "low": 0.0, "high": 2.0}}
+    found = Verdict("undetermined", HOSTILE * 20, {HOSTILE: None}, (HOSTILE,) * 30, HOSTILE, row)
+    assert shown(found).count("alert") >= 50
+
+
+def test_a_run_shows_foreign_names_as_text(tmp_path):
+    config = RunConfig.model_validate({"model": HOSTILE, "tasks": {"old": HOSTILE}})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "prepared.json").write_text(json.dumps({"counterfactuals": {HOSTILE: ["a"], "b": ["c"]}}))
+    run = instar.load_run(tmp_path)
+    assert run.tasks == {"old": HOSTILE, "new": "b"}
+    words = shown(run)
+    assert (
+        "Run of" in words
+        and str(tmp_path) in words
+        and '<script>alert("x")</script>' in words
+        and "not measured: evaluate" in words
+    )
+
+
+def test_models_and_scores_have_short_names(embedded):
+    assert repr(embedded).startswith(
+        "Model('embedded': GPT2LMHeadModel, 6 layers of 8 heads, d_model 128, torch.float32"
+    )
+    edges = instar.edges(embedded, instar.ioi(3).batch(embedded, n=2, seed=0), "eap")
+    assert repr(edges) == "Edges(3,628 edges, method=eap, task=ioi3; a negative score helps the answer)"
