@@ -11,6 +11,7 @@ ROOMS = [
     {"config", "progress", "stats", "circuits"},
     {"store"},
     {"tasks"},
+    {"generate"},
     {"models"},
     {"health", "train", "measure"},
     {"stages"},
@@ -23,7 +24,7 @@ ROOMS = [
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
-WITHOUT_TORCH = {"config", "store", "progress", "compare", "report", "cli", "health", "stats", "circuits"}
+WITHOUT_TORCH = {"config", "store", "progress", "compare", "report", "cli", "health", "stats", "circuits", "generate"}
 
 
 def imported(path: Path) -> set[str]:
