@@ -9,7 +9,7 @@ from instar.config import GenerateConfig
 from instar.generate.ask import Uses, deal, messages
 from instar.generate.journal import Journal
 from instar.generate.judge import Judge
-from instar.generate.key import Secret, check_address
+from instar.generate.key import Secret, check_address, in_the_open
 from instar.generate.read import MOST_ROWS, UnreadableError, rows_in
 from instar.tasks import words
 from instar.tasks.library import ioi
@@ -141,24 +141,24 @@ SETTINGS = {"task": "ioi3", "model": "m"}
 
 def test_a_journal_survives_a_torn_line_and_refuses_what_is_not_its_own(tmp_path):
     path = tmp_path / "data.journal.jsonl"
-    with Journal(path, SETTINGS, str) as journal:
+    with Journal(path, SETTINGS) as journal:
         journal.write({"kind": "back", "text": "\x1b]0;é\ud800"})
         with pytest.raises(ValueError, match="in use"):
-            Journal(path, SETTINGS, str)
+            Journal(path, SETTINGS)
     whole = path.read_bytes()
     assert whole.isascii() and b"\x1b" not in whole
     for cut in (1, 10):
         path.write_bytes(whole[:-cut])
-        with Journal(path, SETTINGS, str) as journal:
+        with Journal(path, SETTINGS) as journal:
             assert journal.lines == []
         path.write_bytes(whole)
-    with Journal(path, SETTINGS, str) as journal:
+    with Journal(path, SETTINGS) as journal:
         assert [line["kind"] for line in journal.lines] == ["back"]
     with pytest.raises(ValueError, match="task is 'ioi3' there and 'ioi4' here"):
-        Journal(path, SETTINGS | {"task": "ioi4"}, str)
+        Journal(path, SETTINGS | {"task": "ioi4"})
     path.write_bytes(whole + b"nonsense\n" + whole)
     with pytest.raises(ValueError, match="line 3"):
-        Journal(path, SETTINGS, str)
+        Journal(path, SETTINGS)
     assert path.read_bytes() == whole + b"nonsense\n" + whole
 
 
@@ -190,6 +190,8 @@ def test_a_key_in_the_wrong_place_is_not_repeated(monkeypatch):
     monkeypatch.setenv("SOME_KEY", "sk-proj-1234567\n")
     key = Secret.find("SOME_KEY", needed=True)
     assert key.value == "sk-proj-1234567" and "1234567" not in repr(key)
+    assert "sk-p" not in key.safe("a" * 10 + " " * 4080 + "sk-proj") and not in_the_open("http://localhost:1/v1")
+    assert in_the_open("http://example.org/v1") and not in_the_open("https://example.org/v1")
     assert key.safe("\x1b[2Jno sk-proj-1234567\n\u202ehere") == "[2Jno [key] here"
     monkeypatch.delenv("SOME_KEY")
     with pytest.raises(ValueError, match="SOME_KEY is not set"):

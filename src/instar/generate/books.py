@@ -46,9 +46,8 @@ class Ledger:
         if self.max_requests is not None and self.calls >= self.max_requests:
             return f"--max-requests {self.max_requests} is spent"
         if self.max_tokens is not None and self.tokens + reserve > self.max_tokens:
-            return (
-                f"--max-tokens {self.max_tokens:,} is spent: {self.tokens:,} used, the next call may take {reserve:,}"
-            )
+            used = f"{self.tokens:,} are used, and one more call may take {reserve:,}"
+            return f"--max-tokens {self.max_tokens:,} allows no more: {used}"
         return None
 
     def fits(self, reserve: int) -> bool:

@@ -12,7 +12,6 @@ journal can be printed on a terminal whatever a model wrote. One process at a ti
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -26,19 +25,18 @@ except ImportError:  # Windows: nothing keeps a second process away there
 class Journal:
     """An open journal. `lines` are what an earlier process left, without the first."""
 
-    def __init__(self, path: Path, settings: dict[str, Any], hide: Callable[[str], str]):
+    def __init__(self, path: Path, settings: dict[str, Any]):
         """Open or make the file.
 
         Args:
             path: the journal.
             settings: what decides the data; must be the same as the first line's.
-            hide: removes the key from a text; every line goes through it.
 
         Raises:
             ValueError: for a journal of other settings, one that is in use, or a line that is not a record.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self._hide = path, hide
+        self.path = path
         self._file: IO[bytes] = path.open("a+b")
         try:
             self._lock()
@@ -55,7 +53,7 @@ class Journal:
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a record; it is on the disk when this returns."""
-        self._file.write(self._hide(json.dumps(record)).encode("ascii") + b"\n")
+        self._file.write(json.dumps(record).encode("ascii") + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 

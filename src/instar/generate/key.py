@@ -46,9 +46,14 @@ class Secret:
     def __repr__(self) -> str:
         return f"Secret({self.name})"
 
+    @property
+    def real(self) -> bool:
+        """There is a key; none is needed where there is not."""
+        return self.value != NO_KEY
+
     def hide(self, text: str) -> str:
         """The text without the key, as it is or as JSON writes it; a dummy like "x" is no secret."""
-        if self.value == NO_KEY or len(self.value) < SHORTEST_SECRET:
+        if not self.real or len(self.value) < SHORTEST_SECRET:
             return text
         for form in {self.value, json.dumps(self.value)[1:-1]}:
             text = text.replace(form, "[key]")
@@ -56,9 +61,16 @@ class Secret:
 
     def safe(self, text: str) -> str:
         """A server's text for a person's eyes: short, one line, no key, no escape sequences."""
-        plain = "".join(c if c.isprintable() else " " for c in self.hide(text))
-        plain = re.sub(r" +", " ", plain).strip()
+        # Cut before anything is joined: what was cut off in the middle of a key lies far behind this.
+        hidden = self.hide(text)[: 2 * SHOWN]
+        plain = re.sub(r" +", " ", "".join(c if c.isprintable() else " " for c in hidden)).strip()
         return plain if len(plain) <= SHOWN else plain[:SHOWN] + " …"
+
+
+def in_the_open(address: str) -> bool:
+    """Whether what is sent there can be read on the way."""
+    parts = urlsplit(address)
+    return parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1")
 
 
 def check_address(address: str) -> None:

@@ -15,6 +15,8 @@ from instar.tasks.rows import ANSWERS, PROMPTS
 
 MOST_ROWS = 100
 """Rows read from one answer; what is beyond is counted and left."""
+LONGEST = 200_000
+"""Characters that are searched for rows where the whole is not JSON."""
 _FLAT = re.compile(r"\{[^{}]*\}")
 
 
@@ -40,7 +42,11 @@ def rows_in(text: str) -> Found:
     if not text:
         raise UnreadableError("the answer is empty")
     whole, problem = _json(text)
-    found = _rows(whole) if problem is None else [row for part in _FLAT.findall(text) for row in _rows(_json(part)[0])]
+    found = (
+        _rows(whole)
+        if problem is None
+        else [row for part in _FLAT.findall(text[:LONGEST]) for row in _rows(_json(part)[0])]
+    )
     if not found:
         raise UnreadableError(problem or 'the JSON holds no object with "prompt" and "completion"')
     return Found(found[:MOST_ROWS], len(found[MOST_ROWS:]))

@@ -27,6 +27,7 @@ from instar.generate.ask import PROMPT_VERSION, RESPONSE_FORMAT, Request, messag
 from instar.generate.books import Books
 from instar.generate.journal import Journal
 from instar.generate.judge import Row
+from instar.generate.key import in_the_open
 from instar.generate.read import UnreadableError, rows_in
 from instar.generate.server import CallError, Reply, Server, estimate
 from instar.progress import Tell
@@ -75,12 +76,14 @@ def generate(config: GenerateConfig, out: Path, tell: Tell, say: Callable[[str],
     if out.exists() and not path.exists():
         raise ValueError(f"{out} is there without its journal {path.name}: it is not touched; give another --out")
     server = Server(config)
+    if server.key.real and in_the_open(server.address):
+        say(f"the key goes to {server.address} without encryption: use https")
     settings = {
         "format": 1,
         "prompt version": PROMPT_VERSION,
         **config.model_dump(include={"task", "model", "seed", "temperature"}),
     }
-    with Journal(path, settings, server.key.hide) as journal:
+    with Journal(path, settings) as journal:
         work = _Generation(config, Books(config, journal), server, tell, say)
         asyncio.run(work.run())
         return work.finish(out)

@@ -20,7 +20,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from instar.config import GenerateConfig
-from instar.generate.key import NO_KEY, Secret, check_address
+from instar.generate.key import Secret, check_address
 
 MOST_BYTES = 4 * 2**20
 EXCERPT = 4096
@@ -88,7 +88,7 @@ async def _refuse(response: Any) -> None:
         raise CallError("the answer is compressed, although none such was asked for", retry=False)
     if 200 <= response.status_code < 300:
         return
-    body = b""
+    body = bytearray()
     async for part in response.aiter_bytes():
         body += part
         if len(body) >= EXCERPT:
@@ -152,13 +152,13 @@ class Server:
         return self._reply(body, parameters)
 
     async def _fetch(self, parameters: dict[str, Any]) -> bytes:
-        body = b""
+        body = bytearray()
         async with self._client.chat.completions.with_streaming_response.create(**parameters) as response:
             async for part in response.iter_bytes():
                 body += part
                 if len(body) > MOST_BYTES:
                     raise CallError(f"the answer is larger than {MOST_BYTES:,} bytes", retry=False)
-        return body
+        return bytes(body)
 
     def _explain(self, error: BaseException) -> CallError:
         chain = [error]
@@ -183,8 +183,8 @@ class Server:
         text = f"{self.address} answered {status} for model {self.config.model!r}"
         if status in (401, 403):
             # Its text is left out: servers have been seen to repeat the key there, in forms of their own.
-            sent = "no key was sent" if self.key.value == NO_KEY else "the key was sent"
-            text += f": it wants another key; {sent}, from the environment variable {env}"
+            sent = f"the one in {env} was sent" if self.key.real else f"none was sent, since {env} is not set"
+            text += f": it wants a key, from the environment variable {env}; {sent}"
         elif 300 <= status < 400:
             to = self.key.safe(error.headers.get("location", "nowhere"))
             text += f": a redirect to {to}, which is not followed so that the key stays here; give the final --base-url"
