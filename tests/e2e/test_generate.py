@@ -200,6 +200,19 @@ FINAL = {  # the request is over, the next one is asked
     "escape sequences": lambda call: call.rows([{"prompt": "After \x1b[2J\x07John to", "completion": "\x9b31mJim"}]),
 }
 
+SAID = {
+    "429, a day to wait": "86,400 s",
+    "an error that never ends": "within 1 s",
+    "never ends": "within 1 s",
+    "HTML": "no chat completion: <html>",
+    "refused": "refused: I would [31mrather not",
+    "filtered": "content filter",
+    "cut off": "more than 1000 tokens (--answer-tokens)",
+    "compressed": "compressed",
+    "200 MB": "larger than",
+    "thousands of rows": "too many rows: 4900 more",
+}
+
 
 @pytest.mark.parametrize("name", [*AGAIN, *FINAL])
 def test_one_bad_reply_costs_one_call(name, tmp_path):
@@ -217,6 +230,7 @@ def test_one_bad_reply_costs_one_call(name, tmp_path):
     assert again is (name in AGAIN)
     first = journal(tmp_path)[0]
     assert first["final"] is (name in FINAL) and (first["problem"] or first["rows"][0]["reason"])
+    assert SAID.get(name, "") in str(first["problem"])
     for path in tmp_path.iterdir():
         assert not {"\x1b", "\x07", "\x9b"} & set(path.read_text())
     assert len(everything(tmp_path)) < 100_000
@@ -236,7 +250,7 @@ def test_extra_keys_parts_and_other_names_do_no_harm(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "usage", [None, "many", {}, {"prompt_tokens": -5, "completion_tokens": True}, {"total_tokens": 0}]
+    "usage", [None, "many", {}, {"prompt_tokens": -5, "completion_tokens": True}, {"total_tokens": 10**40}]
 )
 def test_a_missing_or_lying_usage_is_estimated(usage, tmp_path):
     with serve(lambda call: call.send(200, completion(json.dumps(obedient(call.body)), usage=usage))) as server:

@@ -151,6 +151,9 @@ def test_a_journal_survives_a_torn_line_and_refuses_what_is_not_its_own(tmp_path
         path.write_bytes(whole[:-cut])
         with Journal(path, SETTINGS) as journal:
             assert journal.lines == []
+            journal.write({"kind": "next"})
+        with Journal(path, SETTINGS) as journal:
+            assert journal.lines == [{"kind": "next"}]
         path.write_bytes(whole)
     with Journal(path, SETTINGS) as journal:
         assert [line["kind"] for line in journal.lines] == ["back"]

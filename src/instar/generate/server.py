@@ -242,7 +242,9 @@ def _tokens(usage: Any, parameters: dict[str, Any], text: str) -> tuple[int, boo
     sent = sum(len(m["content"]) for m in parameters["messages"])
     usage = usage if isinstance(usage, dict) else {}
     counts = [usage.get(k) for k in ("prompt_tokens", "completion_tokens", "total_tokens")]
-    first, second, total = (c if isinstance(c, int) and not isinstance(c, bool) and c >= 0 else 0 for c in counts)
+    first, second, total = (
+        c if isinstance(c, int) and not isinstance(c, bool) and 0 <= c < 10**9 else 0 for c in counts
+    )
     found = max(first + second, total)
     # A token of a language model is very rarely longer than 16 characters on average.
     if found * 16 < sent + len(text):
