@@ -11,6 +11,7 @@ ROOMS = [
     {"config", "progress", "stats", "notebook", "circuits"},
     {"store"},
     {"tasks"},
+    {"generate"},
     {"models"},
     {"health", "train", "measure"},
     {"stages"},
@@ -35,6 +36,7 @@ WITHOUT_TORCH = {
     "circuits",
     "notebook",
     "run",
+    "generate",
 }
 
 

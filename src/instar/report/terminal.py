@@ -176,6 +176,23 @@ def show_audit(path: Path, report: Any) -> None:
     console.print("no errors" if report.ok else "errors found: do not train on this as it is", style="bold")
 
 
+def show_made(out: Path, made: Any) -> None:
+    """What a generation brought, what it took, and how it goes on."""
+    facts, missing = made.facts, made.wanted - len(made.rows)
+    estimated = facts["calls with estimated tokens"]
+    guess = f", estimated for {estimated} calls" if estimated else ""
+    console.print(f"{len(made.rows)} of {made.wanted} rows; {facts['calls']} calls, {facts['tokens']:,} tokens{guess}")
+    for what in ("rejected", "problems"):
+        if facts[what]:
+            console.print(f"{what}: " + ", ".join(f"{kind} {n}" for kind, n in facts[what].items()), markup=False)
+    if made.stopped:
+        console.print(f"stopped: {made.stopped}", style="yellow", markup=False)
+        console.print(
+            f"{missing} rows are missing; the same command goes on from here, with a larger budget if it was that"
+        )
+    console.print(f"{out}" if made.rows else f"{out} is not written: there are no rows", markup=False, soft_wrap=True)
+
+
 def show_diff(before: str, after: str, diff: Any, chance: dict[str, Any], floors: str) -> None:
     """What two circuits share with chance beside it, what changed by reader, and the nodes and edges that did."""
     alike = diff.similarity
