@@ -143,3 +143,9 @@ def test_node_view_and_removal():
 )
 def test_the_smallest_size_is_the_one_from_which_on_it_stays(f, found):
     assert smallest_size([1, 2, 3, 5, 10], np.array(f), 0.85) == found
+
+
+def test_shared_keys_bring_no_head_into_the_node_view():
+    """Under grouped queries a0.h0 and a0.h1 read one key: only the one that is read by its query, or writes, is there."""
+    circuit = Circuit(Graph(2, 4, 2), ("input->a1.h0<q>", "input->a1.h0<k>", "input->a1.h0<v>", "a1.h0->logits"))
+    assert circuit.nodes == ("input", "a1.h0", "logits") and circuit.heads == [(1, 0)]

@@ -123,9 +123,13 @@ class Circuit:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Its node view: the sources and readers that its edges touch, in the graph's order, `logits` last."""
-        mask = self.mask
-        touched = mask.any(1) | (mask.any(0) @ self.graph.feeds)
+        """Its node view: the sources and readers that its edges touch, in the graph's order, `logits` last.
+
+        Keys and values that heads share (grouped queries) touch none by themselves: of which head they are, only its
+        writing says.
+        """
+        mask, graph = self.mask, self.graph
+        touched = mask.any(1) | (mask.any(0) @ graph.feeds_one)
         return (*(name for name, kept in zip(self.graph.sources, touched, strict=True) if kept), "logits")
 
     def __repr__(self) -> str:

@@ -107,6 +107,11 @@ class Graph:
             table[self.mlp_reads(layer), self.mlp(layer)] = True
         return table
 
+    @cached_property
+    def feeds_one(self) -> Mask:
+        """`feeds` of the destinations that are one node's alone."""
+        return self.feeds & (self.feeds.sum(1, keepdims=True) == 1)
+
     def names(self, mask: Mask) -> tuple[str, ...]:
         """The names of the edges in a mask."""
         return tuple(f"{self.sources[u]}->{self.destinations[v]}" for u, v in zip(*np.nonzero(mask), strict=True))

@@ -192,7 +192,7 @@ def _shared_heads(graph: Graph, a: np.ndarray, b: np.ndarray) -> dict[str, Inter
 def _heads(graph: Graph, edges: np.ndarray) -> set[str]:
     mask = np.zeros(graph.exists.shape, bool)
     mask[graph.exists] = edges
-    touched = mask.any(1) | (mask.any(0) @ graph.feeds)
+    touched = mask.any(1) | (mask.any(0) @ graph.feeds_one)
     return {name for name, kept in zip(graph.sources, touched, strict=True) if kept and ".h" in name}
 
 

@@ -275,6 +275,6 @@ def _select(graph: Graph, edges: np.ndarray, sizes: list[int | None]) -> np.ndar
 def _incidence(graph: Graph) -> np.ndarray:
     """Which heads and MLPs each edge touches, [edge, node], as `Circuit.nodes` has it."""
     u, v = np.nonzero(graph.exists)
-    touched = graph.feeds[v].copy()
+    touched = graph.feeds_one[v].copy()
     touched[np.arange(len(u)), u] = True
     return touched[:, 1:].astype(np.float32)
