@@ -30,6 +30,7 @@ def adopt(store: Store, config: RunConfig) -> None:
         OSError: where the base cannot be had.
     """
     assert config.series is not None
+    assert config.series.checkpoints is not None
     steps: dict[int, str] = {}
     for place in places(config.series.checkpoints):
         step = _step(place)
@@ -40,7 +41,11 @@ def adopt(store: Store, config: RunConfig) -> None:
     own, seed = config.model, config.train.seeds[0]
     base = str(organism.FOLDER) if own.source == organism.NAME else own.source
     steps[0] = f"{base}@{own.revision}" if own.revision else base
-    known = {(row["source"], row.get("revision")): row for row in (store.index(seed) or {"steps": []})["steps"] if "source" in row}
+    known = {
+        (row["source"], row.get("revision")): row
+        for row in (store.index(seed) or {"steps": []})["steps"]
+        if "source" in row
+    }
     blank = dict.fromkeys(("loss", "tokens", "train_accuracy", "heldout_accuracy", "end_of_text"))
     rows = [{"step": step, **blank, **_identified(place, known)} for step, place in sorted(steps.items())]
     write_json(store.checkpoints(seed) / "index.json", {"key": "adopted", "seed": seed, "steps": rows, "health": []})
@@ -77,7 +82,9 @@ def expanded(pattern: str) -> list[str]:
         choices = [str(n) for n in range(first, last + sign, sign * by)]
     else:
         choices = inside.split(",")
-    return [text for choice in choices for text in expanded(pattern[: braces.start()] + choice + pattern[braces.end() :])]
+    return [
+        text for choice in choices for text in expanded(pattern[: braces.start()] + choice + pattern[braces.end() :])
+    ]
 
 
 def _step(place: str) -> int:

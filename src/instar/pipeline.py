@@ -35,6 +35,8 @@ def data_stage(store: Store, config: RunConfig, tokenizer: Any = None) -> Prepar
     """Rows to train on and pairs to measure on, audited."""
     own = config.model
     # No weights are read for this: measuring loads its checkpoints one at a time, and the base may be large.
+    if tokenizer is None and config.series is not None and config.series.recorded:
+        tokenizer = load_tokenizer(str(store.checkpoint(config.train.seeds[0], 0)))
     tokenizer = tokenizer or load_tokenizer(own.source, revision=own.revision, trust_remote_code=own.trust_remote_code)
     prepared = prepare(store, config.tasks, config.data, tokenizer, trained=config.series is None)
     audited = store.data("audit.json")
@@ -50,6 +52,12 @@ def train_stage(store: Store, config: RunConfig) -> None:
     """One fine-tuning a seed, and the controls, unless their indices say that these very ones are done."""
     _threads(config)
     if config.series is not None:
+        if config.series.recorded:
+            if store.index() is None:
+                raise ValueError(
+                    f"{store.root}: nothing is recorded here; instar.recorder and CircuitCallback write it"
+                )
+            return
         store.write_config(config)
         adopt(store, config)
         return

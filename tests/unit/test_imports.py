@@ -8,7 +8,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[2] / "src" / "instar"
 # A module may import from its own room or from a lower one.
 ROOMS = [
-    {"config", "progress", "stats", "circuits"},
+    {"config", "progress", "stats", "circuits", "budget"},
     {"store"},
     {"tasks"},
     {"models"},
@@ -20,10 +20,11 @@ ROOMS = [
     {"screen"},
     {"report"},
     {"pipeline"},
+    {"recording", "recorder", "callback"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
-WITHOUT_TORCH = {"config", "store", "progress", "compare", "report", "cli", "health", "stats", "circuits"}
+WITHOUT_TORCH = {"config", "store", "progress", "compare", "report", "cli", "health", "stats", "circuits", "budget"}
 
 
 def imported(path: Path) -> set[str]:
