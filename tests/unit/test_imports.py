@@ -8,7 +8,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[2] / "src" / "instar"
 # A module may import from its own room or from a lower one.
 ROOMS = [
-    {"config", "progress", "stats", "circuits", "budget"},
+    {"config", "progress", "stats", "circuits"},
     {"store"},
     {"tasks"},
     {"models"},
@@ -20,11 +20,11 @@ ROOMS = [
     {"screen"},
     {"report"},
     {"pipeline"},
-    {"recording", "recorder", "callback"},
+    {"live"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
-WITHOUT_TORCH = {"config", "store", "progress", "compare", "report", "cli", "health", "stats", "circuits", "budget"}
+WITHOUT_TORCH = {"config", "store", "progress", "compare", "report", "cli", "health", "stats", "circuits"}
 
 
 def imported(path: Path) -> set[str]:

@@ -231,7 +231,7 @@ def order(moments: dict[str, Moment]) -> list[Event]:
     """Events by step, not established ones last; `before_next` only where 95 % of draws agree, False is undecided."""
     names = sorted(moments, key=lambda name: (np.isnan(moments[name].value), moments[name].value))
     events = []
-    for name, after in zip(names, [*names[1:], None], strict=True):
+    for name, after in zip(names, [*names[1:], None][: len(names)], strict=True):
         compared = after is not None and moments[after].gap is not None
         agreement = before(moments[name], moments[str(after)]) if compared else None
         events.append(Event(name, moments[name], agreement, None if agreement is None else agreement >= LEVEL))

@@ -15,8 +15,8 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import default_logdir, get_reporting_integration_callbacks
 
-from instar.recorder import Recorder
-from instar.recording import Choices, Logs, Tasks
+from instar.live.choices import Choices, Logs, Tasks
+from instar.live.recorder import Recorder
 
 Report = Callable[[Logs, Any], None]
 """`report(logs, state)`."""
@@ -28,7 +28,7 @@ class CircuitCallback(TrainerCallback):
     Args:
         tasks: the task the model has mastered and the one it is trained on: names or files, as a pair or
             {"old": …, "new": …}.
-        choices: see `instar.recording.Choices`: `out`, `every`, `stages`, `max_overhead`, `save`, …
+        choices: see `instar.live.choices.Choices`: `out`, `every`, `stages`, `max_overhead`, `save`, …
 
     Raises:
         ValueError: when training begins, for an unknown task, an unsupported model, or an `out` that holds another run.

@@ -6,10 +6,10 @@
             r.step(n)
 
 1. At a recorded step the weights are written to the run directory, read back, proven and measured there, by the very code
-   of `instar measure`. The model in training is not run and not changed (`instar.models.live`), so the numbers are of what
-   the file holds, rounding included, and `instar measure`, `compare` and `report` find them done and make what is missing.
+   of `instar measure`. The model in training is not run and not changed (`instar.live.undisturbed`), so the numbers are of
+   what the file holds, rounding included; `instar measure`, `compare` and `report` find them done and make what is missing.
 2. Step 0, the base, and the last step are always recorded. What is between them is recorded where it fits into
-   `max_overhead` of the training's time (`instar.budget`): whole, thinned out to fewer stages, or not at all.
+   `max_overhead` of the training's time (`instar.live.budget`): whole, thinned out to fewer stages, or not at all.
 3. The index is written before a step is measured. A killed training loses no more than the measurements under way.
 4. At the beginning every error is raised. Later, measuring must not end somebody's training: it warns, notes the failure
    in `measure/failed.json`, and the training goes on (`on_error`).
@@ -22,14 +22,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from instar.budget import Budget
 from instar.config import RunConfig
+from instar.live.budget import Budget
+from instar.live.choices import SEED, Choices, Logs, Tasks, configuration, numbers
+from instar.live.undisturbed import how, plain, settled, undisturbed, unwrapped
 from instar.models.arch import Layout, row
-from instar.models.live import how, plain, settled, undisturbed, unwrapped
 from instar.models.load import Model, load_tokenizer
 from instar.pipeline import compare_stage, data_stage
 from instar.progress import console
-from instar.recording import SEED, Choices, Logs, Tasks, configuration, numbers
 from instar.store import Store, step_name, write_json
 from instar.sweep import Worker, jobs
 from instar.tasks.library import task as find_task
@@ -42,7 +42,7 @@ def recorder(model: Any, tasks: Tasks, **choices: Any) -> "Recorder":
     Args:
         model: a transformers model, with peft's adapters or without, or what `instar.load` returned.
         tasks: the task it has mastered and the one it is trained on: names or files, as a pair or {"old": …, "new": …}.
-        choices: `out`, `every`, `stages`, `max_overhead`, `save`, `tokenizer`, …: see `instar.recording.Choices`.
+        choices: `out`, `every`, `stages`, `max_overhead`, `save`, `tokenizer`, …: see `instar.live.choices.Choices`.
 
     Raises:
         ValueError: for an unknown task, an unsupported model, or an `out` that holds another run; when the block is entered.
@@ -153,7 +153,7 @@ class Recorder:
         self.failures.append({"seed": SEED, "step": step, "reason": reason})
         with suppress(OSError):
             write_json(self.store.root / "measure" / "failed.json", self.failures)
-        warnings.warn(f"instar could not record step {step}, and training goes on: {reason}", stacklevel=3)
+        warnings.warn(f"instar failed at step {step}, and training goes on: {reason}", stacklevel=3)
         return False
 
     # One record
@@ -186,7 +186,7 @@ class Recorder:
         sha256, size = write_checkpoint(written, self.store, SEED, step, self.choices.save or "float32")
         blank = dict.fromkeys(("train_accuracy", "heldout_accuracy", "end_of_text"))
         found = {"step": step, "loss": loss, "tokens": tokens, **blank, "sha256": sha256, "bytes": size}
-        found |= {"kept": self.choices.save is not None, "how": how(self.module), "stages": []}
+        found |= {"kept": True, "how": how(self.module), "stages": []}
         self.rows = [*(self.rows if before is None else self.rows[:-1]), found]
 
     def _measure(self, step: int, stages: Sequence[str]) -> None:
@@ -207,6 +207,7 @@ class Recorder:
             file.unlink()
         if step:
             folder.rmdir()
+        self.rows[-1]["kept"] = False
 
     # The run directory
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import xarray as xr
 
-from instar.budget import FIRST
 from instar.config import RunConfig, Stage
+from instar.live.budget import FIRST
 from instar.measure.evaluate import SAID
 from instar.models import organism
 from instar.store import Store
