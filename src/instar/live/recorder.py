@@ -126,6 +126,7 @@ class Recorder:
         if self._ended:
             return
         self._ended, step = True, self.last
+        self.skipped = [s for s in self.skipped if s != step]
         if step > 0:
             self._attempt(step, lambda: self._record(step, self.choices.stages, loss, tokens))
         self._attempt(step, lambda: compare_stage(self.store, self.config))
