@@ -137,8 +137,9 @@ def test_everything_is_as_it_was_also_after_an_error(embedded, batches, tmp_path
     model.transformer.wpe.weight.requires_grad_(False)
     model.transformer.h[0].eval()
     model.register_forward_hook(lambda *_: None)
-    r = recording(model, embedded, tmp_path / "run", every=1, on_error="raise")
+    r, config = recording(model, embedded, tmp_path / "run", every=1, on_error="raise"), model.config.to_dict()
     r.begin()
+    assert model.config.to_dict() == config
     model(input_ids=batches[0], labels=batches[0]).loss.backward()
     if broken:
         with torch.no_grad():
