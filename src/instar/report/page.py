@@ -147,8 +147,8 @@ def _made(found: Panels, store: Store) -> list[tuple[str, str]]:
             "fine-tuning",
             "not instar's own: how it was trained is not known here"
             if config.series is not None
-            else f"{train.steps} steps of {train.batch_size} rows, AdamW at {train.learning_rate:g} ({train.schedule}), loss on "
-            f"{train.loss}, seed {train.seeds[0]}, float32",
+            else f"{train.steps} steps of {train.batch_size} rows, AdamW at {train.learning_rate:g} ({train.schedule}), "
+            f"loss on {train.loss}, seed {train.seeds[0]}, float32",
         ),
         ("training rows", f"{summary['audit']['rows'] if summary['audit'] else '?'}"),
         ("pairs for behaviour", behaviour),
