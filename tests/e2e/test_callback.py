@@ -136,7 +136,7 @@ def test_instar_compare_and_report_read_the_directory(recorded, tmp_path):
     assert "how it was trained is not known here" in page
 
 
-def test_it_stops_early_and_brings_back_the_best(tmp_path):
+def test_it_stops_early(tmp_path):
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             control.should_training_stop = state.global_step == 2
