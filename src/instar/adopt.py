@@ -30,6 +30,7 @@ def adopt(store: Store, config: RunConfig) -> None:
         OSError: where the base cannot be had.
     """
     assert config.series is not None
+    assert config.series.checkpoints is not None
     steps: dict[int, str] = {}
     for place in places(config.series.checkpoints):
         step = _step(place)

@@ -63,15 +63,25 @@ class TasksConfig(Part):
 
 
 class SeriesConfig(Part):
-    """Checkpoints that somebody else trained: nothing is trained, the base (`model.source`) is step 0."""
+    """Checkpoints that somebody else trained, or that `instar.recorder` wrote: nothing is trained, the base is step 0."""
 
-    checkpoints: str = Field(
+    checkpoints: str | None = Field(
+        default=None,
         description="a glob of folders or .safetensors files whose names end in their step (out/checkpoint-*), or hub "
-        "revisions that do (org/name@step{1000,2000}, name@step{1000..9000..1000})"
+        "revisions that do (org/name@step{1000,2000}, name@step{1000..9000..1000})",
     )
+    recorded: bool = Field(default=False, description="they were recorded here, during training")
     evict: bool = Field(
         default=False, description="remove from the hub's cache what was fetched, once a checkpoint is measured"
     )
+
+    @model_validator(mode="after")
+    def _from_somewhere(self) -> Self:
+        if (self.checkpoints is None) is not self.recorded:
+            raise ValueError(
+                "series needs checkpoints: a glob, or hub revisions; recorded is what instar.recorder writes"
+            )
+        return self
 
 
 class DataConfig(Part):

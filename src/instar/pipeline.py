@@ -36,8 +36,11 @@ def data_stage(store: Store, config: RunConfig, tokenizer: Any = None) -> Prepar
     """Rows to train on and pairs to measure on, audited."""
     own = config.model
     # No weights are read for this: measuring loads its checkpoints one at a time, and the base may be large.
-    remote = {"revision": own.revision, "trust_remote_code": own.trust_remote_code}
-    tokenizer = tokenizer or framed(load_tokenizer(own.source, **remote), own.chat)
+    if tokenizer is None:
+        recorded = config.series is not None and config.series.recorded
+        place = str(store.checkpoint(config.train.seeds[0], 0)) if recorded else own.source
+        remote = {"revision": None if recorded else own.revision, "trust_remote_code": own.trust_remote_code}
+        tokenizer = framed(load_tokenizer(place, **remote), own.chat)
     prepared = prepare(store, config.tasks, config.data, tokenizer, trained=config.series is None)
     audited = store.data("audit.json")
     for finding in read_json(audited)["findings"] if audited.exists() else ():
@@ -52,6 +55,12 @@ def train_stage(store: Store, config: RunConfig) -> None:
     """One fine-tuning a seed, and the controls, unless their indices say that these very ones are done."""
     _threads(config)
     if config.series is not None:
+        if config.series.recorded:
+            if store.index() is None:
+                raise ValueError(
+                    f"{store.root}: nothing is recorded here; instar.recorder and CircuitCallback write it"
+                )
+            return
         store.write_config(config)
         adopt(store, config)
         return

@@ -70,15 +70,19 @@ def jobs(store: Store, config: RunConfig, tasks: Iterable[str], data_key: str) -
         if isinstance(seed, str):
             # Of a control only the end is wanted: what a fine-tuning of that length does by itself.
             rows, stages = rows[-1:], tuple(s for s in stages if s in CONTROLLED)
+        # While a training is being recorded, what stands last is not yet its end.
+        ends = (index["steps"][0]["step"], index["steps"][-1]["step"] if index.get("ended", True) else None)
         for row in rows:
             for stage in stages:
                 for task in [SHARED] if stage == "drift" else tasks:
-                    at_an_end = row["step"] in (index["steps"][0]["step"], index["steps"][-1]["step"])
+                    at_an_end = row["step"] in ends
                     choices = [_options(stage, config), *([at_an_end] if stage == "circuit" else [])]
                     decides = [index["steps"][0]["sha256"], row["sha256"], choices]
                     key = digest([__version__, stage, task, data_key, *decides])
                     path = store.measurement(stage, task, seed, row["step"])
-                    found.append(Job(stage, task, seed, row["step"], path, key, at_an_end))
+                    # Of weights that were not kept there is what was measured in time, and no more.
+                    if row.get("kept", True) or path.exists():
+                        found.append(Job(stage, task, seed, row["step"], path, key, at_an_end))
     return found
 
 
@@ -91,7 +95,7 @@ def causal_jobs(store: Store, config: RunConfig, tasks: Iterable[str], data_key:
         rows = _index(store, seed)["steps"]
         last = rows[-1]["step"]
         steps = spaced([row["step"] for row in rows[1:]], own.checkpoints if seed == config.train.seeds[0] else 1)
-        for row in (r for r in rows if r["step"] in steps):
+        for row in (r for r in rows if r["step"] in steps and r.get("kept", True)):
             files = [store.measurement("circuit", old, seed, 0), store.measurement("circuit", new, seed, row["step"])]
             if not all(file.exists() for file in files):
                 continue
@@ -153,7 +157,7 @@ def sweep(store: Store, config: RunConfig, todo: list[Job], tell: Tell) -> list[
 
 
 def _serial(store: Store, config: RunConfig, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
-    worker = _Worker(store, config)
+    worker = Worker(store, config)
     for group in groups:
         yield group, worker.measure(group)
 
@@ -171,7 +175,7 @@ def _with_ray(store: Store, config: RunConfig, groups: list[list[Job]]) -> Itera
     def remote(group: list[Job]) -> Failure | None:
         # Equal thread counts make the sums, and so the bytes, equal to the serial loop's.
         torch.set_num_threads(threads)
-        return _Worker(store, config).measure(group)
+        return Worker(store, config).measure(group)
 
     waiting = {remote.remote(group): group for group in groups}
     while waiting:
@@ -179,7 +183,7 @@ def _with_ray(store: Store, config: RunConfig, groups: list[list[Job]]) -> Itera
         yield waiting.pop(ready[0]), ray.get(ready[0])
 
 
-class _Worker:
+class Worker:
     """Measures checkpoints one after another, keeping each seed's base and the tokenised pairs."""
 
     def __init__(self, store: Store, config: RunConfig):
@@ -194,19 +198,27 @@ class _Worker:
 
     def _measured(self, group: list[Job], seed: Tuning, step: int) -> Failure | None:
         try:
-            base = self._base(seed)
-            model = base if step == 0 else self._load(seed, step, like=base)
-            for job in group:
-                if job.stage == "drift":
-                    dataset = drift(base, model, *self._general(base))
-                elif job.stage == "causal":
-                    dataset = self._causal(base, model, job)
-                else:
-                    dataset = STAGES[job.stage](model, self._pairs(job.task, base), self.config, job.at_an_end)
-                self.store.write_measurement(job.path, dataset, job.key)
+            for _ in self.make(group):
+                pass
         except (ValueError, OSError, ArithmeticError) as error:
             return Failure(seed, step, str(error))
         return None
+
+    def make(self, group: list[Job]) -> Iterator[str]:
+        """Make the jobs of one checkpoint; says what has just been done: "load", then each job's stage."""
+        seed, step = group[0].seed, group[0].step
+        base = self.base(seed)
+        model = base if step == 0 else self._load(seed, step, like=base)
+        yield "load"
+        for job in group:
+            if job.stage == "drift":
+                dataset = drift(base, model, *self._general(base))
+            elif job.stage == "causal":
+                dataset = self._causal(base, model, job)
+            else:
+                dataset = STAGES[job.stage](model, self._pairs(job.task, base), self.config, job.at_an_end)
+            self.store.write_measurement(job.path, dataset, job.key)
+            yield job.stage
 
     @contextmanager
     def _evicting(self, seed: Tuning, step: int) -> Iterator[None]:
@@ -236,7 +248,8 @@ class _Worker:
             chunk=self.config.measure.chunk,
         )  # fmt: skip
 
-    def _base(self, seed: Tuning) -> Model:
+    def base(self, seed: Tuning) -> Model:
+        """Step 0 of one fine-tuning, kept in memory."""
         if seed not in self.bases:
             self.bases[seed] = self._load(seed, 0, like=None)
         return self.bases[seed]

@@ -289,7 +289,8 @@ def write_checkpoint(
             _write_difference(model, base / "model.safetensors", weights, save)
             description = {"base": f"../{base.name}", "dtype": save, "meaning": "float32 weights minus the base's"}
             (scratch / DELTA).write_text(json.dumps(description) + "\n", encoding="utf-8")
-        digest, size = hashlib.sha256(weights.read_bytes()).hexdigest(), weights.stat().st_size
+        with weights.open("rb") as file:
+            digest, size = hashlib.file_digest(file, "sha256").hexdigest(), weights.stat().st_size
     return digest, size
 
 
@@ -306,4 +307,6 @@ def _write_adapter(adapted: Any, folder: Path, base: Path) -> Path:
 def _write_difference(model: Model, base: Path, path: Path, dtype: str) -> None:
     before, now = load_file(base), model.module.state_dict()
     # The base file names each tied tensor once, and so does the difference.
-    save_file({name: (now[name].cpu() - value).to(getattr(torch, dtype)) for name, value in before.items()}, path)
+    save_file(
+        {n: (now[n].cpu().float() - value.float()).to(getattr(torch, dtype)) for n, value in before.items()}, path
+    )

@@ -21,6 +21,7 @@ ROOMS = [
     {"screen"},
     {"report", "run"},
     {"pipeline"},
+    {"live"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

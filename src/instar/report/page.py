@@ -176,7 +176,8 @@ def _made(found: Panels, store: Store) -> list[tuple[str, str]]:
 def _fine_tuning(config: RunConfig) -> str:
     train = config.train
     if config.series is not None:
-        return f"somebody else's: {config.series.checkpoints}"
+        place = "recorded" if config.series.recorded else config.series.checkpoints
+        return f"not instar's own ({place}): how it was trained is not known here"
     adapters = f", adapters of rank {train.lora.rank}" if train.lora is not None else ""
     return (
         f"{train.steps} steps of {train.batch_size} rows, AdamW at {train.learning_rate:g} ({train.schedule}){adapters}, "
