@@ -153,7 +153,7 @@ def task_names(config: RunConfig) -> dict[str, str]:
     """The tasks' names by role."""
     from instar.tasks.library import task
 
-    return {"old": task(config.tasks.old).name, "new": task(config.tasks.new).name}
+    return {role: task(name, config.data).name for role, name in (("old", config.tasks.old), ("new", config.tasks.new))}
 
 
 def adopt(store: Store, config: RunConfig) -> None:

@@ -1,5 +1,7 @@
 """Reading IOI in free wording: what is read is right, and what could be read in two ways is refused."""
 
+# ruff: noqa: E501 — the prompts are the table
+
 import pytest
 
 from instar.tasks.freetext import UnparsableError, read_ioi

@@ -14,7 +14,7 @@ from scipy import stats
 
 from instar.tasks.freetext import Reading, UnparsableError, read_ioi
 from instar.tasks.rows import DataRow
-from instar.tasks.task import word_ids
+from instar.tasks.task import normalised, word_ids
 
 ILL_FORMED_SHARE = 0.01
 SIGNIFICANT = 0.001
@@ -87,11 +87,6 @@ def audit(train: Sequence[DataRow], test: Iterable[str] = (), tokenizer: Any = N
     findings += _imbalance(balance, len(train))
     order = {"error": 0, "warning": 1, "note": 2}
     return Audit(len(train), tuple(sorted(findings, key=lambda f: order[f.severity])), balance, lengths)
-
-
-def normalised(prompt: str) -> str:
-    """Lower case, letters and digits only, single spaces."""
-    return re.sub(r"\W+", " ", prompt.lower()).strip()
 
 
 def _finding(

@@ -133,6 +133,9 @@ def _slots(pair: Pair, offsets: Sequence[tuple[int, int]], names: tuple[str, ...
     row = []
     first = min((s.start for s in pair.spans), default=0)
     for start, stop in offsets:
+        if start == stop:  # a token of the tokenizer's own, such as beginning-of-text, is no character of the prompt
+            row.append(names.index("text" if row else "opening"))
+            continue
         at = max(start, stop - 1)
         hole = next((s.slot for s in pair.spans if s.start <= at < s.stop), None)
         row.append(names.index(hole or ("opening" if at < first else "text")))

@@ -14,6 +14,7 @@ What does not fit, or could be read in two ways, is refused with the reason: a w
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from instar.tasks.task import Span
 from instar.tasks.words import TEST_NAMES, TRAIN_NAMES
@@ -28,7 +29,7 @@ _KIN = (
     "son|daughter|mother|father|mom|dad|boss|assistant"
 )
 _JOIN = re.compile(
-    r"(?:,|,? ?(?:\band\b|&|\bas well as\b|\btogether with\b|\balong with\b|\balongside\b|\bplus\b|\baccompanied by\b|\bwith\b))"
+    r"(?:,|,? ?(?:&|\b(?:and|as well as|together with|along with|alongside|plus|accompanied by|with)\b))"
     rf"(?: (?:also|finally|both|(?:his|her|their) (?:\w+ )?(?:{_KIN}),?))? ?"
 )
 _PLACE = re.compile(
@@ -53,28 +54,26 @@ _SUBJECT = re.compile(r"(?:\b(?:and|while|as|when|because|that|so|but|before|aft
 _ADVERB = re.compile(r".+(?:ed|ing|ly)$")
 
 # Never names, in whatever place; compared in lower case.
-_NOT_NAMES = frozenset(
-    """
-    a after afterward afterwards again all also although among an and another any around as at away back because before
-    behind beside besides between both but by despite down during each earlier early either eventually even every everybody
-    everyone excited finally first following for four five friends from fortunately happily happy having he her here hers him
-    his how however hungry i if in initially inside instead it its just knowing last late later lately long luckily many
-    maybe me meanwhile most my near neither next no nobody nor not nothing now of off old on once one only or our outside over
-    perhaps recently seeing several she shortly since sitting six so some somebody someone something sometimes somewhere soon
-    still such suddenly surprisingly ten that the their them then there therefore these they this those though three through
-    throughout thus tired to today together tomorrow tonight too towards two under unfortunately until up upon us usually very
-    walking we well were what when whenever where wherever whether which while who whom whose why with within without working
-    yesterday yet you your young best siblings classmates colleagues coworkers cousins neighbors neighbours roommates
-    students teammates brothers sisters
-    """.split()
-)
+_NEVER = """
+a after afterward afterwards again all also although among an and another any around as at away back because before
+behind beside besides best between both brothers but by classmates colleagues cousins coworkers despite down during
+each earlier early either even eventually every everybody everyone excited finally first five following for
+fortunately four friends from happily happy having he her here hers him his how however hungry i if in initially
+inside instead it its just knowing last late lately later long luckily many maybe me meanwhile most my near neighbors
+neighbours neither next no nobody nor not nothing now of off old on once one only or our outside over perhaps recently
+roommates seeing several she shortly siblings since sisters sitting six so some somebody someone something sometimes
+somewhere soon still students such suddenly surprisingly teammates ten that the their them then there therefore these
+they this those though three through throughout thus tired to today together tomorrow tonight too towards two under
+unfortunately until up upon us usually very walking we well were what when whenever where wherever whether which while
+who whom whose why with within without working yesterday yet you young your
+"""
+_NOT_NAMES = frozenset(_NEVER.split())
 # Names only where they come back in lists: "In August" is a month, "August and Mary" may be people.
-_CALENDAR = frozenset(
-    """
-    monday tuesday wednesday thursday friday saturday sunday january february march april june july august september october
-    november december christmas easter halloween thanksgiving hanukkah ramadan diwali
-    """.split()
-)
+_DATES = """
+monday tuesday wednesday thursday friday saturday sunday january february march april june july august september
+october november december christmas easter halloween thanksgiving hanukkah ramadan diwali
+"""
+_CALENDAR = frozenset(_DATES.split())
 
 
 class UnparsableError(ValueError):
@@ -202,7 +201,7 @@ def _check_names(
     for m in mentions:
         if title := _TITLE.search(prompt[: m.start]):
             raise UnparsableError(f"{title.group()}{m.name!r}: a name with a title is several words")
-    for left, right in zip(candidates, candidates[1:], strict=False):
+    for left, right in pairwise(candidates):
         if {left.name, right.name} & people and prompt[left.stop : right.start].isspace() and not left.possessive:
             if left.name not in people and (_PLACE.search(prompt[: left.start]) or _opens(prompt, left)):
                 continue  # "In Paris John …", "Young John …"

@@ -116,9 +116,7 @@ def _saved(folder: Path) -> list[dict[str, Any]]:
 
 
 def _files(path: Path) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
-    files = sorted(
-        p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES and p.name not in _BESIDE
-    )
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES and p.name not in _BESIDE)
     kinds = sorted({p.suffix.lower() for p in files})
     if len(kinds) != 1:
         found = f"{' and '.join(kinds)} files" if kinds else f"none of {', '.join(SUFFIXES)}"

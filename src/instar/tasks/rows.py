@@ -14,7 +14,7 @@ from instar.tasks.records import Record, read_records
 
 NAMES = {"prompt": ("prompt", "question", "clean"), "answer": ("answer", "completion")}
 """What a column is called where the user does not say; other columns go by their own name."""
-Columns = Mapping[str, str]
+Columns = Mapping[Any, str]
 """What the user calls a column, by what it is: `{"prompt": "text", "answer": "label"}`."""
 
 
@@ -29,15 +29,15 @@ class DataRow:
     split: str | None = None
 
 
-def read_training_file(path: str | Path, columns: Columns | None = None) -> list[DataRow]:
-    """All rows of a file or folder (`data#train`: of one split).
+def read_training_file(path: str | Path, columns: Columns | None = None, every_split: bool = False) -> list[DataRow]:
+    """All rows of a file or folder (`data#train`: of one split); of several splits only where `every_split` is wanted.
 
     Raises:
         ValueError: naming the file, what was found and what is expected.
     """
     rows = data_rows(path, read_records(path, (columns or {}).get("split", "split")), columns or {})
     splits = list(dict.fromkeys(str(row.split) for row in rows))
-    if len(splits) > 1:
+    if len(splits) > 1 and not every_split:
         raise ValueError(f"{path} has the splits {', '.join(splits)}: name one, such as {path}#{splits[0]}")
     return rows
 
@@ -90,5 +90,3 @@ def _repaired(record: Record, path: str | Path, prompt_key: str, answer_key: str
         notes.append("punctuation after the answer")
         text = text.rstrip(".!")
     return DataRow(record.number, prompt.strip(), text, tuple(notes), record.split)
-
-
