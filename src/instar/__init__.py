@@ -15,6 +15,7 @@ _HOME = {
     "Model": "instar.models.load",
     "Pair": "instar.tasks.task",
     "RunConfig": "instar.config",
+    "Span": "instar.tasks.task",
     "Store": "instar.store",
     "Task": "instar.tasks.task",
     "attention": "instar.measure.attention",

@@ -45,7 +45,9 @@ def data_stage(store: Store, config: RunConfig, tokenizer: Any = None) -> Prepar
     for finding in read_json(audited)["findings"] if audited.exists() else ():
         if finding["severity"] != "note":
             console.print(
-                f"data: {finding['severity']}: {finding['kind']}: {finding['text']}", style="yellow", markup=False
+                f"data: {finding['severity']}: {finding['kind']}, {finding['count']} rows: {finding['text']}",
+                style="yellow",
+                markup=False,
             )
     return prepared
 

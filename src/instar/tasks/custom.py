@@ -1,10 +1,12 @@
 """A user's own tasks: from a Python file, or from data in any form that `records` reads.
 
 A Python file holds one of
-- `TASK = instar.Task(...)`;
 - `pairs(n, seed, split)`, which returns `instar.Pair`s;
+- `TASK = instar.Task(...)`;
 - `ROWS = "data.csv"` (prompts and answers, beside the Python file) and `corrupt(prompt, answer, rng)`, which returns the
   row's pair, or one for each counterfactual; where it raises ValueError the row is set aside with the message.
+
+`my.py:NAME` is a task, or a function such as `pairs`, of another name: one file may hold several.
 
 Data with a `corrupted` column hold a pair a row (`clean` or `prompt`, `corrupted`, `answer`, `foils`; and, if wanted,
 `contrast`, `counterfactual`, `split`, `place`, `wording`, `spans`). Data without it are N-object IOI in free wording.
@@ -17,7 +19,7 @@ import importlib.util
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -93,22 +95,28 @@ def _module(path: Path) -> ModuleType:
 
 def _from_python(path: Path, attribute: str, data: DataConfig) -> Task:
     module = _module(path)
-    if attribute or hasattr(module, "TASK"):
-        found = getattr(module, attribute or "TASK", None)
-        if not isinstance(found, Task):
-            raise ValueError(f"{path}: {attribute or 'TASK'} is {type(found).__name__}, expected an instar.Task")
+    found = getattr(module, attribute or "TASK", None)
+    if isinstance(found, Task):
         return found
+    if attribute and callable(found):
+        return _from_function(path, attribute, found)
+    if attribute or found is not None:
+        what = f"{attribute or 'TASK'} is {type(found).__name__}"
+        raise ValueError(f"{path}: {what}, expected an instar.Task or a function pairs(n, seed, split)")
     if callable(getattr(module, "corrupt", None)) and isinstance(getattr(module, "ROWS", None), str):
         return _from_rule(path, module, data)
     if not callable(getattr(module, "pairs", None)):
         raise ValueError(
             f"{path} has neither TASK, nor pairs(n, seed, split), nor ROWS with corrupt(prompt, answer, rng); write one"
         )
-    sample = module.pairs(1, 0, "test")
+    return _from_function(path, path.stem, module.pairs)
+
+
+def _from_function(path: Path, name: str, pairs: Callable[..., Sequence[Pair]]) -> PairSource:
+    sample = pairs(1, 0, "test")
     if not sample:
-        raise ValueError(f"{path}: pairs(1, 0, 'test') returned nothing, expected a list of instar.Pair")
-    # A counterfactual that the first pair does not have is one that cannot be measured on it.
-    return ready(path.stem, sample[0].clean, tuple(dict.fromkeys(p.counterfactual for p in sample)), module.pairs)
+        raise ValueError(f"{path}: {name}(1, 0, 'test') returned nothing, expected a list of instar.Pair")
+    return ready(name, sample[0].clean, tuple(dict.fromkeys(p.counterfactual for p in sample)), pairs)
 
 
 def _beside(path: Path, rows: str) -> str:

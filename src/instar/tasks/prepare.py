@@ -12,7 +12,7 @@ from instar.tasks.audit import SHOWN, Audit, Finding, audit
 from instar.tasks.custom import files_of
 from instar.tasks.library import TASKS, ioi
 from instar.tasks.library import task as find_task
-from instar.tasks.ready import PairSource
+from instar.tasks.ready import PairSource, said
 from instar.tasks.records import fingerprint
 from instar.tasks.rows import DataRow, read_training_file
 from instar.tasks.task import Pair, Span, Task
@@ -138,10 +138,11 @@ def _set_aside(store: Store, named: dict[str, Task]) -> list[Finding]:
         if not isinstance(task, PairSource) or task.rows is None:
             continue
         lines += [{"task": task.name, **asdict(r)} for r in task.rejected]
-        for kind, count in Counter(r.kind for r in task.rejected).most_common():
-            text = f"{count} of {task.rows} rows are not used; each with its reason in data/rejected.jsonl"
-            rows = tuple(f"row {r.number}: {r.reason} in {r.prompt!r}" for r in task.rejected if r.kind == kind)
-            findings.append(Finding(f"{task.name}: {kind}", "warning", count, count / task.rows, text, rows[:SHOWN]))
+        if task.rejected:
+            count, kinds = len(task.rejected), said(Counter(r.kind for r in task.rejected).most_common())
+            text = f"of {task.rows}: {kinds}; each with its reason in data/rejected.jsonl"
+            rows = tuple(f"row {r.number}: {r.reason} in {r.prompt!r}" for r in task.rejected[:SHOWN])
+            findings.append(Finding(f"{task.name}: rows not used", "warning", count, count / task.rows, text, rows))
     path = store.data("rejected.jsonl")
     write_rows(path, lines) if lines else path.unlink(missing_ok=True)
     return findings
