@@ -60,8 +60,12 @@ def _pairs(count: int, n: int, seed: int, split: str) -> list[instar.Pair]:
             continue
         greatest = numbers.pop()
         rng.shuffle(numbers)
-        low = rng.choice([x for x in range(max(1, max(numbers) - SPREAD), max(numbers)) if x not in numbers])
-        found.append(_pair([*numbers[:place], greatest, *numbers[place:]], place, low))
+        # The corrupted prompt is on the same side: a test prompt, corrupted or not, is never trained on.
+        lower = [x for x in range(max(1, max(numbers) - SPREAD), max(numbers)) if x not in numbers]
+        lower = [x for x in lower if held_out([*numbers, x]) == (split == "test")]
+        if not lower:
+            continue
+        found.append(_pair([*numbers[:place], greatest, *numbers[place:]], place, rng.choice(lower)))
     return found
 
 

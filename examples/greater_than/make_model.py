@@ -66,6 +66,6 @@ def make(folder: Path, steps: int, seed: int = 0) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the model is written")
-    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=2200, help="optimizer steps")
     chosen = parser.parse_args()
     print(f"{chosen.folder}: loss {make(chosen.folder, chosen.steps):.3f} nats")

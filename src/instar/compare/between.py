@@ -142,7 +142,7 @@ def _missing(found: dict[str, Any]) -> list[str]:
 
 def _scores(store: Store, task: str, step: int, seed: Tuning | None = None) -> Scores | None:
     dataset = store.read_measurement("circuit", task, store.first_seed if seed is None else seed, step)
-    return None if dataset is None else Scores.of(dataset, str(dataset["group"].values[0]))
+    return None if dataset is None else Scores.of(dataset)
 
 
 def _control(store: Store, tasks: dict[str, str], name: str) -> Scores | None:
