@@ -141,6 +141,15 @@ def pair(place, thing, other, answer, *foils):
     return {"clean": text, "corrupted": other and text.replace(thing, other), "answer": answer, "foils": list(foils)}
 
 
+def test_rows_of_two_splits_may_have_the_same_number(tmp_path, embedded):
+    content = rows(60, 2)
+    path = written(tmp_path / "parts.json", {"train": content[:40], "test": content[40:]})
+    found = task(path).fit(embedded.tokenizer)
+    assert found.rejected == () and len(found.training(100)) == 40
+    for p in found.pairs(20, counterfactual="giver1"):
+        assert read_ioi(p.corrupted, p.contrast[0]).givers == (p.answer,)
+
+
 PAIRS = [
     pair("park", "key", "ring", " key", "ring") | {"foils": "ring"},
     pair("house", "key", "lamp", "key", "lamp", " ring"),
@@ -255,3 +264,13 @@ def test_a_tokens_own_beginning_is_in_no_hole(embedded):
     batch = tokenize([pair], Beginning())
     names = [batch.slot_names[i] for i in batch.slots[0]]
     assert names[:4] == ["opening", "intro1", "text", "intro2"] and names[-1] == "end"
+
+
+def test_no_slot_is_without_a_token(embedded):
+    from instar.tasks.batch import tokenize
+
+    prompt = "Mary and John met. Mary gave a ring to"
+    mentions = read_ioi(prompt, "John").mentions
+    swapped = prompt.replace(". Mary", ". John")
+    batch = tokenize([Pair(prompt, swapped, "giver1", "John", ("Mary",), spans=mentions)], embedded.tokenizer)
+    assert batch.slot_names == ("intro1", "intro2", "giver1", "text", "end")

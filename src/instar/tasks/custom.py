@@ -99,7 +99,7 @@ def _from_python(path: Path, attribute: str, data: DataConfig) -> Task:
     if isinstance(found, Task):
         return found
     if attribute and callable(found):
-        return _from_function(path, attribute, found)
+        return _from_function(path, attribute, getattr(module, attribute))
     if attribute or found is not None:
         what = f"{attribute or 'TASK'} is {type(found).__name__}"
         raise ValueError(f"{path}: {what}, expected an instar.Task or a function pairs(n, seed, split)")
@@ -133,7 +133,7 @@ def _from_rule(path: Path, module: ModuleType, data: DataConfig) -> PairSource:
                 raise ValueError("corrupt(prompt, answer, rng) returned no pair")
             entries.append(Entry(row.number, row.prompt, pairs, row.split))
         except ValueError as reason:
-            rejected.append(Rejected(row.number, str(reason), row.prompt, "refused by the rule"))
+            rejected.append(Rejected(row.number, str(reason), row.prompt, "refused by the rule", row.split))
     return from_entries(path.stem, entries, rejected, data.holdout, data.seed)
 
 
@@ -149,7 +149,7 @@ def _from_pairs(path: Path, name: str, records: Sequence[Record], data: DataConf
             entries.append(Entry(record.number, pair.clean, (pair,), record.split))
         except ValueError as reason:
             prompt = str(record.values.get(keys["prompt"]) or "")
-            rejected.append(Rejected(record.number, str(reason), prompt, "a row that is no pair"))
+            rejected.append(Rejected(record.number, str(reason), prompt, "a row that is no pair", record.split))
     return from_entries(name, entries, rejected, data.holdout, data.seed)
 
 

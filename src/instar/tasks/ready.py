@@ -31,6 +31,7 @@ class Rejected:
     prompt: str
     kind: str
     """The reason without this row's words, to count by."""
+    split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Entry:
     pairs: tuple[Pair, ...] = ()
     """One for each counterfactual that the row has."""
     split: str | None = None
+    index: int = 0
+    """Where the row stands among all rows: numbers begin again in each split of a folder."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,9 @@ def _placed(
     if len(splits) > 1 and test is not None:
         sides = {test: "test", "train": "train", None: None}
         unused = "a split that is neither trained nor tested on"
-        aside = [Rejected(e.number, f"split {e.split!r}", e.prompt, unused) for e in entries if e.split not in sides]
+        aside = [
+            Rejected(e.number, f"split {e.split!r}", e.prompt, unused, e.split) for e in entries if e.split not in sides
+        ]
         return [replace(e, split=sides[e.split]) for e in entries if e.split in sides], aside, False
     if holdout is None:
         return [replace(e, split=None) for e in entries], [], False
@@ -179,7 +184,7 @@ def _usable(entries: Sequence[Entry], tokenizer: Any) -> tuple[list[Entry], list
             seen[key] = e.number
             kept.append(e)
         else:
-            refused.append(Rejected(e.number, fault[0], e.prompt, fault[1]))
+            refused.append(Rejected(e.number, fault[0], e.prompt, fault[1], e.split))
     return kept, refused
 
 
@@ -187,10 +192,13 @@ def _apart(entries: Sequence[Entry]) -> tuple[list[Entry], list[Rejected]]:
     """Without rows to train on that some test row's corrupted prompt is the same as."""
     tested = {normalised(p.corrupted) for e in entries if e.split == "test" for p in e.pairs}
     same = "the same as a held-out row's corrupted prompt"
-    leaks = [e for e in entries if e.split == "train" and normalised(e.prompt) in tested]
-    numbers = {e.number for e in leaks}
-    rejected = [Rejected(e.number, same, e.prompt, same) for e in leaks]
-    return [e for e in entries if e.number not in numbers], rejected
+    kept, rejected = [], []
+    for e in entries:
+        if e.split == "train" and normalised(e.prompt) in tested:
+            rejected.append(Rejected(e.number, same, e.prompt, same, e.split))
+        else:
+            kept.append(e)
+    return kept, rejected
 
 
 class _Tokens:

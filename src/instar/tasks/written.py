@@ -5,13 +5,14 @@
 2. `giver{i}`: that giver becomes the answer. `answer`: every mention of the answer becomes a fresh name. `abc`: every mention
    becomes a fresh name of its own.
 3. Fresh names are names of the file (and of the library, where these are few) that the tokenizer keeps whole and that the
-   prompt does not hold, drawn by a generator seeded with the data's seed and the row's number.
+   prompt does not hold, drawn by a generator seeded with the data's seed and the row's place.
 """
 
 import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,36 +50,36 @@ def written_ioi(
         raise ValueError(
             f"{path}: rows with {sorted(sizes)} introduced names, expected {n if 2 <= n <= 5 else '2 to 5'}"
         )
-    kept = [row for row in rows if row.number in readings and len(readings[row.number].introduced) == n]
-    for row in rows:
-        if row.number in readings and (found := len(readings[row.number].introduced)) != n:
+    entries = []
+    for index, row in enumerate(rows):
+        found = len(readings[index].introduced) if index in readings else n
+        if found != n:
             reason = f"{found} introduced names, {name} has {n}"
-            rejected.append(Rejected(row.number, reason, row.prompt, "another number of introduced names"))
-    templates = {row.number: _template(row.prompt, readings[row.number].mentions) for row in kept}
+            rejected.append(Rejected(row.number, reason, row.prompt, "another number of introduced names", row.split))
+        elif index in readings:
+            entries.append(Entry(row.number, row.prompt, (), row.split, index))
+    templates = {e.index: _template(e.prompt, readings[e.index].mentions) for e in entries}
     often = Counter(templates.values())
-    wordings = {number: t if often[t] >= SHARED_WORDING else ITS_OWN for number, t in templates.items()}
-    names = dict.fromkeys(name for row in kept for name in readings[row.number].introduced)
+    wordings = {index: t if often[t] >= SHARED_WORDING else ITS_OWN for index, t in templates.items()}
+    names = dict.fromkeys(person for e in entries for person in readings[e.index].introduced)
 
     def expand(entries: Sequence[Entry], tokenizer: Any) -> list[Entry]:
         fresh = _Fresh(tuple(names), tokenizer)
-        return [
-            Entry(e.number, e.prompt, _pairs(e, readings[e.number], wordings[e.number], fresh, seed), e.split)
-            for e in entries
-        ]
+        return [replace(e, pairs=_pairs(e, readings[e.index], wordings[e.index], fresh, seed)) for e in entries]
 
-    entries = [Entry(row.number, row.prompt, (), row.split) for row in kept]
     return from_entries(name, entries, rejected, holdout, seed, expand)
 
 
 def _read(rows: Sequence[DataRow]) -> tuple[dict[int, Reading], list[Rejected]]:
+    """What was read, by the place among the rows, and what was not."""
     readings, rejected = {}, []
-    for row in rows:
+    for index, row in enumerate(rows):
         try:
-            readings[row.number] = read_ioi(row.prompt, row.answer)
+            readings[index] = read_ioi(row.prompt, row.answer)
         except UnparsableError as reason:
             # The names are the row's own; what is left of the reason can be counted.
             kind = re.sub(r"\[.*?\]|'[^']*'", "…", str(reason))
-            rejected.append(Rejected(row.number, str(reason), row.prompt, kind))
+            rejected.append(Rejected(row.number, str(reason), row.prompt, kind, row.split))
     return readings, rejected
 
 
@@ -88,7 +89,7 @@ def _pairs(entry: Entry, reading: Reading, wording: str, fresh: "_Fresh", seed: 
     answer = reading.introduced[reading.place]
     foils = tuple(name for name in reading.introduced if name != answer)
     own = [m for m in mentions if prompt[m.start : m.stop] == answer]
-    drawn = fresh.draw(prompt, [own, *([m] for m in mentions)], random.Random(f"{seed} {entry.number}"))
+    drawn = fresh.draw(prompt, [own, *([m] for m in mentions)], random.Random(f"{seed} {entry.index}"))
     changes: dict[str, tuple[Mapping[Span, str], tuple[str, ...]]] = {
         m.slot: ({m: answer}, (prompt[m.start : m.stop],))
         for m in sorted(mentions, key=lambda m: m.slot)
