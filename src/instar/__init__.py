@@ -19,6 +19,7 @@ _HOME = {
     "Recorder": "instar.live.recorder",
     "Run": "instar.run",
     "RunConfig": "instar.config",
+    "Span": "instar.tasks.task",
     "Store": "instar.store",
     "Task": "instar.tasks.task",
     "Verdict": "instar.compare.verdict",
