@@ -4,9 +4,9 @@
     instar run examples/lora/lora.yaml --out runs/lora
     python examples/lora/same_heads.py runs/full runs/lora
 
-Heads are ranked by how much their direct contribution to the new task changed (attribution), and by how much of the new ability
-their tuned weights bring into the base (grafting). Agreement is Spearman's rank correlation over all heads. Beside it stand
-two yardsticks: what a second seed of full fine-tuning agrees to, and what random orders reach (p, one-sided, 10,000 of them).
+Heads are ranked by how much their direct contribution to the new task changed (attribution), and by how much of the new
+ability their tuned weights bring into the base (grafting). Agreement is Spearman's rank correlation over all heads. Beside it
+stand two yardsticks: what a second seed of full fine-tuning agrees to, and what random orders reach (p, one-sided).
 """
 
 import sys

@@ -152,7 +152,7 @@ def data_generate(
     with bar("generating") as tell:
         made = generate(config, out, tell, lambda text: console.print(text, markup=False, soft_wrap=True))
     if made.rows:
-        show_audit(out, audit([DataRow(i, r.prompt, r.answer) for i, r in enumerate(made.rows, 1)], task=task))
+        show_audit(str(out), audit([DataRow(i, r.prompt, r.answer) for i, r in enumerate(made.rows, 1)], task=task))
     show_made(out, made)
     raise typer.Exit(1 if made.failed else 0)
 

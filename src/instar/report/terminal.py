@@ -1,6 +1,7 @@
 """What a command prints: tables that a person reads."""
 
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
