@@ -36,8 +36,8 @@ def attention(model: Model, batch: Batch, *, examples: int = 2, chunk: int = 32)
         to_slot = torch.einsum("plhqk,pks->plhqs", patterns, belongs)
         sums = torch.einsum("plhqs,pqt->plhts", to_slot, belongs)
         sizes = belongs.sum(1)
-        total = total + (sums / sizes.clamp_min(1)[:, None, None, :, None]).double().sum(0)
-        count = count + (sizes > 0).double().sum(0)
+        total = total + (sums / sizes.clamp_min(1)[:, None, None, :, None]).cpu().double().sum(0)
+        count = count + (sizes > 0).cpu().double().sum(0)
         parts.append({"from_end": numpy(to_slot[torch.arange(len(part)), :, :, part.end])})
     axes = {"layer": np.arange(model.layout.n_layers), "head": np.arange(model.layout.n_heads)}
     dataset = joined(

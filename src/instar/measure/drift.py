@@ -31,8 +31,8 @@ def drift(
     own = dict(tuned.module.named_parameters())
     for name, value in base.module.named_parameters():
         part = component(name, base)
-        change[part] += float((own[name].double() - value.double()).square().sum())
-        norm[part] += float(value.double().square().sum())
+        change[part] += float((own[name].cpu().double() - value.cpu().double()).square().sum())
+        norm[part] += float(value.cpu().double().square().sum())
     names = sorted(
         change, key=lambda c: (c.startswith("final"), [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", c)])
     )

@@ -59,8 +59,8 @@ def at_end(x: Float[Tensor, "pair pos d_model"], end: Int[Tensor, " pair"]) -> F
 
 
 def foil_weights(foils: Int[Tensor, "pair foil"]) -> Float[Tensor, "pair foil"]:
-    """Equal weights over the real foils of each row, 0 on padding."""
-    real = (foils >= 0).double()
+    """Equal weights over the real foils of each row, 0 on padding. On the CPU: Apple's GPUs have no float64."""
+    real = (foils >= 0).cpu().double()
     return real / real.sum(1, keepdim=True)
 
 

@@ -114,4 +114,4 @@ def permuted(base: Layout, tuned: Layout) -> dict[str, str]:
 def _flat(layout: Layout, layer: int) -> Float[Tensor, "head weight"]:
     parts = [layout.w_in(layer, "q").data.flatten(1), layout.w_o(layer).data.flatten(1)]
     # Each of the two counts the same; one that is 0 (a head that was cut off) counts nothing.
-    return torch.cat([normalize(p.double()) for p in parts], 1) / 2**0.5
+    return torch.cat([normalize(p.cpu().double()) for p in parts], 1) / 2**0.5
