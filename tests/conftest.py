@@ -31,6 +31,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from instar.models.load import Model, load
+from small_run import finished, small_run  # noqa: F401 — fixtures
 
 
 def tiny_gpt2(seed: int = 0, layers: int = 3, heads: int = 4, width: int = 32, **options) -> GPT2LMHeadModel:

@@ -1,14 +1,8 @@
 """The command line as a user calls it: in a process of its own, on the embedded model."""
 
 import json
-import os
-import random
 import shutil
-import signal
 import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,47 +10,7 @@ import xarray as xr
 import yaml
 
 from instar.compare.verdict import verdict
-
-SMALL = {
-    "model": "embedded",
-    "data": {"train_size": 128, "test_size": 60, "measure_pairs": 24},
-    "train": {"steps": 8, "checkpoints": 4, "learning_rate": 1e-3, "seeds": [0]},
-    "measure": {"patching_pairs": 4, "circuit_pairs": 4, "role_pairs": 4, "exact_ends": False},
-    "compare": {
-        "checkpoints": 1,
-        "pairs": 8,
-        "random_sets": 4,
-        "exchanged_sets": 2,
-        "single": False,
-        "controls": ["old"],
-    },
-    "threads": 1,
-}
-INSTAR = [sys.executable, "-W", "error", "-m", "instar.cli"]
-
-
-def instar(*arguments: object, ok: bool = True) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [*INSTAR, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, "COLUMNS": "140"}
-    )
-    assert (done.returncode == 0) is ok, done.stdout + done.stderr
-    return done
-
-
-def write_config(folder: Path, **changes: object) -> Path:
-    path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump(SMALL | changes))
-    return path
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
-
-
-def results(root: Path) -> dict[str, bytes]:
-    """What must be the same however often a run was interrupted: netCDF files hold no time stamps either."""
-    return {name: data for name, data in contents(root).items() if not name.endswith((".png", ".svg", ".gif"))}
-
+from small_run import INSTAR, SMALL, instar, results, write_config
 
 _STAGES = {
     **{s: ["ioi2", "ioi3"] for s in ("evaluate", "lens", "attribution", "attention", "patching", "circuit", "roles")},
@@ -128,7 +82,7 @@ def test_checkpoints_that_somebody_else_trained(finished, tmp_path):
         shutil.copytree(finished / "checkpoints" / f"step-{step:06d}", series / f"checkpoint-{step}")
     base, pattern = finished / "checkpoints" / "step-000000", series / "checkpoint-*"
     nothing = instar("compare", "--base", base, "--checkpoints", tmp_path / "no-*", "--out", tmp_path / "x", ok=False)
-    assert "no folder matches" in nothing.stderr and "Traceback" not in nothing.stderr
+    assert "no folder or .safetensors file matches" in nothing.stderr and "Traceback" not in nothing.stderr
     config = yaml.safe_load((finished / "config.yaml").read_text())
     config |= {
         "model": str(base),
@@ -160,45 +114,6 @@ def test_gifs_have_a_frame_for_every_checkpoint_and_no_jumping(finished):
         assert 0 < changed < 0.25, changed
 
 
-def test_a_second_run_does_nothing_again(finished):
-    before = {
-        p: p.stat().st_mtime_ns for sub in ("data", "checkpoints", "measure") for p in (finished / sub).rglob("*.nc")
-    }
-    before |= {p: p.stat().st_mtime_ns for p in (finished / "checkpoints").rglob("*") if p.is_file()}
-    instar("run", finished / "config.yaml", "--out", finished)
-    assert all(p.stat().st_mtime_ns == t for p, t in before.items())
-
-
-def test_only_what_is_missing_is_made(finished, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(finished, copy)
-    gone = copy / "measure" / "lens" / "ioi3" / "step-000004.nc"
-    kept = copy / "measure" / "lens" / "ioi3" / "step-000008.nc"
-    original, time_before = gone.read_bytes(), kept.stat().st_mtime_ns
-    gone.unlink()
-    instar("measure", copy)
-    assert gone.read_bytes() == original and kept.stat().st_mtime_ns == time_before
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_kill_minus_nine_at_any_moment_and_run_again(finished, tmp_path, seed):
-    """Wherever it dies, the rerun ends with the unbroken run's results, byte for byte."""
-    out, rng = tmp_path / "out", random.Random(seed)
-    command = [*INSTAR, "run", str(finished / "config.yaml"), "--out", str(out)]
-    for _ in range(3):
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        time.sleep(rng.uniform(2.0, 12.0))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    instar("run", finished / "config.yaml", "--out", out)
-    assert not list(out.rglob(".partial-*"))
-    ours, theirs = results(out), results(finished)
-    assert set(ours) == set(theirs)
-    assert [name for name in ours if ours[name] != theirs[name]] == []
-
-
 def test_every_stage_has_its_command(finished, tmp_path):
     out = tmp_path / "staged"
     instar("train", write_config(tmp_path), "--out", out)
@@ -218,7 +133,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_rest_goes_on(finished, tmp_pat
     done = instar("measure", copy, ok=False)
     assert "step 4 failed" in done.stderr and "damaged or half-written" in done.stderr
     assert (copy / "measure" / "lens" / "ioi3" / "step-000008.nc").exists()
-    instar("compare", copy)
+    instar("compare", copy, ok=False)
     assert [f["step"] for f in json.loads((copy / "summary.json").read_text())["failed"]] == [4]
 
 
@@ -232,17 +147,6 @@ def test_training_on_leaking_data_is_refused_unless_told_by_name(finished, tmp_p
     assert "5 of 5 training rows are test prompts" in done.stderr and "data.allow_leaks: true" in done.stderr
     assert "Traceback" not in done.stderr
     instar("train", write_config(tmp_path, data=data | {"allow_leaks": True}), "--out", tmp_path / "out")
-
-
-def test_several_seeds_have_their_own_series(tmp_path):
-    train = SMALL["train"] | {"seeds": [0, 5], "save": "bfloat16"}
-    config = write_config(
-        tmp_path, train=train, measure={"stages": ["evaluate"]}, report={"gifs": False, "static": False}
-    )
-    instar("run", config, "--out", tmp_path / "out")
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["tasks"]["ioi3"]["seeds"]["5"]["steps"] == [0, 4, 8]
-    assert (tmp_path / "out" / "checkpoints" / "seed-5" / "step-000008" / "difference.safetensors").exists()
 
 
 def test_screening_names_the_pair(tmp_path):
@@ -286,43 +190,3 @@ def test_the_audit_reads_the_logs_format(tmp_path):
 def test_mistakes_get_one_sentence(arguments, message, tmp_path):
     done = subprocess.run([*INSTAR, *arguments], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr
-
-
-def test_ray_gives_the_serial_loops_bytes(finished, tmp_path):
-    pytest.importorskip("ray")
-    copy = tmp_path / "copy"
-    shutil.copytree(finished, copy)
-    shutil.rmtree(copy / "measure")
-    config = yaml.safe_load((copy / "config.yaml").read_text())
-    config["measure"]["executor"] = "ray"
-    (copy / "config.yaml").write_text(yaml.safe_dump(config))
-    # Ray's own start-up warns of its future defaults.
-    command = [sys.executable, "-m", "instar.cli", "measure", str(copy)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    ours, theirs = contents(copy / "measure"), contents(finished / "measure")
-    assert len(ours) == len(theirs) > 20
-    assert [name for name in ours if ours[name] != theirs[name]] == []
-
-
-def test_another_schedule_leaves_nothing_stale(finished, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(finished, copy)
-    train = SMALL["train"] | {"steps": 4, "checkpoints": 2}
-    config = write_config(tmp_path, train=train, report={"gifs": False, "static": False})
-    instar("run", config, "--out", copy)
-    found = {p.stem for p in (copy / "measure").rglob("*.nc")}
-    assert found == {"step-000000", "step-000002", "step-000004"}
-    assert json.loads((copy / "summary.json").read_text())["tasks"]["ioi3"]["steps"] == [0, 2, 4]
-
-
-def test_a_refused_configuration_leaves_no_trace(finished, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(finished, copy)
-    rows = [json.loads(line) for line in (finished / "data" / "ioi3.giver1.jsonl").read_text().splitlines()]
-    leak = tmp_path / "leak.jsonl"
-    leak.write_text(json.dumps({"prompt": rows[0]["clean"], "answer": rows[0]["answer"]}))
-    data = SMALL["data"] | {"train_file": str(leak)}
-    assert "are test prompts" in instar("run", write_config(tmp_path, data=data), "--out", copy, ok=False).stderr
-    instar("run", finished / "config.yaml", "--out", copy)
-    assert results(copy) == results(finished)

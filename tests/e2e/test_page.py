@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 from playwright.sync_api import expect, sync_playwright
-from test_cli import SMALL, instar
+
+from small_run import SMALL, instar
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 pytestmark = pytest.mark.skipif(
@@ -167,7 +168,8 @@ def test_it_shows_what_was_measured_and_nothing_else(stages, run_dir, browser, t
     for stage in (some / "measure").iterdir():
         if stage.is_dir() and stage.name not in stages:
             shutil.rmtree(stage)
-    instar("compare", some)
+    # Weights are gone: circuits that are there would be tested causally, and that fails.
+    instar("compare", some, ok="circuit" not in stages)
     instar("report", some)
     watched = Watched(browser, some / "report" / "index.html")
     assert watched.errors == []

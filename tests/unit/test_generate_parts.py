@@ -109,7 +109,9 @@ def test_quotas_bind_places_answers_and_wordings():
     reasons = []
     for a, b, c in zip(words.TRAIN_NAMES[:20], words.TRAIN_NAMES[20:40], words.TRAIN_NAMES[40:60], strict=True):
         reasons.append(
-            judge.take(f"After {a}, {b} and {c} met at the {a} sea, {c} and {a} gave a {b[::-1].lower()} to", b)
+            judge.take(
+                f"After {a}, {b} and {c} met at the {a[::-1].lower()} sea, {c} and {a} gave a {b[::-1].lower()} to", b
+            )
         )
     assert judge.uses.places == {1: 3} and "over quota: answer place 2" in reasons
     again = judge.accepted[0].answer

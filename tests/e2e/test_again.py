@@ -1,0 +1,105 @@
+"""A second run: it does nothing again, goes on after a kill, forgets what is stale, and is the same on several workers."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from small_run import INSTAR, SMALL, contents, instar, results, write_config
+
+
+def test_a_second_run_does_nothing_again(finished):
+    before = {
+        p: p.stat().st_mtime_ns for sub in ("data", "checkpoints", "measure") for p in (finished / sub).rglob("*.nc")
+    }
+    before |= {p: p.stat().st_mtime_ns for p in (finished / "checkpoints").rglob("*") if p.is_file()}
+    instar("run", finished / "config.yaml", "--out", finished)
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items())
+
+
+def test_only_what_is_missing_is_made(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    gone = copy / "measure" / "lens" / "ioi3" / "step-000004.nc"
+    kept = copy / "measure" / "lens" / "ioi3" / "step-000008.nc"
+    original, time_before = gone.read_bytes(), kept.stat().st_mtime_ns
+    gone.unlink()
+    instar("measure", copy)
+    assert gone.read_bytes() == original and kept.stat().st_mtime_ns == time_before
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_kill_minus_nine_at_any_moment_and_run_again(finished, tmp_path, seed):
+    """Wherever it dies, the rerun ends with the unbroken run's results, byte for byte."""
+    out, rng = tmp_path / "out", random.Random(seed)
+    command = [*INSTAR, "run", str(finished / "config.yaml"), "--out", str(out)]
+    for _ in range(3):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(rng.uniform(2.0, 12.0))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    instar("run", finished / "config.yaml", "--out", out)
+    assert not list(out.rglob(".partial-*"))
+    ours, theirs = results(out), results(finished)
+    assert set(ours) == set(theirs)
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_several_seeds_have_their_own_series(tmp_path):
+    train = SMALL["train"] | {"seeds": [0, 5], "save": "bfloat16"}
+    config = write_config(
+        tmp_path, train=train, measure={"stages": ["evaluate"]}, report={"gifs": False, "static": False}
+    )
+    instar("run", config, "--out", tmp_path / "out")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["tasks"]["ioi3"]["seeds"]["5"]["steps"] == [0, 4, 8]
+    assert (tmp_path / "out" / "checkpoints" / "seed-5" / "step-000008" / "difference.safetensors").exists()
+
+
+def test_ray_gives_the_serial_loops_bytes(finished, tmp_path):
+    pytest.importorskip("ray")
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    shutil.rmtree(copy / "measure")
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["measure"]["executor"] = "ray"
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    # Ray's own start-up warns of its future defaults.
+    command = [sys.executable, "-m", "instar.cli", "measure", str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = contents(copy / "measure"), contents(finished / "measure")
+    assert len(ours) == len(theirs) > 20
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_another_schedule_leaves_nothing_stale(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    train = SMALL["train"] | {"steps": 4, "checkpoints": 2}
+    config = write_config(tmp_path, train=train, report={"gifs": False, "static": False})
+    instar("run", config, "--out", copy)
+    found = {p.stem for p in (copy / "measure").rglob("*.nc")}
+    assert found == {"step-000000", "step-000002", "step-000004"}
+    assert json.loads((copy / "summary.json").read_text())["tasks"]["ioi3"]["steps"] == [0, 2, 4]
+
+
+def test_a_refused_configuration_leaves_no_trace(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    rows = [json.loads(line) for line in (finished / "data" / "ioi3.giver1.jsonl").read_text().splitlines()]
+    leak = tmp_path / "leak.jsonl"
+    leak.write_text(json.dumps({"prompt": rows[0]["clean"], "answer": rows[0]["answer"]}))
+    data = SMALL["data"] | {"train_file": str(leak)}
+    assert "are test prompts" in instar("run", write_config(tmp_path, data=data), "--out", copy, ok=False).stderr
+    instar("run", finished / "config.yaml", "--out", copy)
+    assert results(copy) == results(finished)
