@@ -165,7 +165,7 @@ def _made(found: Panels, store: Store) -> list[tuple[str, str]]:
         ),
         (
             "seeds of fine-tuning",
-            ", ".join(map(str, train.seeds))
+            ("one, not known here" if config.series is not None else ", ".join(map(str, train.seeds)))
             + ("; nothing here says how much another seed would differ" if len(train.seeds) == 1 else ""),
         ),
         ("instar", summary["instar"]),
