@@ -3,16 +3,11 @@
 `INSTAR_WRITE=1 pytest tests/model/test_support_table.py` writes it anew.
 """
 
-import os
-from pathlib import Path
-
 from torch import nn
 
 import families
 from instar.models.arch import TABLE, Layout, row
-
-PAGE = Path(__file__).parents[2] / "docs" / "families.md"
-BEGIN, END = "<!-- table -->", "<!-- /table -->"
+from pages import is_up_to_date
 
 
 def settings(config) -> list[str]:
@@ -63,12 +58,7 @@ def table() -> str:
 
 
 def test_the_page_says_what_is_tested():
-    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    old, after = rest.split(END)
-    if os.environ.get("INSTAR_WRITE"):
-        PAGE.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
-        return
-    assert old.strip() == table(), "docs/families.md is stale: INSTAR_WRITE=1 pytest tests/model/test_support_table.py"
+    is_up_to_date("families.md", "table", table(), __file__)
 
 
 def test_every_family_of_the_table_is_tested():

@@ -3,10 +3,8 @@
 `INSTAR_WRITE=1 pytest tests/unit/test_config_page.py` writes them anew.
 """
 
-import os
 import re
 import types
-from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
@@ -14,9 +12,9 @@ import yaml
 from pydantic import BaseModel, Field
 
 from instar.config import RunConfig
+from pages import DOCS, is_up_to_date
 
-PAGE = Path(__file__).parents[2] / "docs" / "config.md"
-BEGIN, END = "<!-- reference -->", "<!-- /reference -->"
+PAGE = DOCS / "config.md"
 PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 PLURAL = {str: "texts", int: "whole numbers", float: "numbers"}
 LIMITS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}",
@@ -93,12 +91,7 @@ def reference(part: type[BaseModel] = RunConfig) -> str:
 
 
 def test_the_page_is_the_configuration():
-    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    old, after = rest.split(END)
-    if os.environ.get("INSTAR_WRITE"):
-        PAGE.write_text(f"{before}{BEGIN}\n\n{reference()}\n\n{END}{after}", encoding="utf-8")
-        return
-    assert old.strip() == reference(), "docs/config.md is stale: INSTAR_WRITE=1 pytest tests/unit/test_config_page.py"
+    is_up_to_date("config.md", "reference", reference(), __file__)
 
 
 def test_every_key_of_a_written_configuration_is_on_the_page():
