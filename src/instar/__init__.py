@@ -6,7 +6,7 @@ The public names, imported when first used: `import instar` stays fast and `inst
 import importlib
 from typing import Any
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _HOME = {
     "Batch": "instar.tasks.batch",
@@ -19,6 +19,7 @@ _HOME = {
     "Recorder": "instar.live.recorder",
     "Run": "instar.run",
     "RunConfig": "instar.config",
+    "Span": "instar.tasks.task",
     "Store": "instar.store",
     "Task": "instar.tasks.task",
     "Verdict": "instar.compare.verdict",

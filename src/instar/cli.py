@@ -74,15 +74,20 @@ def screen(
 
 @data_app.command("audit")
 def data_audit(
-    train: Annotated[Path, typer.Argument(help="training file: .json, .jsonl, .csv or .parquet", metavar="TRAIN")],
-    test: Annotated[Path | None, typer.Option(help="test file, in the same forms")] = None,
+    train: Annotated[
+        str,
+        typer.Argument(help="data: .json, .jsonl, .csv, .parquet, a folder; DATA#train is one split", metavar="DATA"),
+    ],
+    test: Annotated[str | None, typer.Option(help="test data, in the same forms")] = None,
     model: Annotated[str | None, typer.Option(help="count tokens with this model's tokenizer")] = None,
     task: Annotated[str | None, typer.Option(help='"ioi" (any N) or "ioi3": read each prompt as N-object IOI')] = None,
+    columns: Annotated[str, typer.Option(help="what the data call their columns: prompt=text,answer=label")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Leaks, duplicates, ill-formed rows and imbalance. Exits with 1 on a leak or more than 1 % ill-formed rows."""
     import json
 
+    from instar.config import DataConfig
     from instar.report.terminal import show_audit
     from instar.tasks.audit import audit
     from instar.tasks.rows import read_training_file
@@ -94,8 +99,10 @@ def data_audit(
         from instar.models.load import load_tokenizer
 
         tokenizer = load_tokenizer(model)
-    held = [row.prompt for row in read_training_file(test)] if test is not None else []
-    report = audit(read_training_file(train), held, tokenizer, task)
+    parts: Any = {key: value for key, _, value in (part.partition("=") for part in columns.split(",") if part)}
+    named = DataConfig(columns=parts).columns
+    held = [row.prompt for row in read_training_file(test, named)] if test is not None else []
+    report = audit(read_training_file(train, named), held, tokenizer, task)
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=1, ensure_ascii=False))
     else:
@@ -145,7 +152,7 @@ def data_generate(
     with bar("generating") as tell:
         made = generate(config, out, tell, lambda text: console.print(text, markup=False, soft_wrap=True))
     if made.rows:
-        show_audit(out, audit([DataRow(i, r.prompt, r.answer) for i, r in enumerate(made.rows, 1)], task=task))
+        show_audit(str(out), audit([DataRow(i, r.prompt, r.answer) for i, r in enumerate(made.rows, 1)], task=task))
     show_made(out, made)
     raise typer.Exit(1 if made.failed else 0)
 

@@ -17,6 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 Stage = Literal["evaluate", "lens", "attribution", "attention", "patching", "circuit", "roles", "drift"]
 
 
+Column = Literal[
+    "prompt", "answer", "corrupted", "foils", "contrast", "counterfactual", "split", "place", "wording", "spans"
+]
+"""What a column of a user's data may be."""
 CONTROLS = {"old": "more of the old task", "shuffled": "shuffled answers"}
 """Fine-tunings that a change of circuits is to be compared with."""
 
@@ -56,7 +60,7 @@ class ModelConfig(Part):
 
 
 class TasksConfig(Part):
-    """The mastered task and the one it fails: library names, or paths to .py or .jsonl files."""
+    """The mastered task and the one it fails: library names, or paths to a .py file or to data (docs/own-data.md)."""
 
     old: str = Field(default="ioi2", description="the task the base has mastered")
     new: str = Field(default="ioi3", description="the task it is fine-tuned on")
@@ -88,9 +92,15 @@ class DataConfig(Part):
     """What is trained on, tested on and measured on."""
 
     train_file: str | None = Field(
-        default=None, description="prompts and answers to train on; made from the new task if absent"
+        default=None, description="prompts and answers to train on (file#split: of one split); the new task's if absent"
     )
-    train_size: int = Field(default=2944, ge=1, description="rows to make for training")
+    columns: dict[Column, str] = Field(
+        default_factory=dict, description="what your files call their columns, such as {prompt: text, answer: label}"
+    )
+    holdout: float | None = Field(
+        default=None, gt=0, lt=1, description="share of a task file's prompts to test on, where no row names a split"
+    )
+    train_size: int = Field(default=2944, ge=1, description="rows to train on; of a task file all, up to this many")
     test_size: int = Field(default=1000, ge=20, description="held-out pairs a task for behaviour")
     measure_pairs: int = Field(default=96, ge=8, description="held-out pairs a task for what is inside")
     seed: int = Field(default=0, description="seed of all prompts")

@@ -46,7 +46,9 @@ def data_stage(store: Store, config: RunConfig, tokenizer: Any = None) -> Prepar
     for finding in read_json(audited)["findings"] if audited.exists() else ():
         if finding["severity"] != "note":
             console.print(
-                f"data: {finding['severity']}: {finding['kind']}: {finding['text']}", style="yellow", markup=False
+                f"data: {finding['severity']}: {finding['kind']}, {finding['count']} rows: {finding['text']}",
+                style="yellow",
+                markup=False,
             )
     return prepared
 
@@ -165,7 +167,7 @@ def task_names(config: RunConfig) -> dict[str, str]:
     """The tasks' names by role."""
     from instar.tasks.library import task
 
-    return {"old": task(config.tasks.old).name, "new": task(config.tasks.new).name}
+    return {role: task(name, config.data).name for role, name in (("old", config.tasks.old), ("new", config.tasks.new))}
 
 
 def _base(config: RunConfig) -> Any:

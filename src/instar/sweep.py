@@ -99,10 +99,7 @@ def causal_jobs(store: Store, config: RunConfig, tasks: Iterable[str], data_key:
             files = [store.measurement("circuit", old, seed, 0), store.measurement("circuit", new, seed, row["step"])]
             if not all(file.exists() for file in files):
                 continue
-            choices = own.model_dump(exclude={"checkpoints", "controls"}) | {
-                "device": config.model.device,
-                "dtype": config.model.dtype,
-            }
+            choices = own.model_dump(exclude={"checkpoints", "controls"}) | _reading(config)
             decides = [*map(store.key_of, files), rows[0]["sha256"], row["sha256"], choices, row["step"] == last]
             key = digest([__version__, "causal", data_key, config.threads, *decides])
             path = store.measurement("causal", SHARED, seed, row["step"])
@@ -200,8 +197,8 @@ class Worker:
         try:
             for _ in self.make(group):
                 pass
-        except (ValueError, OSError, ArithmeticError) as error:
-            return Failure(seed, step, str(error))
+        except (ValueError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError) as error:
+            return Failure(seed, step, str(error) or type(error).__name__)
         return None
 
     def make(self, group: list[Job]) -> Iterator[str]:
@@ -227,9 +224,11 @@ class Worker:
         series = self.config.series
         ours = series is not None and series.evict and step > 0 and not Path(name).exists()
         ours = ours and not holds_weights(name, revision)
-        yield
-        if ours and holds_weights(name, revision):
-            evict(name, revision)
+        try:
+            yield
+        finally:
+            if ours and holds_weights(name, revision):
+                evict(name, revision)
 
     def _pairs(self, task: str, base: Model) -> Pairs:
         return self.pairs.setdefault(task, Pairs(self.store, task, base.tokenizer))

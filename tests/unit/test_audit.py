@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from instar.tasks.audit import audit, normalised
-from instar.tasks.freetext import UnparsableError, read_ioi
 from instar.tasks.library import ioi
 from instar.tasks.rows import DataRow, read_training_file
 
@@ -114,47 +113,8 @@ def test_files_that_cannot_be_read_say_so(tmp_path):
     with pytest.raises(ValueError, match=r"x.json cannot be read as json"):
         read_training_file(path)
     path.write_text('[{"text": "a"}]')
-    with pytest.raises(ValueError, match=r"columns \['text'\], expected one of \['prompt', 'question'\]"):
+    with pytest.raises(ValueError, match=r"columns \['text'\], expected one of \['prompt', 'question', 'clean'\]"):
         read_training_file(path)
     path.write_text('[{"prompt": "a", "answer": 3}]')
     with pytest.raises(ValueError, match="row 1: expected text"):
         read_training_file(path)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "answer", "introduced", "givers"),
-    [
-        ("John, Mary and Jim went to the store. Mary and John gave a drink to", "Jim", "John Mary Jim", "Mary John"),
-        ("In Paris, John and Mary met. Yesterday, Mary gave a ring to", "John", "John Mary", "Mary"),
-        ("When Tom met Sue and Kim at the zoo, Sue and Kim gave a toy to", "Tom", "Tom Sue Kim", "Sue Kim"),
-        ("After Ann & Bob & Eve met, Bob & Ann gave a pen to", "Eve", "Ann Bob Eve", "Bob Ann"),
-        (
-            "After John, Mary, and Jim ate, Jim was tired. Mary, together with John, gave a cup to",
-            "Jim",
-            "John Mary Jim",
-            "Mary John",
-        ),
-        ("After Al, Bo, Cy and Di met, Di, Al and Cy gave a pen to", "Bo", "Al Bo Cy Di", "Di Al Cy"),
-        ("Élodie, Mary and Jim met in Paris. Mary and Élodie gave a book to", "Jim", "Élodie Mary Jim", "Mary Élodie"),
-        ("John, Mary and Jim sat in Rome. In Rome, John and Mary gave a map to", "Jim", "John Mary Jim", "John Mary"),
-        ("John's dog ran. John, Mary and Jim saw it. Jim and Mary gave a bone to", "John", "John Mary Jim", "Jim Mary"),
-    ],
-)
-def test_free_wording_is_read(prompt, answer, introduced, givers):
-    reading = read_ioi(prompt, answer)
-    assert reading.introduced == tuple(introduced.split())
-    assert reading.givers == tuple(givers.split())
-    assert reading.introduced[reading.place] == answer
-
-
-@pytest.mark.parametrize(
-    ("prompt", "answer", "reason"),
-    [
-        ("The cat sat on the mat and gave it to", "John", "fewer than two"),
-        ("After John, Mary and Jim met, he gave a pen to", "Jim", "expected all introduced names but one"),
-        ("After John and Mary met, John gave a pen to", "John", "among the givers"),
-    ],
-)
-def test_what_cannot_be_read_has_a_reason(prompt, answer, reason):
-    with pytest.raises(UnparsableError, match=reason):
-        read_ioi(prompt, answer)

@@ -41,6 +41,8 @@ def written(kind: Any) -> str:
         return " or ".join("null" if k is type(None) else written(k) for k in inner)
     if origin in (tuple, list):
         return f"list of {PLURAL.get(inner[0]) or written(inner[0])}"
+    if origin is dict:
+        return f"from {written(inner[0])} to {written(inner[1])}"
     return "a part" if is_part(kind) else PLAIN[kind]
 
 

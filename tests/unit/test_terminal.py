@@ -40,7 +40,7 @@ def summary():
             "heads": {"two": [], "three": [head | {"moved": True}]},
         },
         "circuits": {"two": {"giver1": {"size": [18, None]}}, "three": None},
-        "health": [{"seed": 0, "step": 4, "kind": "odd", "text": "[red]x[/red]"}], "failed": [],
+        "health": [{"seed": 0, "step": 4, "kind": "odd", "text": "[red]x[/red]"}], "failed": [], "checkpoints": [],
         "controls": {"old": control, "no": None},
         "dynamics": {"key": {"layers": layers}},
         "verdict": rows[-1] | {"missing": ["whether [both] ways"], "series": rows, "across_seeds": "1 of 1."},

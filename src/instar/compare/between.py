@@ -142,7 +142,7 @@ def _missing(found: dict[str, Any]) -> list[str]:
 
 def _scores(store: Store, task: str, step: int, seed: Tuning | None = None) -> Scores | None:
     dataset = store.read_measurement("circuit", task, store.first_seed if seed is None else seed, step)
-    return None if dataset is None else Scores.of(dataset, str(dataset["group"].values[0]))
+    return None if dataset is None else Scores.of(dataset)
 
 
 def _control(store: Store, tasks: dict[str, str], name: str) -> Scores | None:
@@ -189,7 +189,7 @@ def _series(store: Store, task: str, steps: Sequence[int]) -> list[dict[str, Any
         for name, other in (("first", first), ("before", before)):
             alike = similarity(_circuit(other), _circuit(scores), other.rows.mean(0), scores.rows.mean(0))
             again = resampled(other, 40)
-            floor = np.nanmedian(_quiet(overlaps(other.graph, other.circuit[None], again)["edges_jaccard"]))
+            floor = np.median(_quiet(overlaps(other.graph, other.circuit[None], again)["edges_jaccard"]))
             row[name] = plain(
                 {
                     "nodes": alike.nodes.jaccard, "heads": alike.heads.jaccard, "edges": alike.edges.jaccard,

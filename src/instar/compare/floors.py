@@ -65,13 +65,14 @@ class Scores:
     faithful: float = FAITHFUL
 
     @classmethod
-    def of(cls, dataset: xr.Dataset, group: str = "givers") -> "Scores":
-        """From one stored `circuit` measurement: all counterfactuals pooled, or `group` alone.
+    def of(cls, dataset: xr.Dataset, group: str | None = None) -> "Scores":
+        """From one stored `circuit` measurement: its first group (all givers pooled, or the only one), or `group` alone.
 
         Raises:
             ValueError: for an unknown group, or a measurement of a version that kept no pairs of the curve.
         """
         groups, kinds = ([str(x) for x in dataset[name].values] for name in ("group", "counterfactual"))
+        group = groups[0] if group is None else group
         if group not in groups:
             raise ValueError(f"no circuit of {group!r}; there are {', '.join(groups)}")
         if "curve_metric" not in dataset:

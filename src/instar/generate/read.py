@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from instar.tasks.rows import ANSWERS, PROMPTS
+from instar.tasks.rows import NAMES
 
 MOST_ROWS = 100
 """Rows read from one answer; what is beyond is counted and left."""
@@ -66,7 +66,7 @@ def _json(text: str) -> tuple[Any, str | None]:
 
 def _rows(value: Any) -> list[tuple[Any, Any]]:
     if isinstance(value, dict):
-        prompt, answer = (next((k for k in keys if k in value), None) for keys in (PROMPTS, ANSWERS))
+        prompt, answer = (next((k for k in keys if k in value), None) for keys in (NAMES["prompt"], NAMES["answer"]))
         if prompt and answer:
             return [(value[prompt], value[answer])]
         value = next((v for v in value.values() if isinstance(v, list)), [])

@@ -11,8 +11,8 @@ from rich.table import Table
 console = Console(highlight=False)
 
 
-SHOWN, MISSING, KEY = 6, 4, 3
-"""Checkpoints, open conditions and layers printed; the page has all."""
+SHOWN, MISSING, KEY, ROWS = 6, 4, 3, 5
+"""Checkpoints, open conditions, layers, and rows of a finding printed; the page, or JSON, has all."""
 
 
 def show_accuracy(summary: dict[str, Any], most: int | None = None) -> None:
@@ -157,7 +157,7 @@ def show_screen(model: str, found: list[Any], neighbours: list[tuple[str, str]])
         )
 
 
-def show_audit(path: Path, report: Any) -> None:
+def show_audit(path: str, report: Any) -> None:
     """Findings, worst first, and balances."""
     console.print(f"{path}: {report.rows} rows", markup=False)
     styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -165,8 +165,10 @@ def show_audit(path: Path, report: Any) -> None:
         console.print(
             f"{f.severity:<8}{f.kind}: {f.count} rows ({f.share:.1%}); {f.text}", style=styles[f.severity], markup=False
         )
-        for row in f.rows:
+        for row in f.rows[:ROWS]:
             console.print(f"          {row}", style="dim", markup=False)
+        if len(f.rows) > ROWS:
+            console.print(f"          … and {len(f.rows) - ROWS} more; --json has all", style="dim", markup=False)
     for what, b in report.balance.items():
         counts = ", ".join(f"{k} {v}" for k, v in list(b.counts.items())[:8])
         console.print(f"balance  {what}: {counts}  (against uniform: p = {b.p_value:.2g})", markup=False)

@@ -6,7 +6,7 @@ answer place or names (chi-square against uniform), multi-token answers. Notes: 
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from scipy import stats
 
 from instar.tasks.freetext import Reading, UnparsableError, read_ioi
 from instar.tasks.rows import DataRow
-from instar.tasks.task import word_ids
+from instar.tasks.task import normalised, word_ids
 
 ILL_FORMED_SHARE = 0.01
 SIGNIFICANT = 0.001
@@ -32,6 +32,7 @@ class Finding:
     share: float
     text: str
     rows: tuple[str, ...] = ()
+    """The first few; all of them where each has a reason of its own."""
 
 
 @dataclass(frozen=True)
@@ -81,26 +82,21 @@ def audit(train: Sequence[DataRow], test: Iterable[str] = (), tokenizer: Any = N
     findings += broken
     lengths: dict[str, float] = {}
     if tokenizer is not None:
-        findings += _multi_token(train, tokenizer)
+        findings += _multi_token(train, readings, tokenizer)
         lengths = _lengths(train, tokenizer)
-    balance = _balances(train, readings)
+    balance = _balances(train, list(readings.values()))
     findings += _imbalance(balance, len(train))
     order = {"error": 0, "warning": 1, "note": 2}
     return Audit(len(train), tuple(sorted(findings, key=lambda f: order[f.severity])), balance, lengths)
 
 
-def normalised(prompt: str) -> str:
-    """Lower case, letters and digits only, single spaces."""
-    return re.sub(r"\W+", " ", prompt.lower()).strip()
-
-
 def _finding(
-    kind: str, severity: Severity, rows: Sequence[tuple[DataRow, str]], total: int, text: str
+    kind: str, severity: Severity, rows: Sequence[tuple[DataRow, str]], total: int, text: str, shown: int | None = SHOWN
 ) -> list[Finding]:
     if not rows:
         return []
-    shown = tuple(f"row {row.number}: {why}" for row, why in rows[:SHOWN])
-    return [Finding(kind, severity, len(rows), len(rows) / total, text, shown)]
+    reasons = tuple(f"row {row.number}: {why}" for row, why in rows[:shown])
+    return [Finding(kind, severity, len(rows), len(rows) / total, text, reasons)]
 
 
 def _duplicates(train: Sequence[DataRow]) -> list[Finding]:
@@ -140,10 +136,10 @@ def _repairs(train: Sequence[DataRow]) -> list[Finding]:
     ]
 
 
-def _ill_formed(train: Sequence[DataRow], task: str | None) -> tuple[list[Finding], list[Reading]]:
-    """Rows without a usable answer, by kind, and the readings of the others."""
+def _ill_formed(train: Sequence[DataRow], task: str | None) -> tuple[list[Finding], dict[int, Reading]]:
+    """Rows without a usable answer, by kind, and the readings of the others by their number."""
     by_kind: dict[str, list[tuple[DataRow, str]]] = defaultdict(list)
-    readings = []
+    readings = {}
     wanted = int(task[3:]) if task and task[3:].isdigit() else None
     for row in train:
         if not row.answer or not re.search(rf"(?<!\w){re.escape(row.answer)}(?!\w)", row.prompt):
@@ -153,7 +149,7 @@ def _ill_formed(train: Sequence[DataRow], task: str | None) -> tuple[list[Findin
                 reading = read_ioi(row.prompt, row.answer)
                 if wanted and len(reading.introduced) != wanted:
                     raise UnparsableError(f"{len(reading.introduced)} introduced names, {task} has {wanted}")
-                readings.append(reading)
+                readings[row.number] = reading
             except UnparsableError as reason:
                 among = "is among the givers" in str(reason)
                 kind = "answer among the givers" if among else "not readable as IOI"
@@ -161,14 +157,26 @@ def _ill_formed(train: Sequence[DataRow], task: str | None) -> tuple[list[Findin
     broken = sum(map(len, by_kind.values()))
     severity = "error" if broken > ILL_FORMED_SHARE * len(train) else "warning"
     text = f"ill-formed; {broken} of {len(train)} rows are, allowed {ILL_FORMED_SHARE:.0%}"
-    return [f for kind, rows in by_kind.items() for f in _finding(kind, severity, rows, len(train), text)], readings
+    found = [f for kind, rows in by_kind.items() for f in _finding(kind, severity, rows, len(train), text, None)]
+    return found, readings
 
 
-def _multi_token(train: Sequence[DataRow], tokenizer: Any) -> list[Finding]:
-    sizes = {answer: len(word_ids(tokenizer, answer)) for answer in {row.answer for row in train} if answer}
+def _multi_token(train: Sequence[DataRow], readings: Mapping[int, Reading], tokenizer: Any) -> list[Finding]:
+    """Answers, and where prompts were read as IOI all introduced names, that are not one token."""
+    words = {row.answer for row in train if row.answer} | {n for r in readings.values() for n in r.introduced}
+    sizes = {word: len(word_ids(tokenizer, word)) for word in words}
     rows = [(r, f"{r.answer!r} is {sizes[r.answer]} tokens") for r in train if sizes.get(r.answer, 1) > 1]
     text = "answers of several tokens: accuracy and logit difference are of the first token only; instar's tasks refuse them"
-    return _finding("multi-token answers", "warning", rows, len(train), text)
+    others = []
+    for row in train:
+        introduced = readings[row.number].introduced if row.number in readings else ()
+        if long := [name for name in introduced if sizes[name] > 1 and name != row.answer]:
+            others.append((row, ", ".join(f"{name!r} is {sizes[name]} tokens" for name in long)))
+    unused = "names of several tokens: such rows can be trained on and not measured"
+    return [
+        *_finding("multi-token answers", "warning", rows, len(train), text, None),
+        *_finding("multi-token names", "warning", others, len(train), unused, None),
+    ]
 
 
 def _lengths(train: Sequence[DataRow], tokenizer: Any) -> dict[str, float]:

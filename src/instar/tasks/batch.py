@@ -94,7 +94,6 @@ def tokenize(pairs: Sequence[Pair], tokenizer: Any, task: str = "custom") -> Bat
     """
     if not pairs:
         raise ValueError("no pairs to tokenise")
-    names = _slot_names(pairs)
     clean = [tokenizer(p.clean, return_offsets_mapping=True) for p in pairs]
     corrupted = [tokenizer(p.corrupted)["input_ids"] for p in pairs]
     for pair, left, right in zip(pairs, clean, corrupted, strict=True):
@@ -104,6 +103,9 @@ def tokenize(pairs: Sequence[Pair], tokenizer: Any, task: str = "custom") -> Bat
     pad = tokenizer.eos_token_id or 0
     ids = _stack([row["input_ids"] for row in clean], width, pad)
     end = torch.tensor([len(row["input_ids"]) - 1 for row in clean])
+    rows = [_slots(p, row["offset_mapping"]) for p, row in zip(pairs, clean, strict=True)]
+    # A slot without a token in any prompt, as the opening where all begin with a name, would be nothing but NaN.
+    names = tuple(name for name in _slot_names(pairs) if any(name in row for row in rows))
     cache: dict[str, int] = {}
     return Batch(
         clean=ids,
@@ -113,9 +115,7 @@ def tokenize(pairs: Sequence[Pair], tokenizer: Any, task: str = "custom") -> Bat
         answer=torch.tensor([_one_token(tokenizer, p.answer, p, cache) for p in pairs]),
         foils=_ragged([[_one_token(tokenizer, w, p, cache) for w in p.foils] for p in pairs]),
         contrast=_ragged([[_one_token(tokenizer, w, p, cache) for w in p.contrast] for p in pairs]),
-        slots=_stack(
-            [_slots(p, row["offset_mapping"], names) for p, row in zip(pairs, clean, strict=True)], width, PAD
-        ),
+        slots=_stack([[names.index(slot) for slot in row] for row in rows], width, PAD),
         slot_names=names,
         pairs=tuple(pairs),
         task=task,
@@ -128,15 +128,18 @@ def _slot_names(pairs: Sequence[Pair]) -> tuple[str, ...]:
     return ("opening", *holes, "text", "end")
 
 
-def _slots(pair: Pair, offsets: Sequence[tuple[int, int]], names: tuple[str, ...]) -> list[int]:
+def _slots(pair: Pair, offsets: Sequence[tuple[int, int]]) -> list[str]:
     """The slot of each token: a token belongs where its last character stands (its first may be the space before)."""
-    row = []
+    row: list[str] = []
     first = min((s.start for s in pair.spans), default=0)
     for start, stop in offsets:
+        if start == stop:  # a token of the tokenizer's own, such as beginning-of-text, is no character of the prompt
+            row.append("text" if row else "opening")
+            continue
         at = max(start, stop - 1)
         hole = next((s.slot for s in pair.spans if s.start <= at < s.stop), None)
-        row.append(names.index(hole or ("opening" if at < first else "text")))
-    row[-1] = names.index("end")
+        row.append(hole or ("opening" if at < first else "text"))
+    row[-1] = "end"
     return row
 
 

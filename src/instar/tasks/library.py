@@ -8,12 +8,13 @@ is the one who does not. Its corruptions:
 - `abc`: all 2N−1 mentions become distinct fresh names, and nothing is right.
 
 The others are the candidates of the experiment that instar grew from: who holds the ball, who is in the room, who buys
-more, and IOI with a receiver introduced apart. A user's own tasks come from a Python file or JSON Lines (`custom`).
+more, and IOI with a receiver introduced apart. A user's own tasks come from a Python file or data (`custom`).
 """
 
 import itertools
 from functools import partial
 
+from instar.config import DataConfig
 from instar.tasks import words
 from instar.tasks.task import Corruption, Dealer, Scene, Task
 
@@ -207,20 +208,23 @@ TASKS: dict[str, Task] = {
 }
 
 
-def task(name: str) -> Task:
-    """A task by name: one of the library, a Python file (`my.py` or `my.py:NAME`), or a JSON Lines file.
+def task(name: str, data: DataConfig | None = None) -> Task:
+    """A task by name: one of the library, a Python file (`my.py` or `my.py:NAME`), or data (`my.json`, `folder#test`).
+
+    Args:
+        data: what a run says of its data: the columns of a user's file, and how much of it is held out.
 
     Raises:
         ValueError: naming the nearest known task.
     """
     if name in TASKS:
         return TASKS[name]
-    if ".py" in name or name.endswith(".jsonl"):
-        from instar.tasks.custom import load_task
+    from instar.tasks.custom import is_custom, load_task
 
-        return load_task(name)
+    if is_custom(name):
+        return load_task(name, data)
     import difflib
 
     near = difflib.get_close_matches(name, TASKS, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"no task {name!r}.{hint} Known: {', '.join(TASKS)}; or a path to a .py or .jsonl file.")
+    raise ValueError(f"no task {name!r}.{hint} Known: {', '.join(TASKS)}; or a path to a .py file or to data.")

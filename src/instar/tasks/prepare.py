@@ -1,15 +1,19 @@
 """The data of a run: rows to train on, held-out pairs to measure on, and the audit of one against the other."""
 
 import random
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from instar import __version__
 from instar.config import DataConfig, TasksConfig, digest
 from instar.store import Store, read_json, read_rows, write_json, write_rows
-from instar.tasks.audit import Audit, audit
+from instar.tasks.audit import SHOWN, Audit, Finding, audit
+from instar.tasks.custom import files_of
+from instar.tasks.library import TASKS, ioi
 from instar.tasks.library import task as find_task
+from instar.tasks.ready import PairSource, said
+from instar.tasks.records import fingerprint
 from instar.tasks.rows import DataRow, read_training_file
 from instar.tasks.task import Pair, Span, Task
 
@@ -36,7 +40,7 @@ def prepare(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any, 
     Raises:
         ValueError: if test prompts are in the training data and `data.allow_leaks` is not set.
     """
-    fitted = {name: find_task(name).fit(tokenizer) for name in (tasks.old, tasks.new)}
+    fitted = {name: find_task(name, data).fit(tokenizer) for name in (tasks.old, tasks.new)}
     named = {task.name: task for task in fitted.values()}
     if len(named) != 2:
         raise ValueError(f"tasks.old and tasks.new are both {tasks.old!r}; name two different tasks")
@@ -48,11 +52,11 @@ def prepare(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any, 
             for counterfactual in task.counterfactuals:
                 write_rows(store.data(f"{task.name}.{counterfactual}.jsonl"), _test_pairs(task, data, counterfactual))
         rows = _training_rows(new, data) if trained or data.train_file else []
+        unused = _set_aside(store, named)
         store.data("audit.json").unlink(missing_ok=True)
-        if rows:
-            report = audit(
-                rows, _test_prompts(store, named), tokenizer, new.name if new.name.startswith("ioi") else None
-            )
+        if rows or unused:
+            report = audit(rows, _test_prompts(store, named), tokenizer, _shape(new)) if rows else Audit(0, ())
+            report = replace(report, findings=(*report.findings, *unused))
             write_json(store.data("audit.json"), report.as_dict())
             _refuse_leaks(report, data)
         write_rows(store.data("train.jsonl"), [{"prompt": row.prompt, "answer": row.answer} for row in rows])
@@ -74,9 +78,10 @@ def control_rows(store: Store, data: DataConfig, prepared: Prepared, control: st
     count, rng = len(prepared.train), random.Random(data.seed)
     if control == "old":
         task = next(iter(prepared.tasks.values()))
-        return [{"prompt": p.clean, "answer": p.answer} for p in task.pairs(count, data.seed + 2, "train")]
+        return [{"prompt": p.clean, "answer": p.answer} for p in task.training(count, data.seed + 2)]
     if data.train_file is None:
-        pairs = prepared.new.pairs(data.train_size, data.seed, "train")
+        kept = {row["prompt"] for row in prepared.train}
+        pairs = [p for p in prepared.new.training(data.train_size, data.seed) if p.clean in kept]
         return [{"prompt": p.clean, "answer": rng.choice((p.answer, *p.foils))} for p in pairs]
     answers = [row["answer"] for row in prepared.train]
     rng.shuffle(answers)
@@ -97,10 +102,11 @@ def _pair(row: dict[str, Any]) -> Pair:
 
 def _key(tasks: TasksConfig, data: DataConfig, named: dict[str, Task]) -> str:
     """What decides the data: the configuration, the names that the tokenizer keeps whole, and the files' content."""
-    files = [Path(f) for f in (data.train_file, tasks.old.split(":")[0], tasks.new.split(":")[0]) if f]
-    content = {str(f): digest(f.read_bytes().hex()) for f in files if f.is_file()}
+    files = [data.train_file] if data.train_file else []
+    files += [f for name in (tasks.old, tasks.new) for f in files_of(name)]
+    content = {f: fingerprint(f) for f in files}
     names = {name: {split: list(words) for split, words in task.names.items()} for name, task in named.items()}
-    choices = data.model_dump(include={"train_file", "train_size", "test_size", "seed", "allow_leaks"})
+    choices = data.model_dump(exclude={"measure_pairs", "general_text"})
     return digest([__version__, tasks.model_dump(), choices, names, content])
 
 
@@ -120,9 +126,34 @@ def _test_prompts(store: Store, named: dict[str, Task]) -> list[str]:
 
 def _training_rows(new: Task, data: DataConfig) -> list[DataRow]:
     if data.train_file is not None:
-        return read_training_file(Path(data.train_file))
-    pairs = new.pairs(data.train_size, data.seed, "train")
+        return read_training_file(data.train_file, data.columns)
+    pairs = new.training(data.train_size, data.seed)
     return [DataRow(i, pair.clean, pair.answer) for i, pair in enumerate(pairs, 1)]
+
+
+def _set_aside(store: Store, named: dict[str, Task]) -> list[Finding]:
+    """Write `rejected.jsonl`, every row of a user's file that is not used with its reason, and count them for the audit."""
+    lines, findings = [], []
+    for task in named.values():
+        if not isinstance(task, PairSource) or task.rows is None:
+            continue
+        lines += [{"task": task.name, **asdict(r)} for r in task.rejected]
+        if task.rejected:
+            count, kinds = len(task.rejected), said(Counter(r.kind for r in task.rejected).most_common())
+            text = f"of {task.rows}: {kinds}; each with its reason in data/rejected.jsonl"
+            rows = tuple(f"row {r.number}: {r.reason} in {r.prompt!r}" for r in task.rejected[:SHOWN])
+            findings.append(Finding(f"{task.name}: rows not used", "warning", count, count / task.rows, text, rows))
+    path = store.data("rejected.jsonl")
+    write_rows(path, lines) if lines else path.unlink(missing_ok=True)
+    return findings
+
+
+def _shape(task: Task) -> str | None:
+    """As what the audit should read the prompts: N-object IOI, where the task is that."""
+    for n in range(2, 6):
+        if task.counterfactuals == ioi(n).counterfactuals:
+            return f"ioi{n}"
+    return "ioi" if task.name.startswith("ioi") and task.name in TASKS else None
 
 
 def _refuse_leaks(report: Audit, data: DataConfig) -> None:
@@ -130,5 +161,6 @@ def _refuse_leaks(report: Audit, data: DataConfig) -> None:
         leak = next(f for f in report.findings if f.kind == "train/test overlap")
         raise ValueError(
             f"{report.leaks} of {report.rows} training rows are test prompts ({leak.rows[0]}). Remove them, or set "
-            "data.allow_leaks: true to train all the same; the report will say so."
+            "data.allow_leaks: true to train all the same; the report will say so. Where one file is both trained and tested "
+            "on, give its rows a split, or hold some out: data.holdout: 0.1"
         )

@@ -1,17 +1,21 @@
-"""Other people's training files: prompts and answers from JSON, JSON Lines, CSV or Parquet, repaired on reading.
+"""Prompts and answers of a user's data, repaired on reading.
 
-Columns are `question`/`completion`, `prompt`/`completion` or `prompt`/`answer`. An answer is kept without its leading
-space (it is added back as a token), a completion that repeats one word is reduced to that word, and white space around
-a prompt is cut. What was repaired is noted on the row, never silent.
+Columns are `question`/`completion`, `prompt`/`completion`, `prompt`/`answer` and the like, or as the user names them. An
+answer is kept without its leading space (it is added back as a token), a completion that repeats one word is reduced to
+that word, and white space around a prompt is cut. What was repaired is noted on the row, never silent.
 """
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PROMPTS = ("prompt", "question")
-ANSWERS = ("answer", "completion")
+from instar.tasks.records import Record, read_records
+
+NAMES = {"prompt": ("prompt", "question", "clean"), "answer": ("answer", "completion")}
+"""What a column is called where the user does not say; other columns go by their own name."""
+Columns = Mapping[Any, str]
+"""What the user calls a column, by what it is: `{"prompt": "text", "answer": "label"}`."""
 
 
 @dataclass(frozen=True)
@@ -22,57 +26,56 @@ class DataRow:
     prompt: str
     answer: str
     notes: tuple[str, ...] = ()
+    split: str | None = None
 
 
-def read_training_file(path: Path) -> list[DataRow]:
-    """All rows of a file.
+def read_training_file(path: str | Path, columns: Columns | None = None, every_split: bool = False) -> list[DataRow]:
+    """All rows of a file or folder (`data#train`: of one split); of several splits only where `every_split` is wanted.
 
     Raises:
         ValueError: naming the file, what was found and what is expected.
     """
-    if not path.exists():
-        raise ValueError(f"no file {path}")
-    records = _records(path)
-    if not records:
-        raise ValueError(f"{path} has no rows")
-    prompt, answer = (_column(path, records[0], names) for names in (PROMPTS, ANSWERS))
-    return [_repaired(i, path, record, prompt, answer) for i, record in enumerate(records, 1)]
+    rows = data_rows(path, read_records(path, (columns or {}).get("split", "split")), columns or {})
+    splits = list(dict.fromkeys(str(row.split) for row in rows))
+    if len(splits) > 1 and not every_split:
+        raise ValueError(f"{path} has the splits {', '.join(splits)}: name one, such as {path}#{splits[0]}")
+    return rows
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    kind = path.suffix.lower()
-    try:
-        if kind == ".json":
-            found = json.loads(path.read_text(encoding="utf-8-sig"))
-        elif kind in (".jsonl", ".ndjson"):
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-            found = [json.loads(line) for line in lines if line.strip()]
-        elif kind in (".csv", ".parquet"):
-            import pandas as pd
-
-            table = pd.read_csv(path, dtype=str, keep_default_na=False) if kind == ".csv" else pd.read_parquet(path)
-            found = table.to_dict("records")
-        else:
-            raise ValueError(f"{path}: {kind or 'no'} suffix; expected .json, .jsonl, .csv or .parquet")
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as {kind[1:]}: {error}") from None
-    if not isinstance(found, list) or not all(isinstance(record, dict) for record in found):
-        raise ValueError(f"{path} holds {type(found).__name__}, expected a list of objects")
-    return found
+def data_rows(path: str | Path, records: list[Record], columns: Columns) -> list[DataRow]:
+    """Records as prompts and answers."""
+    values = records[0].values
+    texts = {columns.get("prompt"), *NAMES["prompt"]}
+    if not texts & set(values) and {"messages", "conversations"} & set(values):
+        raise ValueError(
+            f"{path} holds conversations ({', '.join(values)}). {_AS_TEXT} Give each row a prompt and a completion."
+        )
+    prompt, answer = (column(path, values, name, columns) for name in ("prompt", "answer"))
+    return [_repaired(record, path, prompt, answer) for record in records]
 
 
-def _column(path: Path, record: dict[str, Any], names: tuple[str, ...]) -> str:
-    for name in names:
-        if name in record:
-            return name
-    raise ValueError(f"{path}: columns {list(record)}, expected one of {list(names)}")
+_AS_TEXT = (
+    "instar reads plain text: the prompt up to the answer, as the model is to see it (for a chat model, what "
+    "tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) returns)."
+)
 
 
-def _repaired(number: int, path: Path, record: dict[str, Any], prompt_key: str, answer_key: str) -> DataRow:
-    prompt, answer = record.get(prompt_key), record.get(answer_key)
+def column(path: str | Path, values: Mapping[str, Any], name: str, columns: Columns) -> str:
+    """What this file calls the column `name`: what the user says, where it has that, or one of its usual names."""
+    usual = NAMES.get(name, (name,))
+    for key in (columns.get(name), *usual):
+        if key is not None and key in values:
+            return key
+    expected = [columns[name]] if name in columns else list(usual)
+    raise ValueError(f"{path}: columns {list(values)}, expected one of {expected}; or say which: data.columns")
+
+
+def _repaired(record: Record, path: str | Path, prompt_key: str, answer_key: str) -> DataRow:
+    prompt, answer = record.values.get(prompt_key), record.values.get(answer_key)
     if not isinstance(prompt, str) or not isinstance(answer, str):
         found = {prompt_key: prompt, answer_key: answer}
-        raise ValueError(f"{path}, row {number}: expected text, found {found}")
+        chat = f" {_AS_TEXT}" if isinstance(prompt, list) else ""
+        raise ValueError(f"{path}, row {record.number}: expected text, found {found}.{chat}")
     notes = []
     if prompt != prompt.strip():
         notes.append("white space around the prompt")
@@ -86,4 +89,4 @@ def _repaired(number: int, path: Path, record: dict[str, Any], prompt_key: str, 
     if text.endswith((".", "!")):
         notes.append("punctuation after the answer")
         text = text.rstrip(".!")
-    return DataRow(number, prompt.strip(), text, tuple(notes))
+    return DataRow(record.number, prompt.strip(), text, tuple(notes), record.split)

@@ -41,8 +41,8 @@ class Pair:
     answer: str
     foils: tuple[str, ...]
     """Every other introduced name: the behavioural logit difference is against their mean."""
-    contrast: tuple[str, ...]
-    """The one name that the corruption makes right; the clean foils where it makes nothing right."""
+    contrast: tuple[str, ...] = ()
+    """The one name that the corruption makes right; the clean foils where it makes nothing right, and by default."""
     spans: tuple[Span, ...] = ()
     place: int = 0
     """The answer's place among the introduced names, from 0."""
@@ -50,6 +50,10 @@ class Pair:
     """The template it was written with."""
     base: int = 0
     """Which clean prompt this is: pairs that share it are resampled together."""
+
+    def __post_init__(self) -> None:
+        if not self.contrast:
+            object.__setattr__(self, "contrast", self.foils)
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,10 @@ class Task:
         dealer = Dealer(seed, self.names[split], split)
         return [replace(write(self.scene(dealer), wanted), base=i) for i in range(n)]
 
+    def training(self, n: int, seed: int = 0) -> list[Pair]:
+        """Pairs to train on: `n`, or all there are where they are a file's."""
+        return self.pairs(n, seed, "train")
+
     def fit(self, tokenizer: Any) -> "Task":
         """The task with only the names that are one token for this tokenizer.
 
@@ -188,6 +196,11 @@ def render(template: str, fill: Mapping[str, str]) -> tuple[str, tuple[Span, ...
         spans.append(Span(hole.group(1), len(text), len(text) + len(word)))
         text, last = text + word, hole.end()
     return text + template[last:], tuple(spans)
+
+
+def normalised(prompt: str) -> str:
+    """Lower case, letters and digits only, single spaces: by this two prompts are the same."""
+    return re.sub(r"\W+", " ", prompt.lower()).strip()
 
 
 def word_ids(tokenizer: Any, word: str) -> list[int]:

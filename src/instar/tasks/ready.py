@@ -1,0 +1,242 @@
+"""Tasks whose pairs come ready-made: from a user's file, or from a function in a user's Python file.
+
+A task from a file is a list of `Entry`: one row, with its pair for each counterfactual.
+
+1. *Splits.* A row is trained on or tested on as its `split` says. Where no row says so, `holdout` sets that share aside for
+   testing: drawn by seed among different prompts (spelling and punctuation aside), so that no prompt is on both sides.
+   With neither, every row is on both sides, which the audit refuses as a leak.
+2. *Fit.* Rows that this tokenizer cannot align (several tokens where one is needed, other lengths) are set aside with the
+   reason. None is dropped in silence: `rejected` has them all.
+"""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from instar.tasks.task import Dealer, Pair, Scene, Span, Split, Task, normalised, word_ids
+
+HELD_OUT = ("test", "validation", "valid", "val", "dev", "eval")
+"""What a split for testing is called; the first that a file has is taken."""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row that is not used."""
+
+    number: int
+    reason: str
+    prompt: str
+    kind: str
+    """The reason without this row's words, to count by."""
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a file."""
+
+    number: int
+    prompt: str
+    pairs: tuple[Pair, ...] = ()
+    """One for each counterfactual that the row has."""
+    split: str | None = None
+    index: int = 0
+    """Where the row stands among all rows: numbers begin again in each split of a folder."""
+
+
+@dataclass(frozen=True)
+class PairSource(Task):
+    """A task whose pairs come ready-made rather than from scenes."""
+
+    source: Callable[[int, int, Split], Sequence[Pair]] = lambda n, seed, split: ()
+    fitted: Callable[[Any], Task] | None = None
+    """The task for a tokenizer; None: the words are checked when they are tokenised."""
+    rows: int | None = None
+    """How many rows the file has."""
+    rejected: tuple[Rejected, ...] = ()
+
+    def pairs(self, n: int, seed: int = 0, split: Split = "test", counterfactual: str | None = None) -> list[Pair]:
+        """`n` pairs with one counterfactual."""
+        found = self._found(n, seed, split, counterfactual)
+        if len(found) < n:
+            raise ValueError(f"{self.name}: {n} {split} pairs asked for, {self._there_are(len(found), counterfactual)}")
+        return found
+
+    def training(self, n: int, seed: int = 0) -> list[Pair]:
+        """All pairs to train on, `n` at most."""
+        found = self._found(n, seed, "train", None)
+        if not found:
+            raise ValueError(f"{self.name}: no rows to train on; {self._there_are(0, None)}")
+        return found
+
+    def fit(self, tokenizer: Any) -> Task:
+        """The task with the rows that this tokenizer can align."""
+        return self if self.fitted is None else self.fitted(tokenizer)
+
+    def _found(self, n: int, seed: int, split: Split, counterfactual: str | None) -> list[Pair]:
+        wanted = counterfactual or self.counterfactuals[0]
+        found = [p for p in self.source(n, seed, split) if p.counterfactual == wanted][:n]
+        return [replace(p, base=i, spans=p.spans or (changed(p),)) for i, p in enumerate(found)]
+
+    def _there_are(self, count: int, counterfactual: str | None) -> str:
+        of = f" with counterfactual {counterfactual!r}" if counterfactual else ""
+        text = f"{count} found{of}"
+        if self.rejected:
+            kinds = Counter(r.kind for r in self.rejected).most_common(3)
+            text += f" ({len(self.rejected)} of {self.rows} rows cannot be used: {said(kinds)})"
+        return f"{text}; lower data.test_size, change data.holdout, or write more"
+
+
+def said(kinds: Sequence[tuple[str, int]]) -> str:
+    """Reasons with their counts, as a sentence."""
+    return "; ".join(f"{count} × {kind}" for kind, count in kinds)
+
+
+def ready(
+    name: str, example: str, counterfactuals: Sequence[str], source: Callable[..., Any], **more: Any
+) -> PairSource:
+    """A task from a function `pairs(n, seed, split)`."""
+    return PairSource(name, example, _no_scene, tuple(counterfactuals), people=0, source=source, **more)
+
+
+def _no_scene(dealer: Dealer) -> Scene:
+    raise TypeError("this task has ready-made pairs and deals no scenes")
+
+
+def from_entries(
+    name: str,
+    entries: Sequence[Entry],
+    rejected: Sequence[Rejected],
+    holdout: float | None = None,
+    seed: int = 0,
+    expand: Callable[[Sequence[Entry], Any], list[Entry]] = lambda entries, tokenizer: list(entries),
+) -> PairSource:
+    """A task from a file's rows.
+
+    Args:
+        holdout: the share set aside for testing where no row names a split; see the module.
+        expand: writes entries out once the tokenizer is known (None: any word will do).
+    """
+    total = len(entries) + len(rejected)
+    placed, aside, shared = _placed(entries, rejected, holdout, seed)
+    rejected = [*rejected, *aside]
+
+    def made(tokenizer: Any) -> PairSource:
+        kept, refused = _usable(expand(placed, tokenizer), tokenizer)
+        kept, leaks = _apart(kept) if shared else (kept, [])
+        everyone = sorted([*rejected, *refused, *leaks], key=lambda r: r.number)
+        if not kept:
+            raise ValueError(
+                f"{name}: none of {total} rows can be used: "
+                + said(Counter(r.kind for r in everyone).most_common(3))
+                + f". The first: row {everyone[0].number}: {everyone[0].reason}"
+            )
+        kinds = dict.fromkeys(p.counterfactual for e in kept for p in e.pairs)
+
+        def source(n: int, order: int, split: Split) -> list[Pair]:
+            mine = [e for e in kept if e.split in (None, split)]
+            # Rows are shuffled, not pairs: every counterfactual has the same prompts in the same order.
+            random.Random(order).shuffle(mine)
+            return [pair for e in mine for pair in e.pairs]
+
+        found = {"fitted": made, "rows": total, "rejected": tuple(everyone)}
+        return ready(name, kept[0].prompt, tuple(kinds), source, **found)
+
+    return made(None)
+
+
+def _placed(
+    entries: Sequence[Entry], rejected: Sequence[Rejected], holdout: float | None, seed: int
+) -> tuple[list[Entry], list[Rejected], bool]:
+    """Rows with their side ("train", "test", None: both), rows of neither, and whether the sides were made here."""
+    splits = {e.split for e in entries}
+    test = next((s for s in HELD_OUT if s in splits), None)
+    if len(splits) > 1 and test is not None:
+        sides = {test: "test", "train": "train", None: None}
+        unused = "a split that is neither trained nor tested on"
+        aside = [
+            Rejected(e.number, f"split {e.split!r}", e.prompt, unused, e.split) for e in entries if e.split not in sides
+        ]
+        return [replace(e, split=sides[e.split]) for e in entries if e.split in sides], aside, False
+    if holdout is None:
+        return [replace(e, split=None) for e in entries], [], False
+    # Over all rows, usable or not: another tokenizer's run holds out the same prompts.
+    prompts = sorted({normalised(p) for p in [*(e.prompt for e in entries), *(r.prompt for r in rejected)]})
+    held = set(random.Random(f"holdout {seed}").sample(prompts, math.ceil(holdout * len(prompts))))
+    return [replace(e, split="test" if normalised(e.prompt) in held else "train") for e in entries], [], True
+
+
+def _usable(entries: Sequence[Entry], tokenizer: Any) -> tuple[list[Entry], list[Rejected]]:
+    """Rows whose pairs the tokenizer aligns and that are tested on once."""
+    kept, refused, seen = [], [], {}
+    kinds = {frozenset(p.counterfactual for p in e.pairs) for e in entries}
+    tokens = _Tokens(tokenizer, [text for e in entries for p in e.pairs for text in (p.clean, p.corrupted)])
+    for e in entries:
+        fault = next(filter(None, (tokens.fault(p) for p in e.pairs)), None)
+        # Of user-given pairs a prompt may come once for each counterfactual.
+        key = normalised(e.prompt), e.pairs[0].counterfactual if len(kinds) > 1 else ""
+        if fault is None and e.split == "test" and key in seen:
+            fault = f"the same prompt as row {seen[key]}", "a prompt that is tested on already"
+        if fault is None:
+            seen[key] = e.number
+            kept.append(e)
+        else:
+            refused.append(Rejected(e.number, fault[0], e.prompt, fault[1], e.split))
+    return kept, refused
+
+
+def _apart(entries: Sequence[Entry]) -> tuple[list[Entry], list[Rejected]]:
+    """Without rows to train on that some test row's corrupted prompt is the same as."""
+    tested = {normalised(p.corrupted) for e in entries if e.split == "test" for p in e.pairs}
+    same = "the same as a held-out row's corrupted prompt"
+    kept, rejected = [], []
+    for e in entries:
+        if e.split == "train" and normalised(e.prompt) in tested:
+            rejected.append(Rejected(e.number, same, e.prompt, same, e.split))
+        else:
+            kept.append(e)
+    return kept, rejected
+
+
+class _Tokens:
+    """What a tokenizer makes of texts and words, each looked up once. Without a tokenizer nothing is at fault."""
+
+    def __init__(self, tokenizer: Any, texts: Sequence[str]):
+        self.tokenizer = tokenizer
+        unique = list(dict.fromkeys(texts))
+        ids = tokenizer(unique)["input_ids"] if tokenizer is not None and unique else []
+        self.ids = dict(zip(unique, ids, strict=False))
+        self._words: dict[str, int] = {}
+
+    def fault(self, pair: Pair) -> tuple[str, str] | None:
+        """Why this pair cannot be used, and the kind of the reason."""
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            return None
+        for word in (pair.answer, *pair.foils, *pair.contrast):
+            if word not in self._words:
+                self._words[word] = len(word_ids(tokenizer, word)) if word else 0
+            if self._words[word] != 1:
+                return f"{word!r} is {self._words[word]} tokens", "a word of several tokens"
+        clean, corrupted = self.ids[pair.clean], self.ids[pair.corrupted]
+        if len(clean) != len(corrupted):
+            return (
+                f"{pair.counterfactual}: clean has {len(clean)} tokens and corrupted {len(corrupted)}: {pair.corrupted!r}",
+                "clean and corrupted of different lengths",
+            )
+        if clean == corrupted:
+            return f"{pair.counterfactual}: clean and corrupted are the same", "clean and corrupted the same"
+        return None
+
+
+def changed(pair: Pair) -> Span:
+    """The words in which the clean prompt differs from the corrupted one: the slot of a pair that names none."""
+    clean, other = pair.clean.split(" "), pair.corrupted.split(" ")
+    longest = min(len(clean), len(other))
+    first = next((i for i in range(longest) if clean[i] != other[i]), longest)
+    last = next((i for i in range(longest - first) if clean[-1 - i] != other[-1 - i]), longest - first)
+    start = len(" ".join(clean[:first])) + (first > 0)
+    return Span("changed", start, start + len(" ".join(clean[first : len(clean) - last])))
