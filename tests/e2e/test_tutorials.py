@@ -9,6 +9,7 @@ another processor is not the same training to the last bit). Of other cells only
 import difflib
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -23,8 +24,8 @@ NOTEBOOKS = sorted((DOCS / "tutorials").glob("*.ipynb"))
 LARGEST = 400_000
 """Bytes of a notebook."""
 CLOSE = {"rel": 0.05, "abs": 0.05}
-PROGRESS = re.compile(r"[\w :()]+: \d+/\d+ .*|")
-"""A line of instar.progress where there is no terminal; it has seconds in it."""
+PROGRESS = re.compile(r"[\w :()]+: \d+/\d+ .*|Writing model shards: .*|")
+"""A line of instar.progress where there is no terminal, which has seconds in it; transformers' bar while it saves."""
 NUMBER = re.compile(r"[-+−]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?")
 PLACES = re.compile(r"/(?:tmp|home|root|work|Users|private|var|opt|mnt)/|[A-Z]:\\|site-packages")
 """How absolute paths begin."""
@@ -53,13 +54,17 @@ def executed(path: Path, folder: Path, monkeypatch) -> nbformat.NotebookNode:
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
+    # Where it would be in a copy of the repository, so that nothing can be written into this one.
+    place = folder / "docs" / "tutorials"
+    place.mkdir(parents=True)
+    shutil.copytree(DOCS.parent / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     client = NotebookClient(
         notebook,
         kernel_manager_class=ThisPython,
         timeout=300,
         record_timing=False,
         coalesce_streams=True,
-        resources={"metadata": {"path": str(folder)}},
+        resources={"metadata": {"path": str(place)}},
     )
     client.execute()
     for cell in code_cells(notebook):
