@@ -13,7 +13,8 @@ Tell = Callable[[int, int, str], None]
 Advance = Callable[[int], None]
 """`advance(count)`: so many more are done."""
 PLAIN_INTERVAL, PATIENCE = 10.0, 2.0
-console = Console(stderr=True, highlight=False)
+# A notebook asks its shell commands for colours (FORCE_COLOR), which makes no terminal of a pipe: no bars there.
+console = Console(stderr=True, highlight=False, force_terminal=sys.stderr.isatty())
 
 
 @contextmanager

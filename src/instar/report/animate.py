@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
+from matplotlib import rc_context
 from PIL import Image
 
 from instar.progress import Tell
@@ -32,7 +32,7 @@ def write_animations(store: Store, found: Panels, tell: Tell) -> None:
         return
     steps = found.tasks[0].steps  # the summary's, the same for every task
     total, done = (len(KINDS) + (len(GRIDS) if found.patched else 0)) * len(steps), 0
-    with plt.rc_context(SETTINGS):
+    with rc_context(SETTINGS):
         for kind in KINDS:
             frames = []
             for step in steps:
@@ -45,7 +45,6 @@ def write_animations(store: Store, found: Panels, tell: Tell) -> None:
                 _write(store, kind, _steady(drawn))
                 done += len(steps)
                 tell(done, total, kind)
-                plt.close(drawn.figure)
 
 
 def _steady(drawn: Grid) -> list[Image.Image]:
@@ -81,7 +80,6 @@ def _frame(found: Panels, step: int, kind: str) -> Image.Image:
     drawn.supxlabel(caption(found, kind), fontsize=7, color=QUIET)
     drawn.canvas.draw()
     pixels = np.asarray(drawn.canvas.buffer_rgba())[..., :3].copy()
-    plt.close(drawn)
     return Image.fromarray(pixels)
 
 

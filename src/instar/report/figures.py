@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
+from matplotlib import rc_context
 
 from instar.report.grids import GRIDS, grid
 from instar.report.panels import Panels, TaskPanels
-from instar.report.style import COLOUR, DIVERGING, FAINT, INK, QUIET, SETTINGS, figure, stage_label
+from instar.report.style import COLOUR, DIVERGING, FAINT, INK, QUIET, SETTINGS, figure, stage_label, subplots
 from instar.store import Store, whole
 
 UNITS = "logit(answer) − mean logit(foils)"
@@ -24,7 +24,7 @@ CONVENTIONS = {
 
 def write_figures(store: Store, found: Panels) -> None:
     """`report/figures/*.png` and `.svg`."""
-    with plt.rc_context(SETTINGS):
+    with rc_context(SETTINGS):
         _save(store, "behaviour", draw_behaviour(found.summary))
         for name, draw in (("stream", draw_stream), ("layers", draw_layers), ("heads", draw_heads)):
             if found.tasks:
@@ -43,7 +43,6 @@ def _save(store: Store, name: str, drawn: Any) -> None:
         with whole(store.report(f"figures/{name}.{kind}")) as scratch:
             # Without a date the same run gives the same bytes.
             drawn.savefig(scratch, metadata={"Date": None} if kind == "svg" else {"Software": None})
-    plt.close(drawn)
 
 
 def draw_behaviour(summary: dict[str, Any]) -> Any:
@@ -80,7 +79,7 @@ def caption(found: Panels, kind: str) -> str:
 def first_and_last(found: Panels, draw: Callable[[Any, Panels, TaskPanels, int], Any], kind: str) -> Any:
     """One row a task, base on the left, last checkpoint on the right."""
     rows = len(found.tasks)
-    drawn, grid = plt.subplots(rows, 2, figsize=(10.4, 3.4 * rows), squeeze=False, layout="constrained")
+    drawn, grid = subplots(rows, 2, (10.4, 3.4 * rows))
     image = None
     for axes, task in zip(grid, found.tasks, strict=True):
         for one, index in zip(axes, (0, len(task.steps) - 1), strict=True):

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
 
 from instar.report.interventions import BY_SLOT, CONVENTION, SITES, Patched
 from instar.report.panels import Panels
-from instar.report.style import COLOUR, DIVERGING, FAINT, QUIET
+from instar.report.style import COLOUR, DIVERGING, FAINT, QUIET, subplots
 
 GRIDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "patched_residual": ("Residual stream, attention and MLP outputs patched", BY_SLOT),
@@ -47,10 +46,7 @@ def grid(found: Panels, kind: str) -> Grid | None:
     label, sites = GRIDS[kind]
     columns = [(role, one, k) for role, one in found.patched.items() for k in range(len(one.counterfactuals))]
     sites = tuple(s for s in sites if all(s in one.values for _, one, _ in columns))
-    drawn, axes = plt.subplots(
-        len(sites), len(columns), figsize=(3.5 * len(columns) + 0.8, 2.6 * len(sites) + 1), squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
+    drawn, axes = subplots(len(sites), len(columns), (3.5 * len(columns) + 0.8, 2.6 * len(sites) + 1))
     limit = found.patched_limit((*sites, "z") if kind == "patched_scatter" else sites, "reference")
     updates, moving = [], []
     for number, (row, site) in enumerate(zip(axes, sites, strict=True)):

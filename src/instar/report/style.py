@@ -2,12 +2,9 @@
 
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
 
 OLD, NEW, INK, FAINT, QUIET = "#2a6f97", "#c8553d", "#22262b", "#c9ced6", "#6b7280"
 COLOUR = {"old": OLD, "new": NEW}
@@ -28,9 +25,19 @@ SETTINGS: Any = {
 }
 
 
+def subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure of `size` inches, and its axes as an array `[rows, columns]`.
+
+    Its canvas is its own: through pyplot a notebook or a program would lose the backend that it has chosen.
+    """
+    drawn = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(drawn)
+    return drawn, drawn.subplots(rows, columns, squeeze=False)
+
+
 def figure(columns: int, width: float = 5.2, height: float = 3.6) -> tuple[Any, list[Any]]:
     """A figure with panels side by side."""
-    drawn, axes = plt.subplots(1, columns, figsize=(width * columns, height), squeeze=False, layout="constrained")
+    drawn, axes = subplots(1, columns, (width * columns, height))
     return drawn, list(axes[0])
 
 
