@@ -106,7 +106,11 @@ def test_a_notebook_runs_and_says_what_is_committed(path, tmp_path, monkeypatch)
         path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
         return
     committed = nbformat.read(path, as_version=4)
-    checked = [c for c in zip(code_cells(notebook), code_cells(committed), strict=True) if "check" in c[0].metadata.get("tags", [])]
+    checked = [
+        c
+        for c in zip(code_cells(notebook), code_cells(committed), strict=True)
+        if "check" in c[0].metadata.get("tags", [])
+    ]
     assert len(checked) >= 3
     stale = {f"{path.name}, {now.id}": d for now, was in checked if (d := differences(words(now), words(was)))}
     assert not stale, "\n".join(f"{k}:\n" + "\n".join(v) for k, v in stale.items()) + (

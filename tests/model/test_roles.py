@@ -367,8 +367,11 @@ class Stub:
     def get_vocab(self):
         return {str(i): i for i in range(60)}
 
-    def __call__(self, text):
-        return {"input_ids": [0, 7]}
+    def __call__(self, text, add_special_tokens=True):
+        return {"input_ids": [0, 7] if add_special_tokens else [7]}
+
+    def convert_ids_to_tokens(self, ids):
+        return [str(i) for i in ids]
 
 
 def test_random_tokens_are_different_and_fit(tiny):
