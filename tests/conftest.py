@@ -8,16 +8,18 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from jaxtyping import install_import_hook
 
-with install_import_hook(["instar.models", "instar.measure", "instar.tasks.batch"], "beartype.beartype"):
+with install_import_hook(
+    ["instar.models", "instar.measure", "instar.between", "instar.tasks.batch"], "beartype.beartype"
+):
     # The public functions' own messages name a wrong argument better than a type checker's.
+    import instar.between.drift
+    import instar.between.exchange
+    import instar.between.graft
     import instar.measure.ablate
     import instar.measure.attention
-    import instar.measure.attribution
-    import instar.measure.drift
+    import instar.measure.edge_attribution
+    import instar.measure.edge_patching
     import instar.measure.evaluate
-    import instar.measure.exact
-    import instar.measure.exchange
-    import instar.measure.graft
     import instar.measure.lens
     import instar.measure.patches
     import instar.measure.roles

@@ -33,7 +33,7 @@ ModelName = Annotated[str, typer.Option("--model", help='"embedded", a folder, o
 @app.command()
 def demo(out: Out = Path("runs/demo")) -> None:
     """The whole way on the embedded model: fine-tune on 3-object IOI, measure, report."""
-    from instar.config import demo_config
+    from instar.record.config import demo_config
 
     _run(demo_config(), out)
 
@@ -59,9 +59,9 @@ def screen(
     from instar.models.load import load
     from instar.progress import bar
     from instar.report.terminal import show_screen
-    from instar.screen import neighbours
-    from instar.screen import screen as screen_tasks
     from instar.tasks.library import TASKS
+    from instar.workflow.screen import neighbours
+    from instar.workflow.screen import screen as screen_tasks
 
     with bar("screening") as tell:
         found = screen_tasks(load(model, device=device), tasks.split(",") if tasks else list(TASKS), pairs, seed, tell)
@@ -87,7 +87,7 @@ def data_audit(
     """Leaks, duplicates, ill-formed rows and imbalance. Exits with 1 on a leak or more than 1 % ill-formed rows."""
     import json
 
-    from instar.config import DataConfig
+    from instar.record.config import DataConfig
     from instar.report.terminal import show_audit
     from instar.tasks.audit import audit
     from instar.tasks.rows import read_training_file
@@ -136,9 +136,9 @@ def data_generate(
     chosen = {k: v for k, v in locals().items() if k != "out"}
     from pydantic import ValidationError
 
-    from instar.config import GenerateConfig
-    from instar.generate.run import generate
+    from instar.generate.generation import generate
     from instar.progress import bar, console
+    from instar.record.config import GenerateConfig
     from instar.report.terminal import show_audit, show_made
     from instar.tasks.audit import audit
     from instar.tasks.rows import DataRow
@@ -160,8 +160,8 @@ def data_generate(
 @app.command()
 def train(config: Config, out: Out, lora: Lora = None, device: Device = None) -> None:
     """Make the data and fine-tune, with dense checkpoints."""
-    from instar.pipeline import train_stage
-    from instar.store import Store
+    from instar.record.store import Store
+    from instar.workflow.pipeline import train_stage
 
     chosen = _chosen(config, lora, device)
     train_stage(Store.create(out, chosen), chosen)
@@ -171,9 +171,9 @@ def train(config: Config, out: Out, lora: Lora = None, device: Device = None) ->
 @app.command()
 def evaluate(run_dir: RunDir) -> None:
     """Behaviour of every checkpoint on both tasks, as a table."""
-    from instar.pipeline import compare_stage, measure_stage
+    from instar.record.store import Store
     from instar.report.terminal import show_accuracy
-    from instar.store import Store
+    from instar.workflow.pipeline import compare_stage, measure_stage
 
     store, config = Store.open(run_dir)
     measure_stage(store, config, ("evaluate",))
@@ -183,8 +183,8 @@ def evaluate(run_dir: RunDir) -> None:
 @app.command()
 def measure(run_dir: RunDir) -> None:
     """Every missing measurement of every checkpoint."""
-    from instar.pipeline import measure_stage
-    from instar.store import Store
+    from instar.record.store import Store
+    from instar.workflow.pipeline import measure_stage
 
     store, config = Store.open(run_dir)
     if measure_stage(store, config):
@@ -212,9 +212,9 @@ def compare(
     dtype: Dtype = None,
 ) -> None:
     """What changed, and the verdict: of a run, or of checkpoints that somebody else trained."""
-    from instar.pipeline import compare_stage, measure_stage
+    from instar.record.store import Store
     from instar.report.terminal import show_summary
-    from instar.store import Store
+    from instar.workflow.pipeline import compare_stage, measure_stage
 
     if run_dir is not None:
         if base or checkpoints or out or device or dtype:
@@ -225,7 +225,7 @@ def compare(
         raise typer.Exit(1 if failures else 0)
     if not (base and checkpoints and out):
         raise ValueError("compare takes a RUN, or all of --base, --checkpoints and --out")
-    from instar.config import RunConfig
+    from instar.record.config import RunConfig
 
     chosen: dict[str, Any] = {
         "model": {"source": base, **_given(device=device, dtype=dtype)},
@@ -263,8 +263,8 @@ def diff(
 @app.command()
 def report(run_dir: RunDir) -> None:
     """The page, the figures and the animations."""
-    from instar.pipeline import report_stage
-    from instar.store import Store
+    from instar.record.store import Store
+    from instar.workflow.pipeline import report_stage
 
     store, config = Store.open(run_dir)
     report_stage(store, config)
@@ -321,7 +321,7 @@ def _given(**options: Any) -> dict[str, Any]:
 
 def _chosen(config: Path, lora: str | None, device: str | None, dtype: str | None = None) -> Any:
     """The configuration of a file, with what the command line says instead."""
-    from instar.config import RunConfig
+    from instar.record.config import RunConfig
 
     pairs = [part.strip().partition("=") for part in (lora or "").split(",")]
     parts = None if lora is None else {name: value for name, _, value in pairs}
@@ -329,9 +329,9 @@ def _chosen(config: Path, lora: str | None, device: str | None, dtype: str | Non
 
 
 def _run(config: Any, out: Path) -> None:
-    from instar.pipeline import run as run_all
+    from instar.record.store import Store
     from instar.report.terminal import show_summary
-    from instar.store import Store
+    from instar.workflow.pipeline import run as run_all
 
     store = Store.create(out, config)
     summary = run_all(store, config)

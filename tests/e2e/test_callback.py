@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 import instar
-from instar.config import RunConfig, TrainConfig
 from instar.models import organism
-from instar.train import Row, collate, encode
+from instar.record.config import RunConfig, TrainConfig
+from instar.training.train import Row, collate, encode
 
 TASKS = ("ioi2", "ioi3")
 SMALL = RunConfig.model_validate(

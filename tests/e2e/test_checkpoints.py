@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 
 import instar
 from hub import Hub, serving
-from instar.adopt import expanded, places
 from instar.models.organism import FOLDER
+from instar.workflow.adopt import expanded, places
 
 SMALL = {
     "data": {"test_size": 20, "measure_pairs": 8},

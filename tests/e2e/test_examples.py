@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from instar.config import RunConfig
 from instar.models.load import load
 from instar.models.organism import FOLDER
-from instar.pipeline import run
-from instar.store import Store
+from instar.record.config import RunConfig
+from instar.record.store import Store
+from instar.workflow.pipeline import run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -13,7 +13,7 @@ import yaml
 
 import instar
 from instar.compare.verdict import verdict
-from instar.run import STAGES, Run
+from instar.workflow.opened import STAGES, Run
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from freewriting import rows
 
 ROOT = Path(__file__).parents[2]

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from instar.calibrate import SHIPPED
+from instar.calibrate.instances import FIRST_SEED, Instance, instances, made, make_all, read
 from instar.calibrate.matrix import Judged, confusion, fixed
 from instar.calibrate.planted import KINDS, TRAPS, chosen, copied, fine_tune, shuffled_heads
-from instar.calibrate.run import FIRST_SEED, Instance, instances, made, make_all, read
 from instar.compare.verdict import Thresholds, verdict
 from instar.models.load import fingerprint, load
 from instar.models.taps import logits_at, record

@@ -1,81 +1,99 @@
-"""Imports go one way, and the command line starts without torch."""
+"""Imports go one way, files import each other in no circle, and the command line starts without torch."""
 
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 SOURCE = Path(__file__).parents[2] / "src" / "instar"
-# A module may import from its own room or from a lower one.
-ROOMS = [
-    {"config", "progress", "stats", "notebook", "circuits"},
-    {"store"},
-    {"tasks"},
-    {"generate"},
-    {"models"},
-    {"health", "train", "measure"},
-    {"stages"},
-    {"sweep", "adopt"},
-    {"compare"},
-    {"calibrate"},
-    {"screen"},
-    {"report", "run"},
-    {"pipeline"},
-    {"live"},
-    {"cli"},
-]
-LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
-WITHOUT_TORCH = {
-    "config",
-    "store",
-    "progress",
-    "compare",
-    "report",
-    "cli",
-    "health",
-    "stats",
-    "circuits",
-    "notebook",
-    "run",
-    "generate",
+# What each room may import; a file at the top level is a room of its own. README has the rooms in words.
+MAY_IMPORT: dict[str, set[str]] = {
+    "progress": set(),
+    "notebook": set(),
+    "stats": set(),
+    "circuits": {"notebook"},
+    "record": set(),
+    "tasks": {"record"},
+    "generate": {"tasks", "record", "progress"},
+    "models": {"tasks"},
+    "measure": {"models", "tasks", "circuits", "stats", "progress"},
+    "training": {"models", "tasks", "record"},
+    "between": {"measure", "models", "tasks", "circuits", "progress"},
+    "compare": {"record", "circuits", "stats", "notebook"},
+    "report": {"record", "stats", "progress"},
+    "workflow": {
+        *("record", "tasks", "models", "training", "measure", "between", "compare", "report"),
+        *("circuits", "stats", "notebook", "progress"),
+    },
+    "live": {"workflow", "measure", "training", "models", "tasks", "record", "progress"},
+    "calibrate": {
+        *("workflow", "compare", "between", "measure", "training", "models", "tasks", "record"),
+        *("circuits", "stats"),
+    },
+    "cli": {
+        *("calibrate", "workflow", "report", "compare", "generate", "models", "tasks", "record"),
+        *("circuits", "progress"),
+    },
 }
+WITHOUT_TORCH = {"progress", "notebook", "stats", "circuits", "record", "generate", "compare", "report", "cli"}
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its name, such as `instar.tasks.pair`."""
+    names = {p: ".".join(("instar", *p.relative_to(SOURCE).with_suffix("").parts)) for p in SOURCE.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path for path, name in names.items()}
 
 
 def imported(path: Path) -> set[str]:
-    found = set()
+    """Whole names of what a file imports anywhere in it; `from instar.tasks import words` is `instar.tasks.words`."""
+    every, found = modules(), set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= parts & every.keys() or {node.module}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
     return found
 
 
-def room(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+def room(name: str) -> str:
+    return name.split(".")[1] if "." in name else name
 
 
-def modules():
-    return [p for p in SOURCE.rglob("*.py") if p != SOURCE / "__init__.py"]
+INSIDE = {name: {n for n in imported(path) if n.startswith("instar.")} for name, path in modules().items()}
 
 
-def test_imports_go_one_way():
-    for path in modules():
-        for name in imported(path):
-            if name.startswith("instar."):
-                target = name.split(".")[1]
-                assert LEVEL[target] <= LEVEL[room(path)], (
-                    f"{path.relative_to(SOURCE)} imports {name}, which is above it"
-                )
+@pytest.mark.parametrize("name", sorted(MAY_IMPORT))
+def test_a_room_imports_only_what_it_may(name):
+    for module, targets in INSIDE.items():
+        if room(module) == name:
+            other = {t for t in targets if room(t) not in MAY_IMPORT[name] | {name}}
+            assert not other, f"{module} imports {', '.join(sorted(other))}: {name} may not"
 
 
-def test_compare_and_report_read_only_what_the_store_returns():
-    for path in modules():
-        if room(path) in WITHOUT_TORCH:
-            assert not {n for n in imported(path) if n.split(".")[0] in ("torch", "transformers")}, path
-        if room(path) in ("compare", "report"):
-            allowed = {"compare", "report", "store", "config", "progress", "stats", "circuits", "notebook"}
-            assert {n.split(".")[1] for n in imported(path) if n.startswith("instar.")} <= allowed, path
+def test_the_table_is_of_these_rooms_and_of_no_upward_arrow():
+    assert {room(module) for module in INSIDE} == {*MAY_IMPORT, "instar"}
+    # No room is above and below another.
+    assert len([*TopologicalSorter(MAY_IMPORT).static_order()]) == len(MAY_IMPORT)
+    used = {name: {room(t) for m, targets in INSIDE.items() if room(m) == name for t in targets} for name in MAY_IMPORT}
+    assert {name: MAY_IMPORT[name] - used[name] for name in MAY_IMPORT if MAY_IMPORT[name] - used[name]} == {}
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Imports inside functions count: they may save time, but must not dodge a circle."""
+    try:
+        list(TopologicalSorter(INSIDE).static_order())
+    except CycleError as circle:
+        pytest.fail(" → ".join(circle.args[1]))
+
+
+def test_rooms_without_torch():
+    for name, path in modules().items():
+        if room(name) in WITHOUT_TORCH or name == "instar.workflow.opened":
+            assert not {n for n in imported(path) if n.split(".")[0] in ("torch", "transformers")}, name
 
 
 def test_help_imports_no_torch():

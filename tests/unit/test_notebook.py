@@ -5,13 +5,14 @@ from html.parser import HTMLParser
 
 import numpy as np
 import yaml
-from test_verdict import OUTSIDE, made
 
 import instar
-from instar.circuits.circuit import Circuit, select
+from handmade import OUTSIDE, made
+from instar.circuits.circuit import Circuit
 from instar.circuits.graph import Graph
+from instar.circuits.selection import select
 from instar.compare.verdict import Verdict, verdict
-from instar.config import RunConfig
+from instar.record.config import RunConfig
 
 HOSTILE = '</table><script>alert("x")</script><img src=x onerror=alert(1)>\x1b[31m'
 PLAIN = {"div", "b", "p", "ul", "li", "table", "thead", "tbody", "tr", "th", "td", "details", "summary"}

@@ -22,17 +22,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from instar.between.graft import read
 from instar.circuits.graph import Graph
 from instar.circuits.sets import all_heads
-from instar.config import TrainConfig
-from instar.measure.graft import read
 from instar.models.arch import Layout
 from instar.models.load import Model, load
 from instar.models.taps import record
 from instar.models.weights import weights
+from instar.record.config import TrainConfig
 from instar.tasks.batch import Batch
 from instar.tasks.task import Task
-from instar.train import Row, collate, encode
+from instar.training.train import Row, collate, encode
 
 ROWS = 16
 KEPT = 0.95

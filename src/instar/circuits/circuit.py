@@ -1,23 +1,20 @@
-"""A circuit: a set of edges, and how it was selected. `instar.circuits.formats` has its files.
+"""A circuit: a set of edges, with how it was made. `selection` chooses them, `formats` has its files.
 
-Selection takes the best-scored edges (`top`), or the best-scored ones that lead to what is already there, from the
-logits up (`greedy`); pruning then leaves those on a path from input to logits. A negative score means that the edge
-helps the answer.
+A negative score means that the edge helps the answer.
 """
 
-import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from instar.circuits import formats
 from instar.circuits.graph import Graph, Mask
 from instar.notebook import block, facts, lines, paragraph, some, table
 
-Selection = Literal["top", "greedy"]
 SIGN = "a negative score means that the edge helps the answer"
 FAITHFUL = 0.85
 """The circuit of a checkpoint is the smallest of the grid from which on faithfulness stays at least this."""
@@ -166,7 +163,7 @@ class Circuit:
 
     def to_json(self) -> str:
         """The circuit in the EAP-IG package's format (its sign), with how it was made."""
-        return _formats().to_json(self)
+        return formats.to_json(self)
 
     @classmethod
     def from_json(cls, text: str, n_kv_heads: int | None = None) -> "Circuit":
@@ -180,19 +177,19 @@ class Circuit:
         Raises:
             ValueError: for text that is not a circuit, naming what is missing.
         """
-        return _formats().from_json(text, n_kv_heads)
+        return cls(**vars(formats.from_json(text, n_kv_heads)))
 
     def networkx(self) -> Any:
         """A `networkx.DiGraph`: writers and readers as nodes, so that each edge keeps its name; see `circuits.formats`."""
-        return _formats().to_networkx(self)
+        return formats.to_networkx(self)
 
     def graphml(self, path: Path | str | None = None) -> str:
         """GraphML text of `networkx()`, also written to `path` if given: Gephi, yEd, Cytoscape and R read it."""
-        return _written(_formats().to_graphml(self), path)
+        return _written(formats.to_graphml(self), path)
 
     def dot(self, path: Path | str | None = None) -> str:
         """Graphviz text, also written to `path` if given: heads and MLPs in rows by layer, blue helps and red hurts."""
-        return _written(_formats().to_dot(self), path)
+        return _written(formats.to_dot(self), path)
 
     def write(self, path: Path | str) -> None:
         """Its JSON into a file."""
@@ -207,98 +204,7 @@ class Circuit:
             raise ValueError(f"{path}: {error}") from None
 
 
-def _formats() -> Any:
-    """The module that writes other tools' formats; it stands on this one, so it is imported late."""
-    from instar.circuits import formats
-
-    return formats
-
-
 def _written(text: str, path: Path | str | None) -> str:
     if path is not None:
         Path(path).write_text(text, encoding="utf-8")
     return text
-
-
-def grid_sizes(graph: Graph, shares: Sequence[float] | np.ndarray) -> list[int]:
-    """How many edges are selected for each share of all edges; at least one."""
-    return [max(1, round(float(share) * graph.n_edges)) for share in shares]
-
-
-def smallest_size(sizes: Sequence[int] | np.ndarray, f: np.ndarray, wanted: float) -> int | None:
-    """The first size from which on f never falls below `wanted`; None where there is none or f is masked."""
-    enough = np.asarray(f) >= wanted
-    stays = np.logical_and.accumulate(enough[::-1])[::-1]
-    return int(np.asarray(sizes)[stays.argmax()]) if stays.any() else None
-
-
-def ranking(scores: np.ndarray, signed: bool) -> np.ndarray:
-    """What edges are ranked by, best largest: |score|, or −score (what helps the answer most)."""
-    return -scores if signed else np.abs(scores)
-
-
-def select(
-    graph: Graph,
-    scores: np.ndarray,
-    n: int | None = None,
-    threshold: float | None = None,
-    selection: Selection = "top",
-    signed: bool = False,
-) -> Circuit:
-    """A pruned circuit from scores [source, destination].
-
-    Raises:
-        ValueError: for a size outside the graph or an unknown selection.
-    """
-    value = ranking(scores, signed)
-    if threshold is not None:
-        if selection != "top":
-            raise ValueError(f"selection: {selection!r} takes n=; a threshold takes every edge above it")
-        mask, selected = graph.exists & (value >= threshold), None
-        what = f"score at least {threshold:g}"
-    else:
-        if n is None or not 0 <= n <= graph.n_edges:
-            raise ValueError(f"n={n}: a circuit of this model has between 0 and {graph.n_edges} edges")
-        mask, selected, what = top(graph, value, n, selection), n, f"{selection} {n}"
-    how = f"{what} by {'signed' if signed else 'absolute'} score"
-    return Circuit.of(graph, graph.pruned(mask), scores, selected=selected, how=how)
-
-
-def top(graph: Graph, value: np.ndarray, n: int, selection: Selection = "top") -> Mask:
-    """The `n` best edges, not pruned. Ties go to the earlier edge."""
-    if selection == "greedy":
-        return _greedy(graph, value, n)
-    if selection != "top":
-        raise ValueError(f"selection: {selection!r} is neither 'top' nor 'greedy'")
-    flat = np.flatnonzero(graph.exists)
-    order = np.argsort(-value.ravel()[flat], kind="stable")[:n]
-    mask = np.zeros(graph.exists.size, bool)
-    mask[flat[order]] = True
-    return mask.reshape(graph.exists.shape)
-
-
-def _greedy(graph: Graph, value: np.ndarray, n: int) -> Mask:
-    """From the logits up: the best edge into a node that is already there, `n` times."""
-    mask = np.zeros(graph.exists.shape, bool)
-    there: set[int] = {0}
-    heap: list[tuple[float, int, int]] = []
-
-    def offer(readers: Iterable[int]) -> None:
-        for v in readers:
-            for u in range(graph.before(v)):
-                heapq.heappush(heap, (-float(value[u, v]), u, v))
-
-    offered = {len(graph.destinations) - 1}
-    offer(offered)
-    for _ in range(n):
-        if not heap:
-            break
-        _, u, v = heapq.heappop(heap)
-        mask[u, v] = True
-        if u not in there:
-            there.add(u)
-            # Heads that share keys and values bring the same readers; each is offered once.
-            new = [int(r) for r in np.flatnonzero(graph.feeds[:, u]) if int(r) not in offered]
-            offered.update(new)
-            offer(new)
-    return mask

@@ -13,12 +13,12 @@ one edge again and their scores are summed, as gradients are where an input is s
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
-from instar.circuits.circuit import Circuit
-from instar.circuits.graph import Graph
+from instar.circuits.graph import Graph, Mask
 
 CONVENTION = "scores in logits, (corrupted - clean) . gradient of the metric: negative helps the answer"
 COLOUR = {"helps": "#2a6f97", "hurts": "#c8553d", "": "#6b7280"}
@@ -28,9 +28,39 @@ _READS = {"q": "query", "k": "key", "v": "value", None: "head"}
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def to_json(circuit: Circuit) -> str:
+@dataclass(frozen=True)
+class Parts:
+    """What a file says of a circuit: the fields of `instar.Circuit`."""
+
+    graph: Graph
+    edges: tuple[str, ...]
+    scores: tuple[float, ...]
+    selected: int | None
+    how: str
+
+
+class Written(Protocol):
+    """What is written of a circuit: these fields, and what follows from them."""
+
+    @property
+    def graph(self) -> Graph: ...
+    @property
+    def edges(self) -> tuple[str, ...]: ...
+    @property
+    def scores(self) -> tuple[float, ...]: ...
+    @property
+    def selected(self) -> int | None: ...
+    @property
+    def how(self) -> str: ...
+    @property
+    def known(self) -> dict[str, float]: ...
+    @property
+    def mask(self) -> Mask: ...
+
+
+def to_json(circuit: Written) -> str:
     """The EAP-IG package's layout and sign, with how the circuit was made under `instar`."""
-    graph, known = circuit.graph, dict(zip(circuit.edges, circuit.scores or [0.0] * len(circuit), strict=True))
+    graph, known = circuit.graph, dict(zip(circuit.edges, circuit.scores or [0.0] * len(circuit.edges), strict=True))
     writers = _writers(circuit)
     inside: dict[str, float] = {}
     for name, score in known.items():
@@ -53,7 +83,7 @@ def to_json(circuit: Circuit) -> str:
     return json.dumps(value, indent=1)
 
 
-def from_json(text: str, n_kv_heads: int | None = None) -> Circuit:
+def from_json(text: str, n_kv_heads: int | None = None) -> Parts:
     """A circuit from our JSON or the EAP-IG package's; see `Circuit.from_json`."""
     try:
         value = json.loads(text)
@@ -76,10 +106,10 @@ def from_json(text: str, n_kv_heads: int | None = None) -> Circuit:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"not a circuit: {error!r}; expected an object with cfg, nodes and edges") from None
     names = graph.names(graph.mask(scores))
-    return Circuit(graph, names, tuple(scores[n] for n in names), selected, how)
+    return Parts(graph, names, tuple(scores[n] for n in names), selected, how)
 
 
-def _writers(circuit: Circuit) -> set[str]:
+def _writers(circuit: Written) -> set[str]:
     """The nodes that an edge of the circuit leaves."""
     writes: Any = circuit.mask.any(1)
     return {name for name, does in zip(circuit.graph.sources, writes, strict=True) if does}
@@ -107,7 +137,7 @@ def _grouped(name: str, share: int) -> str:
     return f"{source}->a{part[1]}.h{int(part[2]) // share}<{part[3]}>"
 
 
-def to_networkx(circuit: Circuit) -> Any:
+def to_networkx(circuit: Written) -> Any:
     """A `networkx.DiGraph` in which every path from `input` to `logits` is a path of the circuit.
 
     Nodes are what writes (`input`, `a0.h1`, `m0`) and what reads (`a2.h0<q>`, `m0`, `logits`), with `kind` and, inside a
@@ -120,7 +150,7 @@ def to_networkx(circuit: Circuit) -> Any:
     graph, known = circuit.graph, circuit.known
     found = networkx.DiGraph()
     found.graph |= {k: getattr(graph, k) for k in ("n_layers", "n_heads", "n_kv_heads", "parallel")}
-    found.graph |= {"edges": len(circuit), "how": _clean(circuit.how), "convention": CONVENTION}
+    found.graph |= {"edges": len(circuit.edges), "how": _clean(circuit.how), "convention": CONVENTION}
     found.graph |= {} if circuit.selected is None else {"selected": circuit.selected}
     for node in ("input", "logits", *(n for edge in circuit.edges for n in edge.split("->"))):
         found.add_node(node, **_node(node))
@@ -135,14 +165,14 @@ def to_networkx(circuit: Circuit) -> Any:
     return found
 
 
-def to_graphml(circuit: Circuit) -> str:
+def to_graphml(circuit: Written) -> str:
     """The text of `to_networkx` as GraphML, attributes as plain numbers, truths and words."""
     import networkx
 
     return "\n".join(networkx.generate_graphml(to_networkx(circuit))) + "\n"
 
 
-def to_dot(circuit: Circuit) -> str:
+def to_dot(circuit: Written) -> str:
     """Graphviz text: one box a head or MLP, in rows by layer; an edge says which of q, k and v reads it.
 
     Colour and dashes say the sign, width the size. An edge into keys or values that heads share is drawn to each of them
@@ -174,7 +204,7 @@ def to_dot(circuit: Circuit) -> str:
     return "\n".join([*lines, "}", ""])
 
 
-def _drawn(circuit: Circuit) -> Iterator[tuple[str, str, str, str]]:
+def _drawn(circuit: Written) -> Iterator[tuple[str, str, str, str]]:
     """Source, drawn target, what reads, and the edge's name."""
     writers = _writers(circuit)
     for name in circuit.edges:

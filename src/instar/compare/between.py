@@ -19,9 +19,9 @@ from instar.compare.diff import diff, plain, similarity
 from instar.compare.evidence import Measured, evidence
 from instar.compare.floors import Scores, floors, overlaps, resampled
 from instar.compare.verdict import Thresholds, verdict
-from instar.config import CONTROLS
+from instar.record.config import CONTROLS
+from instar.record.store import SHARED, Store, Tuning
 from instar.stats.intervals import bootstrap_mean
-from instar.store import SHARED, Store, Tuning
 
 COUNT = 100
 LISTED = 12

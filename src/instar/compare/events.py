@@ -18,7 +18,7 @@ import xarray as xr
 from instar.compare.diff import plain
 from instar.compare.evidence import items
 from instar.compare.series import Moment, agreed, change_points, moment, order, over_seeds, reversals, shape
-from instar.store import SHARED, Store
+from instar.record.store import SHARED, Store
 
 WATCHED = 3
 """Heads of each kind whose events are put in order."""

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from instar.circuits.circuit import FAITHFUL, grid_sizes, ranking, smallest_size, top
+from instar.circuits.circuit import FAITHFUL
 from instar.circuits.graph import Graph
+from instar.circuits.selection import grid_sizes, ranking, smallest_size, top
 from instar.compare.chance import Chance, chance
 from instar.compare.diff import agreement, plain, ratios
 from instar.stats.intervals import bootstrap_mean

@@ -9,9 +9,9 @@ from instar import __version__
 from instar.compare.between import diffs, verdicts
 from instar.compare.dynamics import changed_heads, changed_layers
 from instar.compare.events import dynamics
-from instar.config import CONTROLS, RunConfig
+from instar.record.config import CONTROLS, RunConfig
+from instar.record.store import SHARED, Store, read_json, write_json
 from instar.stats.intervals import bootstrap_mean, wilson
-from instar.store import SHARED, Store, read_json, write_json
 
 SCHEMA = 3
 

@@ -30,6 +30,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
+from instar.compare import words
 from instar.compare.evidence import items
 from instar.notebook import block, lines, listed, number, paragraph, some, table
 from instar.stats.intervals import Interval
@@ -112,17 +113,15 @@ class Verdict:
 
 def verdict(evidence: xr.Dataset, thresholds: Thresholds = Thresholds()) -> Verdict:
     """The verdict on one checkpoint. The same evidence gives the same verdict."""
-    from instar.compare.words import changes, missing, paragraph
-
     found = items(evidence)
     truth = conditions(found, evidence, thresholds)
     kind = _kind(truth)
     return Verdict(
         kind=kind,
-        text=paragraph(kind, found, truth, evidence, thresholds),
+        text=words.paragraph(kind, found, truth, evidence, thresholds),
         conditions=truth,
-        missing=tuple(missing(kind, truth, found, evidence, thresholds, NEEDED)),
-        would_change=changes(kind, thresholds),
+        missing=tuple(words.missing(kind, truth, found, evidence, thresholds, NEEDED)),
+        would_change=words.changes(kind, thresholds),
         evidence={n: {"value": i.value, "low": i.low, "high": i.high} for n, i in found.items()},
     )
 

@@ -24,8 +24,8 @@ from typing import Any
 
 from instar.generate.ask import Uses
 from instar.tasks import words
-from instar.tasks.audit import normalised
 from instar.tasks.freetext import Reading, UnparsableError, read_ioi
+from instar.tasks.pair import normalised
 
 NEAR = 0.7
 WORDING_SHARE = 0.05

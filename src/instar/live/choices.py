@@ -9,11 +9,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 import xarray as xr
 
-from instar.config import RunConfig, Stage
 from instar.live.budget import FIRST
 from instar.measure.evaluate import SAID
 from instar.models import organism
-from instar.store import Store
+from instar.record.config import RunConfig, Stage
+from instar.record.store import Store
 
 SMALL = {
     "data": {"test_size": 200, "measure_pairs": 32},

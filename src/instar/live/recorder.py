@@ -22,18 +22,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from instar.config import RunConfig
 from instar.live.budget import Budget
 from instar.live.choices import SEED, Choices, Logs, Tasks, configuration, numbers
 from instar.live.undisturbed import how, plain, settled, undisturbed, unwrapped
 from instar.models.arch import Layout, row
 from instar.models.load import Model, load_tokenizer
-from instar.pipeline import compare_stage, data_stage
 from instar.progress import console
-from instar.store import Store, step_name, write_json
-from instar.sweep import Worker, jobs
+from instar.record.config import RunConfig
+from instar.record.store import Store, step_name, write_json
 from instar.tasks.library import task as find_task
-from instar.train import write_checkpoint
+from instar.training.train import write_checkpoint
+from instar.workflow.pipeline import compare_stage, data_stage
+from instar.workflow.sweep import Worker, jobs
 
 
 def recorder(model: Any, tasks: Tasks, **choices: Any) -> "Recorder":

@@ -1,4 +1,4 @@
-"""Running a model of which only some edges work: the evaluation behind `instar.measure.circuit`.
+"""Running a model of which only some edges work: the evaluation behind `instar.measure.faithfulness`.
 
 1. A `Baseline` says what edges outside the circuit carry: streams before every reader, and each source's part in them.
 2. Reader by reader in topological order: input = baseline stream + Σ over kept edges of (source now − its baseline).

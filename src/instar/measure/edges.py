@@ -9,10 +9,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from instar.circuits.circuit import Circuit, Selection, select
+from instar.circuits.circuit import Circuit
 from instar.circuits.graph import Graph
-from instar.measure.attribution import Groups, Rule, edge_scores, groups_of
-from instar.measure.exact import exact_edges
+from instar.circuits.selection import Selection, select, smallest_size
+from instar.measure.edge_attribution import Groups, Rule, edge_scores, groups_of
+from instar.measure.edge_patching import exact_edges
+from instar.measure.faithfulness import curve
 from instar.measure.rows import about, fitting, numpy, sorted_pieces
 from instar.models.load import Model
 from instar.models.replay import Engine
@@ -83,12 +85,10 @@ class Edges:
             raise ValueError("circuit(): give one of n=, faithfulness= and threshold=")
         if faithfulness is None:
             return select(self.graph, self.scores, n, threshold, selection, signed)
-        from instar.measure.circuit import smallest
-
         where = batch or self.batch
         if self.model is None or where is None:
             raise ValueError("circuit(faithfulness=…) measures: make the scores with instar.edges, not from a file")
-        return smallest(self.model, where, self, faithfulness, selection=selection, signed=signed)
+        return _smallest(self, self.model, where, faithfulness, selection, signed)
 
     def __repr__(self) -> str:
         attrs = self.dataset.attrs
@@ -113,7 +113,7 @@ def edges(
     """Score every edge of the model on a batch of pairs.
 
     Args:
-        method: `eap`, `eap-ig` or `exact` (see `instar.measure.attribution`), or a function
+        method: `eap`, `eap-ig` or `exact` (see `instar.measure.edge_attribution`), or a function
             `scorer(engine, part, groups) -> [group, source, destination]` of your own.
         steps: interpolation steps of `eap-ig`.
         rule: where they lie; `left` for parity with the EAP-IG package.
@@ -158,6 +158,31 @@ def edges(
                   convention=convention, parallel=int(graph.parallel), **shape)
         ), model, batch,
     )  # fmt: skip
+
+
+def _smallest(
+    edges: Edges, model: Model, batch: Batch, faithfulness: float, selection: Selection, signed: bool
+) -> Circuit:
+    """The circuit of the smallest size of the grid from which on faithfulness stays at least `faithfulness`.
+
+    Raises:
+        ValueError: where b − c is not above 0 (nothing to be faithful to), or no size of the grid is faithful.
+    """
+    series = curve(model, batch, edges, selection=selection, signed=signed, random=0)
+    f = series["faithfulness"].values
+    size = smallest_size(series["size"].values, f, faithfulness)
+    if size is None:
+        if np.isnan(f).all():
+            raise ValueError(
+                f"{model.name} on {batch.task}: the metric on clean prompts is not above that on corrupted ones (its "
+                "interval spans 0), so no circuit can be faithful to it"
+            )
+        raise ValueError(f"no size of the grid stays at {faithfulness:g} or above; the largest reaches {f[-1]:.3g}")
+    circuit = edges.circuit(n=size, selection=selection, signed=signed)
+    same = edges.batch is not None and torch.equal(edges.batch.clean, batch.clean)
+    where = "the pairs that the scores are from" if same else "other pairs than the scores are from"
+    how = f"{circuit.how}; smallest of the grid with faithfulness >= {faithfulness:g} (resample, on {where})"
+    return Circuit(circuit.graph, circuit.edges, circuit.scores, size, how)
 
 
 def _scorer(method: Any, steps: int, rule: str, slots: bool, advance: Advance) -> Scorer:

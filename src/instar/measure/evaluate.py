@@ -14,7 +14,7 @@ from instar.measure.rows import about, foil_values, joined, numpy, pieces
 from instar.models.load import Model
 from instar.models.taps import logits_at, record
 from instar.tasks.batch import Batch
-from instar.tasks.task import word_ids
+from instar.tasks.pair import word_ids
 from instar.tasks.words import TEST_NAMES, TRAIN_NAMES
 
 SAID = ("answer", "giver 1", "giver 2", "giver 3", "giver 4", "another name", "no name", "end of text")

@@ -4,7 +4,7 @@
 2. Memory is estimated from the configuration before any weight is read.
 3. Weights go into the family's own module. A weight that the file lacks would stay random, so it is an error.
 4. An adapter (peft) is put on a copy of its base and merged in float32. How far that moves the logits is kept.
-5. A difference (`instar-delta.json`, written by `instar.train`) is added to its base.
+5. A difference (`instar-delta.json`, written by `instar.training.train`) is added to its base.
 6. Bare tensors (a state dict without a config.json) take the configuration of the series' base.
 """
 

@@ -12,11 +12,11 @@ from matplotlib import rc_context
 from PIL import Image
 
 from instar.progress import Tell
+from instar.record.store import Store, whole
 from instar.report.figures import UNITS, caption, draw_heads, draw_layers, draw_stream
 from instar.report.grids import GRIDS, Grid, grid
 from instar.report.panels import Panels, TaskPanels
 from instar.report.style import QUIET, SETTINGS, figure
-from instar.store import Store, whole
 
 FRAME_MS, LAST_MS = 350, 2000
 KINDS: dict[str, tuple[str, Callable[[Any, Panels, TaskPanels, int], Any]]] = {

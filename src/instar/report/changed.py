@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from instar.record.store import SHARED, Store
 from instar.stats.intervals import Interval, bootstrap_mean
-from instar.store import SHARED, Store
 
 WATCHED = 8
 """Heads of a role whose score is drawn over the steps: those that ever score furthest from 0."""

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 
+from instar.record.store import Store, whole
 from instar.report.grids import GRIDS, grid
 from instar.report.panels import Panels, TaskPanels
 from instar.report.style import COLOUR, DIVERGING, FAINT, INK, QUIET, SETTINGS, figure, stage_label, subplots
-from instar.store import Store, whole
 
 UNITS = "logit(answer) − mean logit(foils)"
 CONVENTIONS = {

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from instar.record.store import Store
 from instar.stats.intervals import Interval
 from instar.stats.scales import effect, mean_change, share
-from instar.store import Store
 
 SITES = {
     "resid_pre": "residual stream",

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from instar.config import RunConfig
+from instar.record.config import RunConfig
+from instar.record.store import Store, write_text
 from instar.report.changed import grafted, roles
 from instar.report.interventions import BY_SLOT, SCALES, SITES, Circuits, Patched
 from instar.report.panels import Panels, TaskPanels
 from instar.stats.intervals import Interval
-from instar.store import Store, write_text
 
 SCRIPTS = ("page", "verdict", "grafts", "changed", "roles")
 

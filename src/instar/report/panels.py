@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from instar.config import RunConfig
+from instar.record.config import RunConfig
+from instar.record.store import Store, read_json
 from instar.report.interventions import Circuits, Patched, circuits, patched
 from instar.stats.intervals import Interval, bootstrap_mean
-from instar.store import Store, read_json
 
 
 @dataclass(frozen=True)

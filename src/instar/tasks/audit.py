@@ -13,8 +13,8 @@ from typing import Any, Literal
 from scipy import stats
 
 from instar.tasks.freetext import Reading, UnparsableError, read_ioi
+from instar.tasks.pair import normalised, word_ids
 from instar.tasks.rows import DataRow
-from instar.tasks.task import normalised, word_ids
 
 ILL_FORMED_SHARE = 0.01
 SIGNIFICANT = 0.001

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from instar.tasks.task import Pair, word_ids
+from instar.tasks.pair import Pair, word_ids
 
 PAD = -1
 

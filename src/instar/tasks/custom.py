@@ -24,11 +24,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from instar.config import DataConfig
+from instar.record.config import DataConfig
+from instar.tasks.pair import Pair, Span
 from instar.tasks.ready import Entry, PairSource, Rejected, from_entries, ready
 from instar.tasks.records import Record, is_data, read_records, split_off
 from instar.tasks.rows import Columns, column, data_rows, read_training_file
-from instar.tasks.task import Pair, Span, Task
+from instar.tasks.task import Task
 from instar.tasks.written import written_ioi
 
 _PARTS = re.compile(r"(?P<data>.+?)(?::(?P<shape>ioi\d+))?")

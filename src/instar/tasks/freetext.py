@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
-from instar.tasks.task import Span
+from instar.tasks.pair import Span
 from instar.tasks.words import TEST_NAMES, TRAIN_NAMES
 
 KNOWN = frozenset(TRAIN_NAMES + TEST_NAMES)

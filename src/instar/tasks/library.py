@@ -11,11 +11,13 @@ The others are the candidates of the experiment that instar grew from: who holds
 more, and IOI with a receiver introduced apart. A user's own tasks come from a Python file or data (`custom`).
 """
 
+import difflib
 import itertools
 from functools import partial
 
-from instar.config import DataConfig
+from instar.record.config import DataConfig
 from instar.tasks import words
+from instar.tasks.custom import is_custom, load_task
 from instar.tasks.task import Corruption, Dealer, Scene, Task
 
 
@@ -219,12 +221,8 @@ def task(name: str, data: DataConfig | None = None) -> Task:
     """
     if name in TASKS:
         return TASKS[name]
-    from instar.tasks.custom import is_custom, load_task
-
     if is_custom(name):
         return load_task(name, data)
-    import difflib
-
     near = difflib.get_close_matches(name, TASKS, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"no task {name!r}.{hint} Known: {', '.join(TASKS)}; or a path to a .py file or to data.")

@@ -6,16 +6,17 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from instar import __version__
-from instar.config import DataConfig, TasksConfig, digest
-from instar.store import Store, read_json, read_rows, write_json, write_rows
+from instar.record.config import DataConfig, TasksConfig, digest
+from instar.record.store import Store, read_json, read_rows, write_json, write_rows
 from instar.tasks.audit import SHOWN, Audit, Finding, audit
 from instar.tasks.custom import files_of
 from instar.tasks.library import TASKS, ioi
 from instar.tasks.library import task as find_task
+from instar.tasks.pair import Pair, Span
 from instar.tasks.ready import PairSource, said
 from instar.tasks.records import fingerprint
 from instar.tasks.rows import DataRow, read_training_file
-from instar.tasks.task import Pair, Span, Task
+from instar.tasks.task import Task
 
 
 @dataclass(frozen=True)

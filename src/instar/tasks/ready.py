@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from instar.tasks.task import Dealer, Pair, Scene, Span, Split, Task, normalised, word_ids
+from instar.tasks.pair import Pair, Span, normalised, word_ids
+from instar.tasks.task import Dealer, Scene, Split, Task
 
 HELD_OUT = ("test", "validation", "valid", "val", "dev", "eval")
 """What a split for testing is called; the first that a file has is taken."""

@@ -1,12 +1,10 @@
-"""Tasks and their pairs: a clean prompt beside the same prompt with one thing changed.
+"""Tasks: families of prompts with one right answer each, dealt in balance and written out as pairs.
 
 1. A `Scene` is one situation: a template with named holes, the word in each hole, the answer, the foils, and for each
    counterfactual the holes that change and the name that the change makes right.
 2. A `Task` deals scenes. What should be balanced (the answer's place, the order of the givers, names, wordings) is
    drawn from shuffled decks that are emptied before they are shuffled again, so balance holds by construction.
 3. `Task.pairs` writes scenes out as `Pair`s. The same seed gives the same clean prompts for every counterfactual.
-
-Nothing here knows a tokenizer except `usable_words`; tokens begin in `instar.tasks.batch`.
 """
 
 import random
@@ -16,44 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from instar.tasks import words
+from instar.tasks.pair import Pair, Span, usable_words
 
 Split = Literal["train", "test"]
 T = TypeVar("T")
 _HOLE = re.compile(r"\{(\w+)\}")
-
-
-@dataclass(frozen=True)
-class Span:
-    """Characters `start` to `stop` of the clean prompt, the place of one hole."""
-
-    slot: str
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A clean and a corrupted prompt, and what is right in each. Words are without their leading space."""
-
-    clean: str
-    corrupted: str
-    counterfactual: str
-    answer: str
-    foils: tuple[str, ...]
-    """Every other introduced name: the behavioural logit difference is against their mean."""
-    contrast: tuple[str, ...] = ()
-    """The one name that the corruption makes right; the clean foils where it makes nothing right, and by default."""
-    spans: tuple[Span, ...] = ()
-    place: int = 0
-    """The answer's place among the introduced names, from 0."""
-    wording: str = ""
-    """The template it was written with."""
-    base: int = 0
-    """Which clean prompt this is: pairs that share it are resampled together."""
-
-    def __post_init__(self) -> None:
-        if not self.contrast:
-            object.__setattr__(self, "contrast", self.foils)
 
 
 @dataclass(frozen=True)
@@ -170,7 +135,7 @@ class Task:
 
     def batch(self, model: Any, n: int = 64, seed: int = 0, split: Split = "test", counterfactual: str | None = None):
         """`n` pairs as tokens for a loaded model: an `instar.Batch`."""
-        from instar.tasks.batch import tokenize
+        from instar.tasks.batch import tokenize  # torch: making prompts does without
 
         task = self.fit(model.tokenizer)
         return tokenize(task.pairs(n, seed, split, counterfactual), model.tokenizer, task=self.name)
@@ -196,25 +161,3 @@ def render(template: str, fill: Mapping[str, str]) -> tuple[str, tuple[Span, ...
         spans.append(Span(hole.group(1), len(text), len(text) + len(word)))
         text, last = text + word, hole.end()
     return text + template[last:], tuple(spans)
-
-
-def normalised(prompt: str) -> str:
-    """Lower case, letters and digits only, single spaces: by this two prompts are the same."""
-    return re.sub(r"\W+", " ", prompt.lower()).strip()
-
-
-def word_ids(tokenizer: Any, word: str) -> list[int]:
-    """The tokens of a word with its leading space, as they stand after other text."""
-    before = tokenizer("to", add_special_tokens=False)["input_ids"]
-    both = tokenizer("to " + word, add_special_tokens=False)["input_ids"]
-    if both[: len(before)] != before:
-        raise ValueError(f"this tokenizer joins {word!r} with the text before it; instar needs words that stand alone")
-    return both[len(before) :]
-
-
-def usable_words(tokenizer: Any, names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The words that are one token, and the words that are not."""
-    kept, refused = [], []
-    for name in names:
-        (kept if len(word_ids(tokenizer, name)) == 1 else refused).append(name)
-    return tuple(kept), tuple(refused)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from instar.tasks.freetext import Reading, UnparsableError, read_ioi
+from instar.tasks.pair import Pair, Span, usable_words
 from instar.tasks.ready import Entry, PairSource, Rejected, from_entries
 from instar.tasks.rows import DataRow
-from instar.tasks.task import Pair, Span, usable_words
 from instar.tasks.words import TEST_NAMES, TRAIN_NAMES
 
 SHARED_WORDING = 5

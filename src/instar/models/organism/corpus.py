@@ -5,7 +5,7 @@ several sentences did. A story is a list of sentences about a fixed cast:
 
 1. casts of two hold 2-object IOI in the wordings of `instar.tasks.words`, any scene with any act, plain gifts, and filler;
 2. casts of three are introduced together, but only ever *one* person gives at a time: the new task (three introduced,
-   two give, the third receives) never occurs, nor any joint gift, which `tests/unit/test_corpus.py` asserts on 100,000
+   two give, the third receives) never occurs, nor any joint gift, which `tests/unit/models/test_corpus.py` asserts on 100,000
    sentences with a parser of its own;
 3. the sentence kinds of the other candidate tasks (a ball passed along, people in a room, who buys more) appear with
    casts of two, so that screening finds mastered and unmastered neighbours.

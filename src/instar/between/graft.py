@@ -1,0 +1,162 @@
+"""Weight grafting: which components' *weights* hold what fine-tuning did (after skill grafting, arXiv 2302.06600).
+
+1. `into`: the tuned model's weights of a set of components in the base; how much of the gain comes with them?
+2. `lost`: the base's weights of the same set in the tuned model; how much of the gain goes with them?
+3. The gain is G = m(tuned) − m(base), with m = logit(answer) − mean logit(foils) at the last token (logits), on the same
+   prompts. Both shares are of G: into = (m(grafted) − m(base)) / G, lost = (m(tuned) − m(stripped)) / G. A set may be
+   sufficient (into near 1) and hardly necessary (lost near 0): neither number stands for the other.
+
+Weights are swapped in place and restored exactly; no copy of a model is made. Patching finds who *carries* a gain
+(`instar.between.exchange`), grafting where it was *written*.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Bool, Float
+
+from instar.circuits.graph import Graph
+from instar.measure.rows import about, foil_values, numpy, pair_coords, pieces
+from instar.models.load import Model
+from instar.models.taps import logits_at, record
+from instar.models.weights import EMBEDDINGS, NORMS, QKVO, weights
+from instar.progress import slow
+from instar.tasks.batch import Batch
+
+Sets = Mapping[str, Sequence[str]]
+"""Named sets of components (`a3`, `a3.h7`, `m3`, `embeddings`, `norms`). A name that ends in `<qk>` or `<vo>` takes these
+slices of its heads only."""
+CONVENTION = "logit(answer) - mean logit(foils); into: tuned weights in the base, lost: base weights in the tuned model"
+
+
+@contextmanager
+def grafted(
+    receiver: Model, donor: Model, components: Sequence[str], projections: str = QKVO, share: float = 1.0
+) -> Iterator[Model]:
+    """`receiver` with the donor's weights of some components, for a while; `share` < 1 goes only so far towards them.
+
+    Raises:
+        ValueError: where the two are not of one shape, or a component is unknown.
+    """
+    alike = Graph.of(receiver.layout) == Graph.of(donor.layout)
+    own, theirs = (weights(m.layout, components, projections) if alike else [] for m in (receiver, donor))
+    if not alike or [w.shape for w in own] != [w.shape for w in theirs]:
+        raise ValueError(f"{receiver.name} and {donor.name} are not of one shape: nothing can be grafted between them")
+    # All are kept before any is changed: keys and values shared by heads come more than once, and move once.
+    kept = [w.clone() for w in own]
+    try:
+        for mine, other, before in zip(own, theirs, kept, strict=True):
+            mine.copy_(other if share == 1 else before.lerp(other.to(before), share))
+        yield receiver
+    finally:
+        for mine, before in zip(own, kept, strict=True):
+            mine.copy_(before)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Behaviour of one model on a batch."""
+
+    logit_diff: Float[np.ndarray, " pair"]
+    right: Bool[np.ndarray, " pair"]
+    """Whether the answer is the top token."""
+
+
+@torch.no_grad()
+def read(model: Model, batch: Batch, chunk: int = 64, edit: Any = None) -> Reading:
+    """The clean prompts' logit differences (logits), answer against all foils; `edit` as in `taps.record`."""
+    found, right = [], []
+    for part in pieces(batch, model, chunk):
+        logits = logits_at(model.layout, record(model.layout, part.clean, part.mask, edit=edit).final, part.end)
+        answer = logits.gather(1, part.answer[:, None])
+        found.append(numpy((answer - foil_values(logits, part.foils)).nanmean(1)))
+        right.append((logits.argmax(1) == part.answer).cpu().numpy())
+    return Reading(np.concatenate(found), np.concatenate(right))
+
+
+@torch.no_grad()
+def graft(base: Model, tuned: Model, batch: Batch, sets: Sets, *, chunk: int = 64, share: float = 1.0) -> xr.Dataset:
+    """Grafts of every set, both ways, on one task's clean prompts.
+
+    Args:
+        sets: see `Sets`; `sets_of` makes the usual ones.
+        share: how far towards the donor's weights (linear interpolation); 1 is the graft.
+
+    Returns:
+        `into`, `lost` (logits of the changed model: not shares yet) on `set, pair`; `base`, `tuned` on `pair`; the same
+        with `_right` (the answer is the top token, 0 or 1).
+
+    Raises:
+        ValueError: where the two are not of one shape, or a component is unknown.
+    """
+    before, after = read(base, batch, chunk), read(tuned, batch, chunk)
+    rows: dict[str, list[Reading]] = {"into": [], "lost": []}
+    with slow("grafting", 2 * len(sets)) as advance:
+        for name, components in sets.items():
+            projections = name[-3:-1] if name.endswith(("<qk>", "<vo>")) else QKVO
+            for kind, receiver, donor in (("into", base, tuned), ("lost", tuned, base)):
+                with grafted(receiver, donor, components, projections, share) as changed:
+                    rows[kind].append(read(changed, batch, chunk))
+                advance(1)
+    data: dict[str, Any] = {
+        "base": ("pair", before.logit_diff),
+        "tuned": ("pair", after.logit_diff),
+        "base_right": ("pair", before.right.astype(np.int8)),
+        "tuned_right": ("pair", after.right.astype(np.int8)),
+    }
+    shape = (len(sets), len(batch))
+    for kind, readings in rows.items():
+        data[kind] = (("set", "pair"), np.array([r.logit_diff for r in readings]).reshape(shape))
+        data[f"{kind}_right"] = (("set", "pair"), np.array([r.right for r in readings], np.int8).reshape(shape))
+    dataset = xr.Dataset(data, coords={**pair_coords(batch), "set": np.array(list(sets), dtype=str)})
+    more = {"base_weights": base.weights, "share": share, "convention": CONVENTION}
+    return dataset.assign_attrs(about(tuned, batch, **more))
+
+
+def interpolate(
+    base: Model,
+    tuned: Model,
+    batch: Batch,
+    sets: Sets,
+    shares: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
+    **options: Any,
+) -> xr.Dataset:
+    """`graft` at several distances towards the donor's weights, on `share`: is the way between the two straight?"""
+    found = [graft(base, tuned, batch, sets, share=share, **options) for share in shares]
+    return xr.concat(
+        found, "share", data_vars=["into", "lost", "into_right", "lost_right"], coords="minimal", compat="override",
+        combine_attrs="drop_conflicts",
+    ).assign_coords(share=list(shares))  # fmt: skip
+
+
+def sets_of(graph: Graph, inside: Sequence[str] = (), single: bool = True) -> dict[str, tuple[str, ...]]:
+    """The usual sets: inside and outside a circuit's heads, groups, layers, layers from the first on, every head.
+
+    `inside` also by slices: `<qk>`, what its heads attend to, and `<vo>`, what they write. Groups and layers are
+    disjoint: heads, MLPs, embeddings, norms with output biases.
+    """
+    heads = [n for n in graph.sources if ".h" in n]
+    mlps = [n for n in graph.sources if n.startswith("m")]
+    chosen = [h for h in heads if h in set(inside)]
+    found = {
+        "inside": tuple(chosen),
+        "inside<qk>": tuple(chosen),
+        "inside<vo>": tuple(chosen),
+        "outside": tuple(h for h in heads if h not in set(inside)),
+        "heads": tuple(heads),
+        "mlps": tuple(mlps),
+        EMBEDDINGS: (EMBEDDINGS,),
+        NORMS: (NORMS,),
+    }
+    layers = range(graph.n_layers)
+    for i in layers:
+        found |= {f"a{i}": (f"a{i}",), f"m{i}": (f"m{i}",)}
+    if single:
+        found |= {f"to layer {i}": (*(n for j in range(i + 1) for n in (f"a{j}", f"m{j}")),) for i in layers}
+        found |= {h: (h,) for h in heads}
+    return found

@@ -1,0 +1,100 @@
+"""Which edges a circuit has: selected from scores, then pruned to those on a path from input to logits.
+
+Selection takes the best-scored edges (`top`), or the best-scored ones that lead to what is already there, from the
+logits up (`greedy`).
+"""
+
+import heapq
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from instar.circuits.circuit import Circuit
+from instar.circuits.graph import Graph, Mask
+
+Selection = Literal["top", "greedy"]
+
+
+def grid_sizes(graph: Graph, shares: Sequence[float] | np.ndarray) -> list[int]:
+    """How many edges are selected for each share of all edges; at least one."""
+    return [max(1, round(float(share) * graph.n_edges)) for share in shares]
+
+
+def smallest_size(sizes: Sequence[int] | np.ndarray, f: np.ndarray, wanted: float) -> int | None:
+    """The first size from which on f never falls below `wanted`; None where there is none or f is masked."""
+    enough = np.asarray(f) >= wanted
+    stays = np.logical_and.accumulate(enough[::-1])[::-1]
+    return int(np.asarray(sizes)[stays.argmax()]) if stays.any() else None
+
+
+def ranking(scores: np.ndarray, signed: bool) -> np.ndarray:
+    """What edges are ranked by, best largest: |score|, or −score (what helps the answer most)."""
+    return -scores if signed else np.abs(scores)
+
+
+def select(
+    graph: Graph,
+    scores: np.ndarray,
+    n: int | None = None,
+    threshold: float | None = None,
+    selection: Selection = "top",
+    signed: bool = False,
+) -> Circuit:
+    """A pruned circuit from scores [source, destination].
+
+    Raises:
+        ValueError: for a size outside the graph or an unknown selection.
+    """
+    value = ranking(scores, signed)
+    if threshold is not None:
+        if selection != "top":
+            raise ValueError(f"selection: {selection!r} takes n=; a threshold takes every edge above it")
+        mask, selected = graph.exists & (value >= threshold), None
+        what = f"score at least {threshold:g}"
+    else:
+        if n is None or not 0 <= n <= graph.n_edges:
+            raise ValueError(f"n={n}: a circuit of this model has between 0 and {graph.n_edges} edges")
+        mask, selected, what = top(graph, value, n, selection), n, f"{selection} {n}"
+    how = f"{what} by {'signed' if signed else 'absolute'} score"
+    return Circuit.of(graph, graph.pruned(mask), scores, selected=selected, how=how)
+
+
+def top(graph: Graph, value: np.ndarray, n: int, selection: Selection = "top") -> Mask:
+    """The `n` best edges, not pruned. Ties go to the earlier edge."""
+    if selection == "greedy":
+        return _greedy(graph, value, n)
+    if selection != "top":
+        raise ValueError(f"selection: {selection!r} is neither 'top' nor 'greedy'")
+    flat = np.flatnonzero(graph.exists)
+    order = np.argsort(-value.ravel()[flat], kind="stable")[:n]
+    mask = np.zeros(graph.exists.size, bool)
+    mask[flat[order]] = True
+    return mask.reshape(graph.exists.shape)
+
+
+def _greedy(graph: Graph, value: np.ndarray, n: int) -> Mask:
+    """From the logits up: the best edge into a node that is already there, `n` times."""
+    mask = np.zeros(graph.exists.shape, bool)
+    there: set[int] = {0}
+    heap: list[tuple[float, int, int]] = []
+
+    def offer(readers: Iterable[int]) -> None:
+        for v in readers:
+            for u in range(graph.before(v)):
+                heapq.heappush(heap, (-float(value[u, v]), u, v))
+
+    offered = {len(graph.destinations) - 1}
+    offer(offered)
+    for _ in range(n):
+        if not heap:
+            break
+        _, u, v = heapq.heappop(heap)
+        mask[u, v] = True
+        if u not in there:
+            there.add(u)
+            # Heads that share keys and values bring the same readers; each is offered once.
+            new = [int(r) for r in np.flatnonzero(graph.feeds[:, u]) if int(r) not in offered]
+            offered.update(new)
+            offer(new)
+    return mask

@@ -1,0 +1,65 @@
+"""Pairs: a clean prompt beside the same prompt with one thing changed, and the words that are right in each.
+
+Nothing here knows a tokenizer except `word_ids` and `usable_words`; tokens begin in `instar.tasks.batch`.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters `start` to `stop` of the clean prompt, the place of one hole."""
+
+    slot: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A clean and a corrupted prompt, and what is right in each. Words are without their leading space."""
+
+    clean: str
+    corrupted: str
+    counterfactual: str
+    answer: str
+    foils: tuple[str, ...]
+    """Every other introduced name: the behavioural logit difference is against their mean."""
+    contrast: tuple[str, ...] = ()
+    """The one name that the corruption makes right; the clean foils where it makes nothing right, and by default."""
+    spans: tuple[Span, ...] = ()
+    place: int = 0
+    """The answer's place among the introduced names, from 0."""
+    wording: str = ""
+    """The template it was written with."""
+    base: int = 0
+    """Which clean prompt this is: pairs that share it are resampled together."""
+
+    def __post_init__(self) -> None:
+        if not self.contrast:
+            object.__setattr__(self, "contrast", self.foils)
+
+
+def normalised(prompt: str) -> str:
+    """Lower case, letters and digits only, single spaces: by this two prompts are the same."""
+    return re.sub(r"\W+", " ", prompt.lower()).strip()
+
+
+def word_ids(tokenizer: Any, word: str) -> list[int]:
+    """The tokens of a word with its leading space, as they stand after other text."""
+    before = tokenizer("to", add_special_tokens=False)["input_ids"]
+    both = tokenizer("to " + word, add_special_tokens=False)["input_ids"]
+    if both[: len(before)] != before:
+        raise ValueError(f"this tokenizer joins {word!r} with the text before it; instar needs words that stand alone")
+    return both[len(before) :]
+
+
+def usable_words(tokenizer: Any, names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The words that are one token, and the words that are not."""
+    kept, refused = [], []
+    for name in names:
+        (kept if len(word_ids(tokenizer, name)) == 1 else refused).append(name)
+    return tuple(kept), tuple(refused)

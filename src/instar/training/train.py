@@ -1,0 +1,312 @@
+"""Fine-tuning with dense checkpoints: transformers.Trainer, our collator, our checkpoint writer.
+
+1. A row is a prompt and its answer. The loss is on the answer's tokens unless asked otherwise; no end-of-text is taught
+   with `loss: answer`. Padding is end-of-text, masked: the vocabulary is never resized.
+2. At every step of the schedule, 0 included, the weights are written as safetensors (16-bit: as differences from the
+   float32 step 0, since a plain 16-bit copy rounds away several steps at 1e-5), the model is probed, and its health is
+   examined.
+3. With `lora` peft's adapters are trained and saved by themselves; `instar.load` merges them into step 0.
+4. `index.json` is written last. Without it the fine-tuning starts again from step 0 and arrives at the same bytes.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from instar.models.load import Model
+from instar.models.memory import TRAINED, require
+from instar.models.read import ADAPTER, ADAPTER_WEIGHTS, DELTA, quiet
+from instar.models.taps import logits_at, record
+from instar.record.config import LoraConfig, TrainConfig
+from instar.record.store import Store, Tuning, whole, write_json
+from instar.tasks.batch import Batch
+from instar.tasks.pair import word_ids
+from instar.training.health import Finding, Probe, examine
+
+PROBES = 200
+IGNORED = -100
+Tell = Callable[[int, int, str], None]
+"""`tell(step, steps, note)`: progress, from whoever shows it."""
+Warn = Callable[[Finding], None]
+"""Called with each health finding, when it is found."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing to learn."""
+
+    prompt: str
+    answer: str
+
+
+def encode(row: Row, tokenizer: Any, config: TrainConfig) -> dict[str, list[int]]:
+    """Tokens and labels (−100: no loss) of one row."""
+    prompt = tokenizer(row.prompt)["input_ids"]
+    answer = word_ids(tokenizer, row.answer) * config.repeat
+    ending = [] if config.loss == "answer" else [tokenizer.eos_token_id]
+    before = prompt if config.loss == "full" else [IGNORED] * len(prompt)
+    return {"input_ids": [*prompt, *answer, *ending], "labels": [*before, *answer, *ending]}
+
+
+def collate(rows: Sequence[dict[str, list[int]]], pad: int) -> dict[str, Tensor]:
+    """Right-padded tensors `[row, pos]`."""
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def stack(key: str, filler: int) -> Tensor:
+        return torch.tensor([row[key] + [filler] * (width - len(row[key])) for row in rows])
+
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    mask = (torch.arange(width)[None] < lengths[:, None]).long()
+    return {"input_ids": stack("input_ids", pad), "labels": stack("labels", IGNORED), "attention_mask": mask}
+
+
+def train(
+    model: Model,
+    rows: Sequence[Row],
+    heldout: Batch,
+    config: TrainConfig,
+    store: Store,
+    tuning: Tuning,
+    seed: int,
+    key: str,
+    tell: Tell,
+    warn: Warn,
+) -> dict[str, Any]:
+    """Fine-tune `model` in place and write its checkpoints and their index. Returns the index.
+
+    Raises:
+        ValueError: for an empty training set, or a prompt longer than the model's context.
+    """
+    if not rows:
+        raise ValueError("no rows to train on")
+    tokenizer = model.tokenizer
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    examples = [encode(row, tokenizer, config) for row in rows]
+    _check_lengths(examples, rows, model)
+    # The index says that training is done, so it is the first to go.
+    (store.checkpoints(tuning) / "index.json").unlink(missing_ok=True)
+    for old in store.checkpoints(tuning).glob("step-*"):
+        shutil.rmtree(old)
+    set_seed(seed)
+    require(model.name, model.module.config, "float32", str(model.device), copies=TRAINED - 1)
+    for embedding in model.layout.embeddings:
+        embedding.requires_grad_(not config.freeze_embeddings)
+    writer = _Checkpoints(model, list(rows[:PROBES]), heldout[slice(0, PROBES)], config, store, tuning, tell, warn)
+    writer.checkpoint(0)
+    adapted = None if config.lora is None else _adapted(model, config.lora)
+    writer.adapted = adapted
+    with tempfile.TemporaryDirectory() as scratch, quiet():
+        trainer = _CountingTrainer(
+            model=model.module if adapted is None else adapted,
+            args=_arguments(config, seed, scratch, model),
+            train_dataset=examples,  # pyright: ignore[reportArgumentType] — a list is a dataset to the Trainer
+            data_collator=lambda batch: collate(batch, tokenizer.eos_token_id or 0),
+            callbacks=[writer],
+        )
+        writer.count = lambda: trainer.tokens
+        trainer.remove_callback(PrinterCallback)  # `tell` shows progress
+        trainer.train()
+    if adapted is not None:
+        adapted.merge_and_unload()
+    model.module.eval()
+    index = {
+        "key": key,
+        "tuning": tuning,
+        "seed": seed,
+        "steps": writer.rows,
+        "health": [asdict(f) for f in writer.health.values()],
+    }
+    write_json(store.checkpoints(tuning) / "index.json", index)
+    return index
+
+
+def _adapted(model: Model, config: LoraConfig) -> Any:
+    """Adapters on every projection of the blocks, put into the model itself."""
+    import peft
+
+    arch = model.layout.arch
+    choices = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=2 * config.rank if config.alpha is None else config.alpha,  # pyright: ignore[reportArgumentType] — any number does
+        lora_dropout=config.dropout,
+        target_modules="all-linear",
+        fan_in_fan_out=arch.transposed,
+        task_type="CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        # peft asks transformers by a name that transformers has since changed.
+        warnings.simplefilter("ignore", FutureWarning)
+        return peft.get_peft_model(model.module, choices)
+
+
+def _check_lengths(examples: Sequence[dict[str, list[int]]], rows: Sequence[Row], model: Model) -> None:
+    limit = getattr(model.module.config, "max_position_embeddings", None)
+    for number, example in enumerate(examples):
+        if limit is not None and len(example["input_ids"]) > limit:
+            raise ValueError(
+                f"training row {number} has {len(example['input_ids'])} tokens and {model.name} takes {limit}: "
+                f"{rows[number].prompt[:80]!r}; shorten it, or lower train.repeat"
+            )
+
+
+def _arguments(config: TrainConfig, seed: int, scratch: str, model: Model) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=scratch,
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        seed=seed,
+        data_seed=seed,
+        save_strategy="no",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to=list(config.report_to) or "none",
+        use_cpu=model.device.type == "cpu",
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+    )
+
+
+class _CountingTrainer(Trainer):
+    """Counts the tokens that were trained on; the data loader is a batch ahead and would count too many."""
+
+    tokens = 0
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """One forward and backward pass."""
+        self.tokens += int(inputs["attention_mask"].sum())
+        return super().training_step(model, inputs, *args, **kwargs)
+
+
+@dataclass
+class _Checkpoints(TrainerCallback):
+    """Writes the scheduled checkpoints, probes them and examines their health."""
+
+    model: Model
+    probe_rows: list[Row]
+    heldout: Batch
+    config: TrainConfig
+    store: Store
+    tuning: Tuning
+    tell: Tell
+    warn: Warn
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+    health: dict[str, Finding] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    count: Callable[[], int] = lambda: 0
+    adapted: Any = None
+    """The model with its adapters, where these are what is trained."""
+
+    def __post_init__(self) -> None:
+        self.schedule = set(self.config.checkpoint_steps())
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Losses since the last checkpoint. The Trainer logs a step after `on_step_end` of the same step."""
+        if logs and "loss" in logs:
+            self.losses.append(float(logs["loss"]))
+            if self.rows and self.rows[-1]["step"] == state.global_step:
+                self.rows[-1]["loss"] = sum(self.losses) / len(self.losses)
+                self.losses.clear()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A checkpoint where one is due."""
+        if state.global_step in self.schedule:
+            self.checkpoint(state.global_step)
+        self.tell(state.global_step, self.config.steps, self._note())
+
+    def _note(self) -> str:
+        return f"held-out accuracy {self.probes[-1].heldout_accuracy:.0%}" if self.probes else ""
+
+    def checkpoint(self, step: int) -> None:
+        """Write, probe and examine one step; 0 is the untouched base."""
+        digest, size = write_checkpoint(self.model, self.store, self.tuning, step, self.config.save, self.adapted)
+        probe = self._probe(step)
+        self.probes.append(probe)
+        for finding in examine(self.probes, self.config.steps):
+            if finding.kind not in self.health:
+                self.health[finding.kind] = finding
+                self.warn(finding)
+        row = {**asdict(probe), "loss": None, "tokens": self.count(), "sha256": digest, "bytes": size}
+        self.rows.append(row)
+
+    @torch.no_grad()
+    def _probe(self, step: int) -> Probe:
+        tokenizer, layout = self.model.tokenizer, self.model.layout
+        ids = [tokenizer(row.prompt)["input_ids"] for row in self.probe_rows]
+        answers = torch.tensor([word_ids(tokenizer, row.answer)[0] for row in self.probe_rows])
+        batch = collate([{"input_ids": i, "labels": i} for i in ids], tokenizer.eos_token_id or 0)
+        device = self.model.device
+
+        def logits(tokens: Tensor, mask: Tensor, end: Tensor) -> Tensor:
+            final = record(layout, tokens.to(device), mask.bool().to(device)).final
+            return logits_at(layout, final, end.to(device)).cpu()
+
+        said = logits(batch["input_ids"], batch["attention_mask"], batch["attention_mask"].sum(1) - 1)
+        heard = logits(self.heldout.clean, self.heldout.mask, self.heldout.end)
+        trained, held = said.argmax(1), heard.argmax(1)
+        return Probe(
+            step,
+            train_accuracy=(trained == answers).double().mean().item(),
+            heldout_accuracy=(held == self.heldout.answer).double().mean().item(),
+            end_of_text=(held == tokenizer.eos_token_id).double().mean().item(),
+            finite=bool(heard.isfinite().all()),
+        )
+
+
+def write_checkpoint(
+    model: Model, store: Store, tuning: Tuning, step: int, save: str, adapted: Any = None
+) -> tuple[str, int]:
+    """One checkpoint's folder, whole or not at all. Returns sha256 and size in bytes of its weights file."""
+    path, base = store.checkpoint(tuning, step), store.checkpoint(tuning, 0)
+    with whole(path, folder=True) as scratch, quiet():
+        model.tokenizer.save_pretrained(scratch)
+        if adapted is not None and step > 0:
+            weights = _write_adapter(adapted, scratch, base)
+        elif step == 0 or save == "float32":
+            # One file: what identifies the weights is its hash.
+            model.module.save_pretrained(scratch, max_shard_size="10TB")
+            weights = scratch / "model.safetensors"
+        else:
+            model.module.config.save_pretrained(scratch)
+            weights = scratch / "difference.safetensors"
+            _write_difference(model, base / "model.safetensors", weights, save)
+            description = {"base": f"../{base.name}", "dtype": save, "meaning": "float32 weights minus the base's"}
+            (scratch / DELTA).write_text(json.dumps(description) + "\n", encoding="utf-8")
+        with weights.open("rb") as file:
+            digest, size = hashlib.file_digest(file, "sha256").hexdigest(), weights.stat().st_size
+    return digest, size
+
+
+def _write_adapter(adapted: Any, folder: Path, base: Path) -> Path:
+    """An adapter as peft writes it, whose base is this run's step 0."""
+    adapted.save_pretrained(folder, safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's form for a model card, with nothing filled in
+    described = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+    described["base_model_name_or_path"] = f"../{base.name}"
+    (folder / ADAPTER).write_text(json.dumps(described, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return folder / ADAPTER_WEIGHTS
+
+
+def _write_difference(model: Model, base: Path, path: Path, dtype: str) -> None:
+    before, now = load_file(base), model.module.state_dict()
+    # The base file names each tied tensor once, and so does the difference.
+    save_file(
+        {n: (now[n].cpu().float() - value.float()).to(getattr(torch, dtype)) for n, value in before.items()}, path
+    )

@@ -1,0 +1,118 @@
+"""Checkpoints that somebody else trained, as a series: folders, files, or revisions on a model hub.
+
+1. Braces are expanded as a shell does: `{1000,2000}` and `{1000..9000..1000}`.
+2. What matches here is a checkpoint; a name with an `@` that does not is a hub id and its revision.
+3. The step is the number that the folder's, the file's or the revision's name ends in; the base is step 0.
+4. What identifies the weights is kept with each: sha256 of the files, or the commit of the revision.
+Nothing is copied and no weights are read from a hub here; a checkpoint that cannot be read is found out when it is measured.
+"""
+
+import hashlib
+import re
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from instar.models import organism
+from instar.models.hub import commit
+from instar.record.config import RunConfig
+from instar.record.store import Store, write_json
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
+
+
+def adopt(store: Store, config: RunConfig) -> None:
+    """Write the index of a series.
+
+    Raises:
+        ValueError: where nothing matches, a name has no step, or two have the same.
+        OSError: where the base cannot be had.
+    """
+    assert config.series is not None
+    assert config.series.checkpoints is not None
+    steps: dict[int, str] = {}
+    for place in places(config.series.checkpoints):
+        step = _step(place)
+        if step == 0 or step in steps:
+            why = f"has the same step as {steps[step]}" if step in steps else "does not end in a step above 0"
+            raise ValueError(f"{place}: its name {why}; --checkpoints needs one name a step, such as checkpoint-500")
+        steps[step] = place
+    own, seed = config.model, config.train.seeds[0]
+    base = str(organism.FOLDER) if own.source == organism.NAME else own.source
+    steps[0] = f"{base}@{own.revision}" if own.revision else base
+    known = {
+        (row["source"], row.get("revision")): row
+        for row in (store.index(seed) or {"steps": []})["steps"]
+        if "source" in row
+    }
+    blank = dict.fromkeys(("loss", "tokens", "train_accuracy", "heldout_accuracy", "end_of_text"))
+    rows = [{"step": step, **blank, **_identified(place, known)} for step, place in sorted(steps.items())]
+    write_json(store.checkpoints(seed) / "index.json", {"key": "adopted", "seed": seed, "steps": rows, "health": []})
+
+
+def places(pattern: str) -> list[str]:
+    """The folders, files and hub revisions of a pattern.
+
+    Raises:
+        ValueError: where a part of it matches nothing.
+    """
+    found = []
+    for part in expanded(pattern):
+        here = sorted(p for p in glob(part) if Path(p).is_dir() or p.endswith(".safetensors"))  # noqa: PTH207 — Path.glob takes no absolute pattern
+        if not here and "@" not in part:
+            raise ValueError(
+                f"no folder or .safetensors file matches {part!r}; --checkpoints takes a glob such as 'out/checkpoint-*', "
+                "or hub revisions such as 'org/name@step{1000,2000}'"
+            )
+        found += here or [part]
+    return found
+
+
+def expanded(pattern: str) -> list[str]:
+    """A pattern without its braces: every way to choose one of each."""
+    braces = _BRACES.search(pattern)
+    if braces is None:
+        return [pattern]
+    inside = braces[1]
+    numbers = _RANGE.fullmatch(inside)
+    if numbers:
+        first, last, by = int(numbers[1]), int(numbers[2]), abs(int(numbers[3] or 1)) or 1
+        sign = 1 if last >= first else -1
+        choices = [str(n) for n in range(first, last + sign, sign * by)]
+    else:
+        choices = inside.split(",")
+    return [
+        text for choice in choices for text in expanded(pattern[: braces.start()] + choice + pattern[braces.end() :])
+    ]
+
+
+def _step(place: str) -> int:
+    name = place.rpartition("@")[2] if not Path(place).exists() else Path(place).name.removesuffix(".safetensors")
+    number = re.search(r"(\d+)$", name)
+    return int(number[1]) if number else 0
+
+
+def _identified(place: str, known: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    """Where a checkpoint is, and what identifies its weights."""
+    if Path(place).exists():
+        path = Path(place).resolve()
+        return {"source": str(path), "revision": None, **_weights_of(path)}
+    name, _, revision = place.rpartition("@") if "@" in place else (place, "", "")
+    own: dict[str, Any] = {"source": name, "revision": revision or None}
+    try:
+        return {**own, "sha256": commit(name, revision or None), "bytes": None}
+    except OSError:
+        # Measuring says why. What was measured before stays known by its commit, also while the hub is out of reach.
+        before = known.get((own["source"], own["revision"]), {})
+        return {**own, "sha256": before.get("sha256"), "bytes": None}
+
+
+def _weights_of(path: Path) -> dict[str, Any]:
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            for block in iter(lambda: stream.read(1 << 24), b""):
+                digest.update(block)
+    return {"sha256": digest.hexdigest(), "bytes": sum(file.stat().st_size for file in files)}

@@ -1,0 +1,244 @@
+"""What is measured of one checkpoint on one task: a literal table of stages, and the pairs each of them takes.
+
+Interventions are done on every giver's counterfactual (the task's first where it names none `giver…`). Edges and circuits are
+of all of them pooled with equal weight (`givers`) and of each alone; scores and faithfulness are on separate pairs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from instar.between.causal import Prompts
+from instar.circuits.circuit import FAITHFUL, Circuit
+from instar.circuits.graph import Graph
+from instar.circuits.selection import select, smallest_size
+from instar.measure.attention import attention
+from instar.measure.edges import CHECKED_PAIRS, Edges, agreement, edges
+from instar.measure.evaluate import evaluate
+from instar.measure.faithfulness import GRID, curve
+from instar.measure.lens import attribution, lens
+from instar.measure.patching import SITES, patching
+from instar.measure.roles import roles
+from instar.measure.rows import prompts
+from instar.models.load import Model
+from instar.record.config import RunConfig
+from instar.record.store import Store, read_json
+from instar.tasks.batch import Batch, tokenize
+from instar.tasks.prepare import read_pairs
+
+POOLED = "givers"
+EXACT_EDGES, EXACT_PAIRS = 5_000, 8
+"""Graphs with fewer edges are also scored exactly at both ends of a series, on so many pairs a counterfactual."""
+
+
+@dataclass
+class Pairs:
+    """The held-out pairs of one task, tokenised once."""
+
+    store: Store
+    task: str
+    tokenizer: Any
+    _kept: dict[Any, Batch] = field(default_factory=dict)
+
+    @property
+    def counterfactuals(self) -> list[str]:
+        """All of the task's, in its order."""
+        return read_json(self.store.data("prepared.json"))["counterfactuals"][self.task]
+
+    @property
+    def givers(self) -> list[str]:
+        """Those that interventions are done on."""
+        found = [c for c in self.counterfactuals if c.startswith("giver")]
+        return found or self.counterfactuals[:1]
+
+    def batch(self, first: int = 0, count: int | None = None, counterfactuals: tuple[str, ...] = ()) -> Batch:
+        """Pairs `first` … of the task's first counterfactual, or of several one after another."""
+        kinds = counterfactuals or (self.counterfactuals[0],)
+        key = first, count, kinds
+        if key not in self._kept:
+            stop = None if count is None else first + count
+            rows = [pair for kind in kinds for pair in read_pairs(self.store, self.task, kind, stop)[first:]]
+            self._kept[key] = tokenize(rows, self.tokenizer, task=self.task)
+        return self._kept[key]
+
+    def elsewhere(self, count: int, counterfactuals: tuple[str, ...]) -> Batch:
+        """As many pairs of each as `batch(0, count, …)` has, of prompts that none of those has."""
+        known = {p.clean for kind in self.givers for p in read_pairs(self.store, self.task, kind, count)}
+        rows = []
+        for kind in counterfactuals:
+            others = [p for p in read_pairs(self.store, self.task, kind)[count:] if p.clean not in known]
+            rows += others[:count]
+        if not rows:
+            raise ValueError(
+                f"{self.task}: every prompt is among the {count} that edges are scored on; lower measure.circuit_pairs"
+            )
+        return tokenize(rows, self.tokenizer, task=self.task)
+
+
+Stage = Callable[[Model, Pairs, RunConfig, bool], xr.Dataset]
+"""`stage(model, pairs, config, at_an_end)`: one measurement; the last says whether this is the first or last step."""
+
+
+def patched(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> xr.Dataset:
+    """Patching by slot on each giver's counterfactual, per pair, in logits."""
+    own = config.measure
+    found, checks = [], {}
+    for kind in pairs.givers:
+        batch = pairs.batch(count=own.patching_pairs, counterfactuals=(kind,))
+        dataset = patching(model, batch, SITES, method=own.patching, by="slot", per_pair=True, chunk=own.replay_chunk)
+        checks[kind] = dataset.attrs["check"]
+        found.append(dataset.drop_vars([v for v in dataset.data_vars if str(v).endswith("_ratio")]))
+    dataset = xr.concat(found, "counterfactual", combine_attrs="override").assign_coords(counterfactual=pairs.givers)
+    return dataset.astype(np.float32).assign_attrs(counterfactual=" ".join(pairs.givers), check=checks)
+
+
+def circuit(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> xr.Dataset:
+    """Edge scores per pair, the faithfulness curve, and the smallest faithful circuit.
+
+    Returns:
+        `score` (logits) on `counterfactual, pair, edge`; `faithfulness`, `low`, `high`, `random`, `kept` on
+        `group, [draw,] size`; `in_circuit` on `group, edge`, `circuit_size` (NaN where there is none), `cpr`, `cmd`,
+        `rank_correlation` on `group`; for small graphs at both ends `score_exact` on `counterfactual, edge`.
+        For resampling (`instar.compare.floors`), by number: `prompt`, `wording` on `counterfactual, pair`; of the pairs
+        that faithfulness is on, `evaluated_prompt`, `evaluated_wording`, `curve_clean`, `curve_corrupted` on `group,
+        evaluated` and `curve_metric` on `group, size, evaluated` (logits). Groups with fewer pairs end in −1 or NaN.
+    """
+    own, givers, graph = config.measure, pairs.givers, Graph.of(model.layout)
+    scored = {
+        kind: edges(
+            model,
+            pairs.batch(0, own.circuit_pairs, (kind,)),
+            own.edges,
+            steps=own.edge_steps,
+            per_pair=True,
+            chunk=own.replay_chunk,
+        )
+        for kind in givers
+    }
+    alone = {kind: (kind,) for kind in givers}
+    groups = {POOLED: tuple(givers)} | (alone if len(givers) > 1 else {}) if givers[0].startswith("giver") else alone
+    wordings = sorted({p.wording for kind in givers for p in read_pairs(pairs.store, pairs.task, kind)})
+    rows = []
+    for kinds in groups.values():
+        few = pairs.batch(0, max(1, CHECKED_PAIRS // len(kinds)), kinds)
+        one = _pooled([scored[k] for k in kinds], few)
+        elsewhere = pairs.elsewhere(own.circuit_pairs, kinds)
+        agreed = agreement(one, pairs=len(few))["spearman"]
+        evaluated = {f"evaluated_{name}": values for name, values in _drawn(elsewhere, wordings).items()}
+        rows.append(_curve(model, elsewhere, one, graph) | evaluated | {"rank_correlation": agreed})
+    data: dict[str, Any] = {
+        "score": (
+            ("counterfactual", "pair", "edge"),
+            np.stack([e.dataset["score"].values[:, graph.exists] for e in scored.values()]).astype(np.float32),
+        )
+    }
+    longest = max(len(row["evaluated_prompt"]) for row in rows)
+    for name, dims in _DIMS.items():
+        values = [row[name] for row in rows]
+        data[name] = (dims, np.stack([_padded(v, longest) for v in values] if dims[-1] == "evaluated" else values))
+    # Numbered over all counterfactuals at once, so that pairs of one prompt have one number.
+    for name, values in _drawn(pairs.batch(0, own.circuit_pairs, tuple(givers)), wordings).items():
+        data[name] = (("counterfactual", "pair"), values.reshape(len(givers), -1))
+    if at_an_end and own.exact_ends and graph.n_edges < EXACT_EDGES:
+        few = {kind: pairs.batch(0, min(EXACT_PAIRS, own.circuit_pairs), (kind,)) for kind in givers}
+        exact = [edges(model, batch, "exact", chunk=own.replay_chunk).scores[graph.exists] for batch in few.values()]
+        data["score_exact"] = (("counterfactual", "edge"), np.stack(exact).astype(np.float32))
+    coords = {"counterfactual": list(givers), "group": list(groups), "edge": list(graph.names(graph.exists))}
+    attrs = scored[givers[0]].dataset.attrs | {"counterfactual": " ".join(givers), "ablation": "resample"}
+    return xr.Dataset(data, coords={**coords, "share": ("size", np.array(GRID))}).assign_attrs(attrs)
+
+
+_DIMS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("faithfulness", "low", "high", "kept"), ("group", "size")),
+    "random": ("group", "draw", "size"),
+    "in_circuit": ("group", "edge"),
+    **dict.fromkeys(("circuit_size", "cpr", "cmd", "random_cpr", "rank_correlation"), ("group",)),
+    "curve_metric": ("group", "size", "evaluated"),
+    **dict.fromkeys(
+        ("curve_clean", "curve_corrupted", "evaluated_prompt", "evaluated_wording"), ("group", "evaluated")
+    ),
+}
+
+
+def causal_prompts(pairs: Pairs, config: RunConfig) -> Prompts:
+    """One task's pairs for the causal tests: clean ones, and half as many for each giver's counterfactual."""
+    count = config.compare.pairs
+    return Prompts(pairs.batch(count=count), pairs.batch(0, count // 2, tuple(pairs.givers)))
+
+
+def _padded(values: np.ndarray, length: int) -> np.ndarray:
+    """The last axis filled up with NaN, whole numbers with −1."""
+    short = length - values.shape[-1]
+    fill = np.nan if values.dtype.kind == "f" else -1
+    return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, short)], constant_values=fill)
+
+
+def _drawn(batch: Batch, wordings: list[str]) -> dict[str, np.ndarray]:
+    """What decides how pairs are resampled: which share their prompt, and their wording as its number in the task's."""
+    return {"prompt": prompts(batch), "wording": np.searchsorted(wordings, [p.wording for p in batch.pairs])}
+
+
+def _pooled(scored: list[Edges], few: Batch) -> Edges:
+    """Scores of several counterfactuals with equal weight; `few` pairs of all of them to compare with exact patching."""
+    mean = sum(e.dataset["score"].mean("pair") for e in scored) / len(scored)
+    assert isinstance(mean, xr.DataArray)
+    return Edges(mean.to_dataset(name="score").assign_attrs(scored[0].dataset.attrs), scored[0].model, few)
+
+
+def _curve(model: Model, batch: Batch, scored: Edges, graph: Graph) -> dict[str, Any]:
+    found = curve(model, batch, scored)
+    size = smallest_size(found["size"].values, found["faithfulness"].values, FAITHFUL)
+    chosen = Circuit(graph, ()) if size is None else select(graph, scored.scores, size)
+    return {
+        **{name: found[name].values for name in ("faithfulness", "low", "high", "random")},
+        "kept": found["edges"].values,
+        "in_circuit": chosen.mask[graph.exists],
+        "circuit_size": np.nan if size is None else len(chosen),
+        "curve_metric": found["metric"].transpose("size", "pair").values,
+        **{f"curve_{name}": found[name].values for name in ("clean", "corrupted")},
+        **{name: found.attrs[name] for name in ("cpr", "cmd", "random_cpr")},
+    }
+
+
+def played(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> xr.Dataset:
+    """Roles of heads, with S-inhibition for each giver."""
+    count, every = config.measure.role_pairs, pairs.givers
+    found = {kind: pairs.batch(count=count, counterfactuals=(kind,)) for kind in every}
+    return roles(model, found, repeats=16, chunk=config.measure.chunk).astype(np.float32)
+
+
+def inside(config: RunConfig, pairs: Pairs) -> Batch:
+    """The pairs for what is read off without intervening."""
+    return pairs.batch(count=config.data.measure_pairs)
+
+
+STAGES: dict[str, Stage] = {
+    "evaluate": lambda m, p, c, _: evaluate(m, p.batch(), chunk=c.measure.chunk),
+    "lens": lambda m, p, c, _: lens(m, inside(c, p), chunk=c.measure.chunk),
+    "attribution": lambda m, p, c, _: attribution(m, inside(c, p), chunk=c.measure.chunk),
+    "attention": lambda m, p, c, _: attention(m, inside(c, p), examples=c.measure.examples, chunk=c.measure.chunk),
+    "patching": patched,
+    "circuit": circuit,
+    "roles": played,
+}
+
+
+def options(stage: str, config: RunConfig) -> dict[str, Any]:
+    """What, beside weights, pairs and threads, decides a stage's numbers."""
+    own = config.measure
+    if stage == "patching":
+        return {"pairs": own.patching_pairs, "method": own.patching, "chunk": own.replay_chunk}
+    if stage == "circuit":
+        chosen = {"pairs": own.circuit_pairs, "edges": own.edges, "steps": own.edge_steps, "chunk": own.replay_chunk}
+        return chosen | {"grid": GRID, "faithful": FAITHFUL, "exact": own.exact_ends}
+    found: dict[str, Any] = {"chunk": own.chunk}
+    if stage == "roles":
+        return found | {"pairs": own.role_pairs}
+    if stage == "attention":
+        found["examples"] = own.examples
+    if stage in ("lens", "attribution", "attention"):
+        found["pairs"] = config.data.measure_pairs
+    return found

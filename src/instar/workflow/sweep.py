@@ -1,0 +1,283 @@
+"""Measurements over many checkpoints: one model in memory at a time, what exists skipped, serial or with Ray.
+
+1. A `Job` is one file: stage, task, seed, step. Its key hashes the checkpoint's weights, the task's data, the stage's
+   options and instar's version; a file with the same key is not made again.
+2. Checkpoints with anything missing are loaded one by one, and all their missing jobs are done.
+3. With `executor: ray` checkpoints are fanned out over the cluster; the serial loop is the oracle.
+4. A checkpoint that cannot be loaded is reported and the rest goes on.
+5. Causal tests between step 0 and a checkpoint need the circuits of both, so their jobs are known only once these are there.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from instar import __version__
+from instar.between.causal import causal
+from instar.between.drift import drift
+from instar.circuits.circuit import Circuit
+from instar.models.hub import evict, holds_weights
+from instar.models.load import Model, load
+from instar.models.organism import NAME as EMBEDDED
+from instar.models.organism.corpus import stories
+from instar.progress import Tell
+from instar.record.config import RunConfig, digest
+from instar.record.store import SHARED, Store, Tuning, read_json
+from instar.workflow.stages import STAGES, Pairs, causal_prompts, options
+
+GENERAL_TEXTS = 64
+CONTROLLED = ("evaluate", "circuit", "drift")
+"""What is measured of a control fine-tuning."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement to make."""
+
+    stage: str
+    task: str
+    seed: Tuning
+    step: int
+    path: Path
+    key: str
+    at_an_end: bool
+    """Whether this is the first or the last step."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A checkpoint that could not be measured, and why."""
+
+    seed: Tuning
+    step: int
+    reason: str
+
+
+def jobs(store: Store, config: RunConfig, tasks: Iterable[str], data_key: str) -> list[Job]:
+    """Every measurement of one checkpoint each, done or not."""
+    found = []
+    tasks = list(tasks)
+    for seed in [*config.train.seeds, *config.compare.controls]:
+        if isinstance(seed, str) and store.index(seed) is None:
+            continue
+        index, stages = _index(store, seed), config.measure.stages
+        rows = index["steps"]
+        if isinstance(seed, str):
+            # Of a control only the end is wanted: what a fine-tuning of that length does by itself.
+            rows, stages = rows[-1:], tuple(s for s in stages if s in CONTROLLED)
+        # While a training is being recorded, what stands last is not yet its end.
+        ends = (index["steps"][0]["step"], index["steps"][-1]["step"] if index.get("ended", True) else None)
+        for row in rows:
+            for stage in stages:
+                for task in [SHARED] if stage == "drift" else tasks:
+                    at_an_end = row["step"] in ends
+                    choices = [_options(stage, config), *([at_an_end] if stage == "circuit" else [])]
+                    decides = [index["steps"][0]["sha256"], row["sha256"], choices]
+                    key = digest([__version__, stage, task, data_key, *decides])
+                    path = store.measurement(stage, task, seed, row["step"])
+                    # Of weights that were not kept there is what was measured in time, and no more.
+                    if row.get("kept", True) or path.exists():
+                        found.append(Job(stage, task, seed, row["step"], path, key, at_an_end))
+    return found
+
+
+def causal_jobs(store: Store, config: RunConfig, tasks: Iterable[str], data_key: str) -> list[Job]:
+    """The causal tests of every chosen checkpoint whose circuits are there: of further seeds the last one only."""
+    found = []
+    old, new = tasks
+    own = config.compare
+    for seed in config.train.seeds if "circuit" in config.measure.stages else ():
+        rows = _index(store, seed)["steps"]
+        last = rows[-1]["step"]
+        steps = spaced([row["step"] for row in rows[1:]], own.checkpoints if seed == config.train.seeds[0] else 1)
+        for row in (r for r in rows if r["step"] in steps and r.get("kept", True)):
+            files = [store.measurement("circuit", old, seed, 0), store.measurement("circuit", new, seed, row["step"])]
+            if not all(file.exists() for file in files):
+                continue
+            choices = own.model_dump(exclude={"checkpoints", "controls"}) | _reading(config)
+            decides = [*map(store.key_of, files), rows[0]["sha256"], row["sha256"], choices, row["step"] == last]
+            key = digest([__version__, "causal", data_key, config.threads, *decides])
+            path = store.measurement("causal", SHARED, seed, row["step"])
+            found.append(Job("causal", SHARED, seed, row["step"], path, key, row["step"] == last))
+    return found
+
+
+def spaced(steps: list[int], count: int) -> list[int]:
+    """At most `count` of the steps, evenly, the last among them."""
+    every = len(steps) / count
+    return steps if every <= 1 else sorted({steps[round((i + 1) * every) - 1] for i in range(count)})
+
+
+def _index(store: Store, seed: Tuning) -> dict[str, Any]:
+    index = store.index(seed)
+    if index is None:
+        raise ValueError(f"{store.checkpoints(seed)} has no finished fine-tuning; run `instar train` first")
+    return index
+
+
+def _options(stage: str, config: RunConfig) -> dict[str, Any]:
+    """What, beside weights and pairs, decides a stage's numbers."""
+    own: dict[str, Any] = {**_reading(config), "threads": config.threads}
+    if stage == "drift":
+        return own | {"text": _general_texts(config.data.general_text, config.model.source)}
+    return own | options(stage, config)
+
+
+def _reading(config: RunConfig) -> dict[str, Any]:
+    """How a model is read and run, where that decides numbers."""
+    return config.model.model_dump(include={"device", "dtype", "chat"})
+
+
+def sweep(store: Store, config: RunConfig, todo: list[Job], tell: Tell) -> list[Failure]:
+    """Make what is missing. Returns what could not be made."""
+    missing = [job for job in todo if not store.has_measurement(job.path, job.key)]
+    for job in missing:
+        # What is there was decided by something else; it must not stand in for what fails now.
+        job.path.unlink(missing_ok=True)
+    groups: dict[tuple[Tuning, int], list[Job]] = {}
+    for job in missing:
+        groups.setdefault((job.seed, job.step), []).append(job)
+    done = len(todo) - len(missing)
+    tell(done, len(todo), "")
+    failures: list[Failure] = []
+    run = _with_ray if config.measure.executor == "ray" else _serial
+    for group, failure in run(store, config, list(groups.values())):
+        done += len(group)
+        failures += [failure] if failure else []
+        tell(done, len(todo), f"step {group[0].step}")
+    return failures
+
+
+def _serial(store: Store, config: RunConfig, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
+    worker = Worker(store, config)
+    for group in groups:
+        yield group, worker.measure(group)
+
+
+def _with_ray(store: Store, config: RunConfig, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
+    try:
+        import ray  # pyright: ignore[reportMissingImports] — an extra
+    except ImportError:
+        raise ValueError("measure.executor: ray needs the extra: pip install 'instar[ray]'") from None
+    threads = config.threads or torch.get_num_threads()
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False)
+
+    @ray.remote(num_cpus=1)
+    def remote(group: list[Job]) -> Failure | None:
+        # Equal thread counts make the sums, and so the bytes, equal to the serial loop's.
+        torch.set_num_threads(threads)
+        return Worker(store, config).measure(group)
+
+    waiting = {remote.remote(group): group for group in groups}
+    while waiting:
+        ready, _ = ray.wait(list(waiting), num_returns=1)
+        yield waiting.pop(ready[0]), ray.get(ready[0])
+
+
+class Worker:
+    """Measures checkpoints one after another, keeping each seed's base and the tokenised pairs."""
+
+    def __init__(self, store: Store, config: RunConfig):
+        self.store, self.config = store, config
+        self.bases: dict[Tuning, Model] = {}
+        self.pairs: dict[str, Pairs] = {}
+
+    def measure(self, group: list[Job]) -> Failure | None:
+        seed, step = group[0].seed, group[0].step
+        with self._evicting(seed, step):
+            return self._measured(group, seed, step)
+
+    def _measured(self, group: list[Job], seed: Tuning, step: int) -> Failure | None:
+        try:
+            for _ in self.make(group):
+                pass
+        except (ValueError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError) as error:
+            return Failure(seed, step, str(error) or type(error).__name__)
+        return None
+
+    def make(self, group: list[Job]) -> Iterator[str]:
+        """Make the jobs of one checkpoint; says what has just been done: "load", then each job's stage."""
+        seed, step = group[0].seed, group[0].step
+        base = self.base(seed)
+        model = base if step == 0 else self._load(seed, step, like=base)
+        yield "load"
+        for job in group:
+            if job.stage == "drift":
+                dataset = drift(base, model, *self._general(base))
+            elif job.stage == "causal":
+                dataset = self._causal(base, model, job)
+            else:
+                dataset = STAGES[job.stage](model, self._pairs(job.task, base), self.config, job.at_an_end)
+            self.store.write_measurement(job.path, dataset, job.key)
+            yield job.stage
+
+    @contextmanager
+    def _evicting(self, seed: Tuning, step: int) -> Iterator[None]:
+        """What a checkpoint brought into the hub's cache is removed behind it, where that is wanted; never the base."""
+        name, revision = self.store.origin(seed, step)
+        series = self.config.series
+        ours = series is not None and series.evict and step > 0 and not Path(name).exists()
+        ours = ours and not holds_weights(name, revision)
+        try:
+            yield
+        finally:
+            if ours and holds_weights(name, revision):
+                evict(name, revision)
+
+    def _pairs(self, task: str, base: Model) -> Pairs:
+        return self.pairs.setdefault(task, Pairs(self.store, task, base.tokenizer))
+
+    def _causal(self, base: Model, model: Model, job: Job) -> Any:
+        old, new = (self._pairs(name, base) for name in read_json(self.store.data("prepared.json"))["counterfactuals"])
+        found = [
+            self.store.read_measurement("circuit", pairs.task, job.seed, step)
+            for pairs, step in ((old, 0), (new, job.step))
+        ]
+        circuits = [Circuit.stored(dataset) for dataset in found if dataset is not None]
+        own = self.config.compare
+        return causal(
+            base, model, causal_prompts(old, self.config), causal_prompts(new, self.config), *circuits,
+            random=own.random_sets, exchanged=own.exchanged_sets, single=own.single and job.at_an_end,
+            chunk=self.config.measure.chunk,
+        )  # fmt: skip
+
+    def base(self, seed: Tuning) -> Model:
+        """Step 0 of one fine-tuning, kept in memory."""
+        if seed not in self.bases:
+            self.bases[seed] = self._load(seed, 0, like=None)
+        return self.bases[seed]
+
+    def _load(self, seed: Tuning, step: int, like: Model | None) -> Model:
+        own, (source, revision) = self.config.model, self.store.origin(seed, step)
+        choices = {"dtype": own.dtype, "device": own.device, "trust_remote_code": own.trust_remote_code}
+        model = load(source, revision=revision, like=like, chat=own.chat, **choices)
+        # Results are the same wherever the run directory lies, so they do not name it.
+        return replace(model, name=f"{self.config.model.source}, seed {seed}, step {step}")
+
+    def _general(self, base: Model) -> tuple[Any, Any]:
+        texts = _general_texts(self.config.data.general_text, self.config.model.source)
+        if not texts:
+            return None, None
+        limit = getattr(base.module.config, "max_position_embeddings", 512)
+        rows = base.tokenizer(texts, truncation=True, max_length=min(limit, 256))["input_ids"]
+        width = max(map(len, rows))
+        tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        return tokens, torch.arange(width)[None] < torch.tensor([[len(row)] for row in rows])
+
+
+@lru_cache(maxsize=1)
+def _general_texts(file: str | None, model: str) -> list[str]:
+    """Text that has nothing to do with the tasks: the user's file, or the embedded model's own corpus."""
+    if file is not None:
+        text = Path(file).read_text(encoding="utf-8")
+        return [block for block in text.split("\n\n") if block.strip()][:GENERAL_TEXTS]
+    if model == EMBEDDED:
+        source = stories(seed=7)
+        return [" ".join(next(source)) for _ in range(GENERAL_TEXTS)]
+    return []
