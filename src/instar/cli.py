@@ -33,7 +33,7 @@ ModelName = Annotated[str, typer.Option("--model", help='"embedded", a folder, o
 @app.command()
 def demo(out: Out = Path("runs/demo")) -> None:
     """The whole way on the embedded model: fine-tune on 3-object IOI, measure, report."""
-    from instar.record.config import demo_config
+    from instar.workflow.demo import demo_config
 
     _run(demo_config(), out)
 
@@ -136,9 +136,9 @@ def data_generate(
     chosen = {k: v for k, v in locals().items() if k != "out"}
     from pydantic import ValidationError
 
+    from instar.generate.choices import GenerateConfig
     from instar.generate.generation import generate
     from instar.progress import bar, console
-    from instar.record.config import GenerateConfig
     from instar.report.terminal import show_audit, show_made
     from instar.tasks.audit import audit
     from instar.tasks.rows import DataRow

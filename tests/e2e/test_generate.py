@@ -16,8 +16,8 @@ import pytest
 pytest.importorskip("openai", reason="needs the openai client: pip install 'instar[generate]'")
 
 from instar.cli import main
+from instar.generate.choices import GenerateConfig
 from instar.generate.generation import generate
-from instar.record.config import GenerateConfig
 from instar.tasks import words
 from instar.tasks.audit import audit
 from instar.tasks.rows import read_training_file

@@ -25,8 +25,10 @@ from instar.compare.evidence import Measured, evidence
 from instar.measure.evaluate import evaluate
 from instar.models.load import Model, load
 from instar.models.organism.recipe import Recipe, make
-from instar.record.config import CompareConfig, DataConfig, MeasureConfig, RunConfig, digest
-from instar.record.store import Store, plain_attrs, read_json, write_json
+from instar.record.config import CompareConfig, DataConfig, MeasureConfig, RunConfig
+from instar.record.files import read_json, write_json
+from instar.record.keys import digest
+from instar.record.store import Store, plain_attrs
 from instar.tasks.batch import tokenize
 from instar.tasks.library import task
 from instar.tasks.prepare import prepare

@@ -20,7 +20,7 @@ from instar import __version__
 from instar.calibrate.instances import Instance, Tell, instances, make_all, read
 from instar.calibrate.planted import KINDS, TRAPS
 from instar.compare.verdict import Thresholds, verdict
-from instar.record.store import write_json
+from instar.record.files import write_json
 from instar.stats.intervals import wilson
 
 GRID = {"share": (0.1, 0.15, 0.2, 0.25, 0.3, 0.4), "margin": (0.1, 0.2, 0.3), "transfer": (0.3, 0.5, 0.7)}

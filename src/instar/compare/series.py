@@ -7,7 +7,7 @@
 
 Steps share their pairs, so bootstraps resample whole pairs; bounds say nothing of another training run (`over_seeds`). A
 narrow enough logistic *is* a step, so "smooth" needs a rise of which no interval between checkpoints holds more than
-half (`SMOOTH`), and "sudden" means within one interval: denser checkpoints may dissolve it.
+half (`instar.stats.curves.SMOOTH`), and "sudden" means within one interval: denser checkpoints may dissolve it.
 """
 
 from dataclasses import dataclass, field
@@ -15,12 +15,11 @@ from itertools import combinations, zip_longest
 from typing import Any, Literal
 
 import numpy as np
-from scipy.special import expit
 
+from instar.stats.curves import crossing, logistic, one_jump, segments
 from instar.stats.intervals import LEVEL, Interval, resamples, simultaneous_mean
 
 STRONG = 6.0  # a difference of BIC that is strong evidence (Kass & Raftery 1995, p. 777)
-SMOOTH = 0.5  # the largest share of a smooth rise that one interval may hold
 FEWEST = 5  # checkpoints needed for a fit: the logistic has 4 parameters
 PARAMETERS = {"none": 1, "smooth": 4, "sudden": 3}
 NAN = float("nan")
@@ -130,14 +129,6 @@ class _Series:
     dropped: int
 
 
-@dataclass(frozen=True)
-class _Logistics:
-    rss: np.ndarray  # [series], weighted residual sums
-    centre: np.ndarray  # steps, as is the width
-    width: np.ndarray
-    curve: np.ndarray  # [series, step]
-
-
 def shape(steps: Any, values: Any, seed: int = 0) -> Shape:
     """Whether the mean over pairs of `values [step, pair]` (0/1 or logits) moved smoothly, at once, or not at all.
 
@@ -161,8 +152,8 @@ def shape(steps: Any, values: Any, seed: int = 0) -> Shape:
     if len(series.steps) < FEWEST:
         kind = "none" if len(series.steps) > 1 and not moved else "undetermined"
         return Shape(kind, dict.fromkeys(PARAMETERS, NAN), change, share, gap, NAN, NAN, None, series.dropped)
-    smooth = _logistic(series.steps, series.mean[None], series.weight)
-    (_, (at,)), (flat, sudden) = _segment(series, 1)
+    smooth = logistic(series.steps, series.mean[None], series.weight)
+    (_, (at,)), (flat, sudden) = segments(series.mean, series.weight, 1)
     bic = dict(zip(PARAMETERS, _bic(series, [flat, smooth.rss[0], sudden], [*PARAMETERS.values()]), strict=True))
     kind = "undetermined"
     if not moved or bic["none"] <= min(bic.values()):
@@ -187,17 +178,17 @@ def change_points(steps: Any, values: Any, most: int = 3, simulations: int = 199
     series = _prepare(steps, values)
     if (count := len(series.steps)) < FEWEST:
         return ChangePoints([], [float(series.mean.mean())], [NAN], NAN, NAN, 0, series.dropped)
-    cuts, rss = _segment(series, max(1, min(most, (count - 2) // 2)))
+    cuts, rss = segments(series.mean, series.weight, max(1, min(most, (count - 2) // 2)))
     bic = _bic(series, rss, [2 * points + 1 for points in range(len(cuts))])
     best = cuts[int(np.argmin(bic))]
     parts = zip(np.split(series.mean, best), np.split(series.weight, best), strict=True)
     levels = [float(np.average(mean, weights=weight)) for mean, weight in parts]
-    smooth = _logistic(series.steps, series.mean[None], series.weight)
+    smooth = logistic(series.steps, series.mean[None], series.weight)
     drop, both = float(smooth.rss[0] - rss[1]), [smooth.rss[0], rss[1]]
     excess = _scale(series, both, [PARAMETERS["smooth"], PARAMETERS["sudden"]]) / series.noise
     weights = resamples(series.values.shape[1], seed, simulations)
     simulated = smooth.curve + np.sqrt(excess) * (weights @ (series.values - series.mean[:, None]).T)
-    drops = _logistic(series.steps, simulated, series.weight).rss - _split(simulated, series.weight)
+    drops = logistic(series.steps, simulated, series.weight).rss - one_jump(simulated, series.weight)
     # The slack is for rounding: where pairs do not differ every simulation is the fit.
     p = (1 + int((drops >= drop - 1e-9 * abs(drop)).sum())) / (1 + simulations)
     points = [Gap(*map(float, series.steps[at - 1 : at + 1])) for at in best]
@@ -216,7 +207,7 @@ def moment(steps: Any, values: Any, share: float = 0.5, seed: int = 0) -> Moment
     change = _change(series, means)
     if not change.low * change.high > 0:
         return Moment(NAN, NAN, NAN, None, change, series.steps, np.full(len(means), NAN), series.dropped)
-    value, draws = _crossing(series.steps, series.mean[None], share), _crossing(series.steps, means, share)
+    value, draws = crossing(series.steps, series.mean[None], share), crossing(series.steps, means, share)
     low, high = map(float, np.nanquantile(draws, BOUNDS))
     gap = Gap(*map(float, _around(series.steps, value)[:, 0]))
     return Moment(float(value[0]), low, high, gap, change, series.steps, draws, series.dropped)
@@ -328,72 +319,3 @@ def _share(series: _Series, means: np.ndarray) -> Interval:
     # No series has less than an even share; reflection may push a bound past that, or past the value.
     low = min(max(bounds[1], 1 / (len(series.steps) - 1)), value)
     return Interval(float(value), float(low), float(max(bounds[0], value)))
-
-
-def _crossing(steps: np.ndarray, means: np.ndarray, share: float) -> np.ndarray:
-    """Where each row of `means [series, step]` first has made `share` of its change; NaN where it has none."""
-    whole = means[:, -1:] - means[:, :1]
-    progress = (means - means[:, :1]) / np.where(whole == 0, NAN, whole)
-    rows, at = np.arange(len(means)), np.maximum((progress >= share).argmax(1), 1)
-    part = (share - progress[rows, at - 1]) / (progress[rows, at] - progress[rows, at - 1])
-    return steps[at - 1] + part * (steps[at] - steps[at - 1])
-
-
-def _split(series: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The residual sum of the best single jump in each row of `series [series, step]`."""
-    centred = series - np.average(series, axis=1, weights=weight)[:, None]
-    left, part = np.cumsum(weight)[:-1], np.cumsum(weight * centred, axis=1)[:, :-1]
-    gain = part**2 * (1 / left + 1 / (weight.sum() - left))
-    return np.maximum((weight * centred**2).sum(1) - gain.max(1), 0)
-
-
-def _segment(series: _Series, most: int) -> tuple[list[list[int]], list[float]]:
-    """For 0, 1, ..., `most` points the best places (first checkpoint after each, an index) and the residual sums."""
-    count, centred = len(series.mean), series.mean - np.average(series.mean, weights=series.weight)
-    sums = [np.concatenate([[0], np.cumsum(series.weight * centred**power)]) for power in range(3)]
-    total, linear, square = (s[None, 1:] - s[:-1, None] for s in sums)
-    upper = np.triu(np.ones((count, count), bool))  # [first, last] of a segment
-    cost = np.where(upper, np.maximum(square - linear**2 / np.where(upper, total, 1), 0), np.inf)
-    best, ways = cost[0], [[] for _ in range(count)]
-    cuts, rss = [[]], [float(best[-1])]
-    for _ in range(most):
-        table = np.concatenate([[np.inf], best[:-1]])[:, None] + cost
-        best, ways = table.min(0), [[*ways[i - 1], int(i)] for i in table.argmin(0)]
-        cuts, rss = [*cuts, ways[-1]], [*rss, float(best[-1])]
-    return cuts, rss
-
-
-def _logistic(steps: np.ndarray, series: np.ndarray, weight: np.ndarray) -> _Logistics:
-    """The best smooth logistic for each row of `series [series, step]`.
-
-    Given centre and width it is linear (variable projection, Golub & Pereyra 1973): these two are searched on a grid, then
-    on finer ones around each row's best, all rows at once. A centre outside allows for saturation from the start; of a
-    rise wider than the series centre and width trade off, and only their curve is determined.
-    """
-    count, span, root = len(steps), steps[-1] - steps[0], np.sqrt(weight)
-    mean = np.average(series, axis=1, weights=weight)[:, None]
-    target = (series - mean) * root
-
-    def directions(at: np.ndarray) -> np.ndarray:
-        """Unit vectors of the centred, weighted curves; 0 for one that is not smooth or does not move."""
-        curve = expit((steps - at[..., :1]) / np.exp(at[..., 1:]))
-        rise = curve[..., -1] - curve[..., 0]
-        smooth = (np.diff(curve).max(-1) <= (SMOOTH + 1e-9) * rise) & (rise > 1e-6)
-        curve = (curve - np.average(curve, axis=-1, weights=weight)[..., None]) * root
-        return np.where(smooth[..., None], curve / np.maximum(np.linalg.norm(curve, axis=-1), 1e-300)[..., None], 0)
-
-    inside = np.interp(np.arange(0, count - 1 + 1e-9, 1 / max(2, -(-96 // (count - 1)))), np.arange(count), steps)
-    outside = span * np.arange(1, 11) / 20
-    centres = np.concatenate([steps[0] - outside[::-1], inside, steps[-1] + outside])
-    widths = np.linspace(np.log(np.diff(steps).min() / 8), np.log(2 * span), 32)
-    grid = np.stack(np.meshgrid(centres, widths, indexing="ij"), -1).reshape(-1, 2)
-    at = np.abs(directions(grid) @ target.T).argmax(0)
-    at, reach = grid[at], np.stack([np.gradient(centres)[at // 32], np.full(len(at), widths[1] - widths[0])], -1)
-    offsets = np.stack(np.meshgrid(*[np.linspace(-1, 1, 7)] * 2), -1).reshape(-1, 2)
-    for _ in range(14):
-        near = at[:, None] + offsets * reach[:, None]
-        best = np.abs(np.einsum("skt,st->sk", directions(near), target)).argmax(1)
-        at, reach = near[np.arange(len(at)), best], reach * np.where(np.abs(offsets[best]) < 1, 0.5, 1)
-    unit = directions(at[:, None])[:, 0]
-    fitted = unit * (unit * target).sum(1)[:, None]
-    return _Logistics(((target - fitted) ** 2).sum(1), at[:, 0], np.exp(at[:, 1]), mean + fitted / root)

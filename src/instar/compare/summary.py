@@ -6,11 +6,12 @@ import numpy as np
 import xarray as xr
 
 from instar import __version__
-from instar.compare.between import diffs, verdicts
-from instar.compare.dynamics import changed_heads, changed_layers
-from instar.compare.events import dynamics
+from instar.compare.changed import changed_heads, changed_layers
+from instar.compare.checkpoints import diffs, verdicts
+from instar.compare.dynamics import dynamics
 from instar.record.config import CONTROLS, RunConfig
-from instar.record.store import SHARED, Store, read_json, write_json
+from instar.record.files import read_json, write_json
+from instar.record.store import SHARED, Store
 from instar.stats.intervals import bootstrap_mean, wilson
 
 SCHEMA = 3

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from instar.generate.ask import Request, Uses, deal
+from instar.generate.choices import GenerateConfig
 from instar.generate.journal import Journal
 from instar.generate.judge import Judge
-from instar.record.config import GenerateConfig
 
 Repair = tuple[str, str]
 """An answer that could not be read, and why."""

@@ -24,14 +24,14 @@ from typing import Any
 from instar import __version__
 from instar.generate.ask import PROMPT_VERSION, RESPONSE_FORMAT, Request, messages
 from instar.generate.books import Books
+from instar.generate.choices import GenerateConfig
 from instar.generate.journal import Journal
 from instar.generate.judge import Row
 from instar.generate.key import in_the_open
 from instar.generate.read import UnreadableError, rows_in
 from instar.generate.server import CallError, Reply, Server, estimate
 from instar.progress import Tell
-from instar.record.config import GenerateConfig
-from instar.record.store import write_json, write_rows
+from instar.record.files import write_json, write_rows
 
 OPTIONAL = ("response_format", "max_tokens", "temperature", "seed")
 """Parameters that some servers refuse, in the order in which they are suspected."""

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from instar.generate.choices import GenerateConfig
 from instar.generate.key import Secret, check_address
-from instar.record.config import GenerateConfig
 
 MOST_BYTES = 4 * 2**20
 EXCERPT = 4096

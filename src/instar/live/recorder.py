@@ -29,7 +29,8 @@ from instar.models.arch import Layout, row
 from instar.models.load import Model, load_tokenizer
 from instar.progress import console
 from instar.record.config import RunConfig
-from instar.record.store import Store, step_name, write_json
+from instar.record.files import write_json
+from instar.record.store import Store, step_name
 from instar.tasks.library import task as find_task
 from instar.training.train import write_checkpoint
 from instar.workflow.pipeline import compare_stage, data_stage

@@ -1,12 +1,9 @@
 """A run in one file: every choice that decides a number, with its default.
 
-YAML in and out. Unknown keys are errors that name the nearest known one. `digest` is the stable hash by which a
-result is skipped exactly when what decided it has not changed.
+YAML in and out. Unknown keys are errors that name the nearest known one.
 """
 
 import difflib
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -318,64 +315,6 @@ class RunConfig(Part):
     def yaml(self) -> str:
         """The whole configuration, defaults written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-class GenerateConfig(Part):
-    """Training data written by a language model: `instar data generate`."""
-
-    # What is refused is not repeated: it may be a key in the wrong place.
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    task: Literal["ioi2", "ioi3", "ioi4", "ioi5"] = Field(default="ioi3", description="N-object IOI")
-    rows: int = Field(default=500, ge=1, description="rows to make")
-    model: str = Field(min_length=1, description="the model's name at the server")
-    base_url: str | None = Field(default=None, description="an OpenAI-compatible server, e.g. http://localhost:8000/v1")
-    seed: int = Field(default=0, description="seed of the plans, sent along")
-    rows_per_request: int = Field(default=1, ge=1, le=50, description="rows asked for in one answer")
-    temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="of the model's sampling")
-    answer_tokens: int = Field(default=1000, ge=1, description="tokens that one answer may have")
-    concurrency: int = Field(default=4, ge=1, le=64, description="requests at a time")
-    timeout: float = Field(
-        default=60.0, gt=0, allow_inf_nan=False, description="seconds for one call, its whole answer included"
-    )
-    retries: int = Field(default=4, ge=0, description="further tries after 429, 5xx, time-outs, lost connections")
-    first_wait: float = Field(
-        default=1.0, ge=0, allow_inf_nan=False, description="seconds before the second try; doubles, with jitter"
-    )
-    longest_wait: float = Field(
-        default=30.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="seconds before any try, also where the server asks for more",
-    )
-    failures: int = Field(default=5, ge=1, description="stop after so many requests without an answer, in a row")
-    rejects: int = Field(default=50, ge=1, description="stop after so many answers in a row without a row that counts")
-    max_requests: int | None = Field(default=None, ge=1, description="calls in all, tries and repairs included")
-    max_tokens: int | None = Field(default=None, ge=1, description="tokens in all, as the server counts them")
-    api_key_env: str = Field(
-        default="OPENAI_API_KEY", pattern="^[A-Z][A-Z0-9_]*$", description="NAME of the variable that holds the key"
-    )
-
-    @property
-    def people(self) -> int:
-        """N of N-object IOI."""
-        return int(self.task.removeprefix("ioi"))
-
-
-def demo_config() -> RunConfig:
-    """The main job on the embedded model: one seed and one control fine-tuning, to be done while one waits.
-
-    Its embeddings are frozen. They are tied to the unembedding, and the answers are a few dozen names, so AdamW would push
-    down every name that is not in the training data, and held-out names would pay for that.
-    """
-    train = TrainConfig(learning_rate=4e-4, freeze_embeddings=True, seeds=(0,))
-    return RunConfig(train=train, compare=CompareConfig(controls=("old",), exchanged_sets=20), threads=2)
-
-
-def digest(value: Any) -> str:
-    """sha256 of a JSON-able value, 16 characters."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _explain(error: Any) -> str:

@@ -12,24 +12,22 @@
     report/                                  the page and its figures
 
 Further seeds and controls have a folder of their own (`checkpoints/seed-1/…`, `measure/STAGE/TASK/control-old/…`). Every
-file is written to a temporary name and renamed: it is there whole or not at all. A measurement carries the `key` of what
+file is there whole or not at all (`instar.record.files`). A measurement carries the `key` of what
 decided it, and is skipped exactly when the key is the same.
 """
 
 import json
-import math
-import secrets
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from instar.record.config import RunConfig
+from instar.record.files import read_json, whole, write_text
 
 Tuning = int | str
 """One fine-tuning: a seed of the main one, or the name of a control."""
@@ -213,65 +211,3 @@ def plain_attrs(dataset: xr.Dataset) -> xr.Dataset:
 def step_name(step: int) -> str:
     """`step-000008`."""
     return f"step-{step:06d}"
-
-
-class whole:  # noqa: N801 — reads as a word: `with whole(path) as scratch`
-    """A scratch path that becomes `path` when the block ends without an exception, and vanishes otherwise."""
-
-    def __init__(self, path: Path, folder: bool = False):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        # Not tempfile: its folders are closed to everyone else, and these stay.
-        self.scratch = path.parent / f".partial-{secrets.token_hex(6)}"
-        self.scratch.mkdir()
-        if not folder:
-            self.scratch = self.scratch / path.name
-
-    def __enter__(self) -> Path:
-        return self.scratch
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        holder = self.scratch if self.scratch.is_dir() else self.scratch.parent
-        if kind is None:
-            if self.scratch.is_dir() and self.path.exists():
-                shutil.rmtree(self.path)
-            self.scratch.replace(self.path)
-        shutil.rmtree(holder, ignore_errors=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not at all."""
-    with whole(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """A JSON file, whole or not at all; NaN becomes null."""
-    write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_rows(path: Path, rows: Iterable[Any]) -> None:
-    """JSON Lines from dicts or dataclasses."""
-    write_text(
-        path, "".join(json.dumps(r if isinstance(r, dict) else asdict(r), ensure_ascii=False) + "\n" for r in rows)
-    )
-
-
-def read_rows(path: Path, make: Callable[[dict[str, Any]], Any] = lambda row: row) -> list[Any]:
-    """JSON Lines, each row through `make`."""
-    return [make(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_finite(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

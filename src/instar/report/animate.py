@@ -12,7 +12,8 @@ from matplotlib import rc_context
 from PIL import Image
 
 from instar.progress import Tell
-from instar.record.store import Store, whole
+from instar.record.files import whole
+from instar.record.store import Store
 from instar.report.figures import UNITS, caption, draw_heads, draw_layers, draw_stream
 from instar.report.grids import GRIDS, Grid, grid
 from instar.report.panels import Panels, TaskPanels

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 
-from instar.record.store import Store, whole
+from instar.record.files import whole
+from instar.record.store import Store
 from instar.report.grids import GRIDS, grid
 from instar.report.panels import Panels, TaskPanels
 from instar.report.style import COLOUR, DIVERGING, FAINT, INK, QUIET, SETTINGS, figure, stage_label, subplots

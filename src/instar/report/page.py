@@ -14,7 +14,8 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from instar.record.config import RunConfig
-from instar.record.store import Store, write_text
+from instar.record.files import write_text
+from instar.record.store import Store
 from instar.report.changed import grafted, roles
 from instar.report.interventions import BY_SLOT, SCALES, SITES, Circuits, Patched
 from instar.report.panels import Panels, TaskPanels

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from instar.record.config import RunConfig
-from instar.record.store import Store, read_json
+from instar.record.files import read_json
+from instar.record.store import Store
 from instar.report.interventions import Circuits, Patched, circuits, patched
 from instar.stats.intervals import Interval, bootstrap_mean
 

@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from instar import __version__
-from instar.record.config import DataConfig, TasksConfig, digest
-from instar.record.store import Store, read_json, read_rows, write_json, write_rows
+from instar.record.config import DataConfig, TasksConfig
+from instar.record.files import read_json, read_rows, write_json, write_rows
+from instar.record.keys import digest
+from instar.record.store import Store
 from instar.tasks.audit import SHOWN, Audit, Finding, audit
 from instar.tasks.custom import files_of
 from instar.tasks.library import TASKS, ioi

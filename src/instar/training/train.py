@@ -29,7 +29,8 @@ from instar.models.memory import TRAINED, require
 from instar.models.read import ADAPTER, ADAPTER_WEIGHTS, DELTA, quiet
 from instar.models.taps import logits_at, record
 from instar.record.config import LoraConfig, TrainConfig
-from instar.record.store import Store, Tuning, whole, write_json
+from instar.record.files import whole, write_json
+from instar.record.store import Store, Tuning
 from instar.tasks.batch import Batch
 from instar.tasks.pair import word_ids
 from instar.training.health import Finding, Probe, examine

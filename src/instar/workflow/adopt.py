@@ -16,7 +16,8 @@ from typing import Any
 from instar.models import organism
 from instar.models.hub import commit
 from instar.record.config import RunConfig
-from instar.record.store import Store, write_json
+from instar.record.files import write_json
+from instar.record.store import Store
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")

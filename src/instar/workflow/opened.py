@@ -20,7 +20,8 @@ from instar.compare.summary import behaviour
 from instar.compare.verdict import Verdict
 from instar.notebook import block, facts, lines, paragraph, some, table
 from instar.record.config import RunConfig
-from instar.record.store import SHARED, Store, Tuning, read_json, tuning_name
+from instar.record.files import read_json
+from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.tasks.pair import Pair
 from instar.tasks.prepare import read_pairs
 

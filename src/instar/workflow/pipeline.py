@@ -12,8 +12,10 @@ import torch
 from instar import __version__
 from instar.models.load import load, load_tokenizer
 from instar.progress import bar, console
-from instar.record.config import CONTROLS, RunConfig, digest
-from instar.record.store import Store, Tuning, read_json, tuning_name, write_json
+from instar.record.config import CONTROLS, RunConfig
+from instar.record.files import read_json, write_json
+from instar.record.keys import digest
+from instar.record.store import Store, Tuning, tuning_name
 from instar.tasks.batch import tokenize
 from instar.tasks.frame import framed
 from instar.tasks.prepare import Prepared, control_rows, prepare, read_pairs

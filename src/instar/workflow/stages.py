@@ -25,7 +25,8 @@ from instar.measure.roles import roles
 from instar.measure.rows import prompts
 from instar.models.load import Model
 from instar.record.config import RunConfig
-from instar.record.store import Store, read_json
+from instar.record.files import read_json
+from instar.record.store import Store
 from instar.tasks.batch import Batch, tokenize
 from instar.tasks.prepare import read_pairs
 

@@ -26,8 +26,10 @@ from instar.models.load import Model, load
 from instar.models.organism import NAME as EMBEDDED
 from instar.models.organism.corpus import stories
 from instar.progress import Tell
-from instar.record.config import RunConfig, digest
-from instar.record.store import SHARED, Store, Tuning, read_json
+from instar.record.config import RunConfig
+from instar.record.files import read_json
+from instar.record.keys import digest
+from instar.record.store import SHARED, Store, Tuning
 from instar.workflow.stages import STAGES, Pairs, causal_prompts, options
 
 GENERAL_TEXTS = 64

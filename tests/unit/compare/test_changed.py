@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from instar.compare.dynamics import changed_heads, changed_layers
+from instar.compare.changed import changed_heads, changed_layers
 
 
 def attribution_series(moved: float) -> xr.Dataset:

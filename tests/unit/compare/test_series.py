@@ -8,12 +8,9 @@ from scipy.optimize import curve_fit
 from scipy.special import expit
 
 from instar.compare.series import (
-    SMOOTH,
     Gap,
     Moment,
-    _logistic,
     _prepare,
-    _segment,
     agreed,
     change_points,
     moment,
@@ -22,6 +19,7 @@ from instar.compare.series import (
     reversals,
     shape,
 )
+from instar.stats.curves import SMOOTH, logistic, segments
 
 EVEN = np.arange(0, 200, 8.0)
 LOG = np.array([0, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 90, 128, 184.0])
@@ -100,7 +98,7 @@ def test_the_logistic_is_least_squares(middle):
         return level + change * expit((t - centre) / width)
 
     best, _ = curve_fit(curve, EVEN, mean, p0=[mean[0], 10, middle, 30], sigma=weight**-0.5, maxfev=10000)
-    ours = _logistic(EVEN, mean[None], weight)
+    ours = logistic(EVEN, mean[None], weight)
     assert ours.rss[0] == pytest.approx((weight * (mean - curve(EVEN, *best)) ** 2).sum(), rel=1e-4)
     assert (ours.centre[0], ours.width[0]) == pytest.approx(tuple(best[2:]), rel=0.02)
 
@@ -124,7 +122,7 @@ def test_segmentation_equals_brute_force(points):
             return sum((w * (m - np.average(m, weights=w)) ** 2).sum() for m, w in parts)
 
         brute = min(combinations(range(1, 9), points), key=residual)
-        cuts, rss = _segment(series, points)
+        cuts, rss = segments(series.mean, series.weight, points)
         assert cuts[points] == list(brute) and rss[points] == pytest.approx(residual(brute))
 
 

@@ -30,7 +30,8 @@ from handmade import (
 from instar.compare.verdict import KINDS, NEEDED, Thresholds, verdict
 from instar.compare.words import FAILS, LEAD
 from instar.record.config import RunConfig
-from instar.record.store import Store, read_json, write_json
+from instar.record.files import read_json, write_json
+from instar.record.store import Store
 
 CASES = {
     "amplified": {},

@@ -6,11 +6,11 @@ from collections import Counter
 import pytest
 
 from instar.generate.ask import Uses, deal, messages
+from instar.generate.choices import GenerateConfig
 from instar.generate.journal import Journal
 from instar.generate.judge import Judge
 from instar.generate.key import Secret, check_address, in_the_open
 from instar.generate.read import MOST_ROWS, UnreadableError, rows_in
-from instar.record.config import GenerateConfig
 from instar.tasks import words
 from instar.tasks.library import ioi
 

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from instar.record.config import DataConfig, MeasureConfig, RunConfig, TrainConfig, demo_config, digest
+from instar.record.config import DataConfig, MeasureConfig, RunConfig, TrainConfig
+from instar.record.keys import digest
+from instar.workflow.demo import demo_config
 
 
 def written(tmp_path, text):

@@ -5,7 +5,8 @@ import pytest
 import xarray as xr
 
 from instar.record.config import RunConfig, TrainConfig
-from instar.record.store import Store, read_json, step_name, whole, write_json, write_text
+from instar.record.files import read_json, whole, write_json, write_text
+from instar.record.store import Store, step_name
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import pytest
 
 from freewriting import rows
 from instar.record.config import DataConfig, TasksConfig
-from instar.record.store import Store, read_json, read_rows
+from instar.record.files import read_json, read_rows
+from instar.record.store import Store
 from instar.tasks.freetext import read_ioi
 from instar.tasks.library import ioi, task
 from instar.tasks.pair import Pair, normalised
