@@ -1,9 +1,11 @@
-"""Progress bars, the same everywhere; on a terminal that is none, a plain line every few seconds."""
+"""Progress bars, the same everywhere; where there is no terminal, one line a minute at most."""
 
+import atexit
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,7 +14,8 @@ Tell = Callable[[int, int, str], None]
 """`tell(done, total, note)`."""
 Advance = Callable[[int], None]
 """`advance(count)`: so many more are done."""
-PLAIN_INTERVAL, PATIENCE = 10.0, 2.0
+PLAIN_INTERVAL, PATIENCE = 60.0, 2.0
+"""Seconds between two lines without a terminal; seconds after which a library call shows that it is slow."""
 # A notebook asks its shell commands for colours (FORCE_COLOR), which makes no terminal of a pipe: no bars there.
 console = Console(stderr=True, highlight=False, force_terminal=sys.stderr.isatty())
 
@@ -59,19 +62,58 @@ def _rich(what: str) -> Iterator[Tell]:
         yield lambda done, total, note="": progress.update(task, completed=done, total=total, note=note)
 
 
+@dataclass
+class _Lines:
+    """Lines for a log: at most one a minute, which begins with what was finished since the last one."""
+
+    finished: list[str] = field(default_factory=list)
+    last: float = field(default_factory=time.monotonic)
+
+    def show(self, now: str = "") -> None:
+        """Print what there is to say, unless the last line is too young."""
+        if time.monotonic() - self.last >= PLAIN_INTERVAL:
+            self.flush(now)
+
+    def flush(self, now: str = "") -> None:
+        """Print it, whenever the last line was."""
+        if text := "; ".join([*self.finished, *([now] if now else [])]):
+            print(text, file=sys.stderr, flush=True)
+        self.finished.clear()
+        self.last = time.monotonic()
+
+
+_lines = _Lines()
+
+
+def settled() -> None:
+    """What is still to be said is said: call it before results are printed."""
+    if _lines.finished:
+        _lines.flush()
+
+
+atexit.register(settled)
+
+
 @contextmanager
 def _plain(what: str) -> Iterator[Tell]:
-    started = last = time.monotonic()
-    state = [""]
+    began, first, state = time.monotonic(), -1, ""
 
     def tell(done: int, total: int, note: str = "") -> None:
-        nonlocal last
-        now = time.monotonic()
-        state[0] = f"{what}: {done}/{total}  {note}"
-        if now - last >= PLAIN_INTERVAL:
-            print(state[0], file=sys.stderr, flush=True)
-            last = now
+        nonlocal first, state
+        first = done if first < 0 else first
+        state = f"{what}: {done}/{total}"
+        # What was done before this began says nothing of the speed.
+        left = (time.monotonic() - began) * (total - done) / (done - first) if done > first else None
+        rest = f"{_spoken(left)} left" if left else ""
+        _lines.show(", ".join(part for part in (state, note, rest) if part))
 
-    yield tell
-    if state[0]:
-        print(f"{state[0]}  ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
+    try:
+        yield tell
+    finally:
+        if state:
+            _lines.finished.append(f"{state} ({_spoken(time.monotonic() - began)})")
+            _lines.show()
+
+
+def _spoken(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 import instar
 from hub import Hub, serving
 from instar.models.organism import FOLDER
-from instar.workflow.adopt import expanded, places
+from instar.workflow.adopt import expanded, sources
 
 SMALL = {
     "data": {"test_size": 20, "measure_pairs": 8},
@@ -62,11 +62,11 @@ def test_braces_are_a_shell_s(pattern, wanted):
 
 def test_what_matches_nothing_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"no folder or .safetensors file matches .*none-\*"):
-        places(str(tmp_path / "none-*"))
+        sources(str(tmp_path / "none-*"))
     (tmp_path / "notes-1.txt").write_text("")
     with pytest.raises(ValueError, match="no folder"):
-        places(str(tmp_path / "*-1*"))
-    assert places("org/name@v{1,2}") == ["org/name@v1", "org/name@v2"]
+        sources(str(tmp_path / "*-1*"))
+    assert sources("org/name@v{1,2}") == ["org/name@v1", "org/name@v2"]
 
 
 def test_a_series_of_mixed_forms_goes_on_past_what_cannot_be_read(tmp_path):

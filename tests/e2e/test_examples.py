@@ -9,8 +9,8 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from instar.models.load import load
 from instar.models.organism import FOLDER
 from instar.record.config import RunConfig
-from instar.record.store import Store
-from instar.workflow.pipeline import run
+from instar.workflow.experiment import Experiment
+from instar.workflow.pipeline import run_all
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -33,8 +33,9 @@ def test_the_log_s_experiment_on_a_folder_of_gpt2_small_s_shape(tmp_path):
     }
     config = RunConfig.read(EXAMPLES / "gpt2-ioi3.yaml", few)
     assert config.train.learning_rate == 1e-5 and config.train.save == "bfloat16"
-    store = Store.create(tmp_path / "out", config)
-    summary = run(store, config)
+    experiment = Experiment.create(tmp_path / "out", config)
+    store = experiment.store
+    summary = run_all(experiment)
     assert summary["tasks"]["ioi3"]["steps"] == [0, 2] and not summary["failed"]
     sizes = summary["training"]["0"]["bytes"]
     assert sizes[0] > 4.9e8 and sizes[1] < 0.51 * sizes[0]

@@ -119,7 +119,7 @@ class _Bench:
         """Behaviour on both tasks, and the old task's circuit."""
         if model.weights not in self.of:
             behaviour = {role: evaluate(model, pairs.batch()) for role, pairs in self.pairs.items()}
-            self.of[model.weights] = behaviour, circuit(model, self.pairs["old"], CONFIG, False)
+            self.of[model.weights] = behaviour, circuit(model, self.pairs["old"], CONFIG.measure, False)
         return self.of[model.weights]
 
     def make(self, one: Instance) -> None:
@@ -128,13 +128,13 @@ class _Bench:
         torch.manual_seed(one.seed)
         plant = maker(self.subject, one.seed)
         (before, old_base), (after, old_tuned) = self._measured(plant.base), self._measured(plant.tuned)
-        new_tuned = circuit(plant.tuned, self.pairs["new"], CONFIG, False)
+        new_tuned = circuit(plant.tuned, self.pairs["new"], CONFIG.measure, False)
         own = CONFIG.compare
         measured = causal(
             plant.base,
             plant.tuned,
-            causal_prompts(self.pairs["old"], CONFIG),
-            causal_prompts(self.pairs["new"], CONFIG),
+            causal_prompts(self.pairs["old"], own.pairs),
+            causal_prompts(self.pairs["new"], own.pairs),
             Circuit.stored(old_base),
             Circuit.stored(new_tuned),
             random=own.random_sets,

@@ -1,5 +1,8 @@
 """summary.json: what a run found, in one documented file (docs/formats.md)."""
 
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,7 @@ from instar import __version__
 from instar.compare.changed import changed_heads, changed_layers
 from instar.compare.checkpoints import diffs, verdicts
 from instar.compare.dynamics import dynamics
-from instar.record.config import CONTROLS, RunConfig
+from instar.record.config import CONTROLS
 from instar.record.files import read_json, write_json
 from instar.record.store import SHARED, Store
 from instar.stats.intervals import bootstrap_mean, wilson
@@ -17,22 +20,35 @@ from instar.stats.intervals import bootstrap_mean, wilson
 SCHEMA = 3
 
 
-def summarise(store: Store, config: RunConfig, tasks: dict[str, str], failures: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write and return the summary. `tasks` maps "old" and "new" to the tasks' names."""
-    seeds = list(config.train.seeds)
-    steps = common_steps(store, config, list(tasks.values()))
+@dataclass(frozen=True)
+class Compared:
+    """What is compared."""
+
+    model: str
+    tasks: dict[str, str]
+    """Names by role, `old` and `new`."""
+    seeds: Sequence[int]
+    controls: Sequence[str]
+    stages: Sequence[str]
+    """What was to be measured of every checkpoint."""
+
+
+def summarise(store: Store, of: Compared, failures: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write and return the summary."""
+    tasks, seeds = of.tasks, list(of.seeds)
+    steps = common_steps(store, of.stages, list(tasks.values()))
     # Evidence is written here and read by what follows.
-    controls = {name: _control(store, tasks, name) for name in config.compare.controls}
+    controls = {name: _control(store, tasks, name) for name in of.controls}
     verdict = verdicts(store, tasks, seeds, controls)
     summary = {
         "schema": SCHEMA,
         "instar": __version__,
-        "model": config.model.source,
+        "model": of.model,
         "old": tasks["old"],
         "new": tasks["new"],
         "tasks": {name: _behaviour(store, name, role, seeds, steps) for role, name in tasks.items()},
         "training": _training(store, seeds),
-        "checkpoints": _checkpoints(store, config, list(tasks.values())),
+        "checkpoints": _checkpoints(store, seeds[0], tasks["old"]),
         "health": [finding | {"seed": s} for s in seeds for finding in (store.index(s) or {"health": []})["health"]],
         "divergence": _divergence(store, steps),
         "weight_change": _weight_change(store, steps),
@@ -43,7 +59,7 @@ def summarise(store: Store, config: RunConfig, tasks: dict[str, str], failures: 
         "circuits": {name: _circuits(store, name, steps) for name in tasks.values()},
         "audit": _audit(store),
         "failed": failures,
-        "diff": diffs(store, tasks, steps, config.compare.controls),
+        "diff": diffs(store, tasks, steps, of.controls),
         "dynamics": dynamics(store, tasks, seeds, steps),
         "controls": controls,
         "verdict": verdict,
@@ -52,9 +68,9 @@ def summarise(store: Store, config: RunConfig, tasks: dict[str, str], failures: 
     return read_json(store.root / "summary.json")
 
 
-def common_steps(store: Store, config: RunConfig, tasks: list[str]) -> list[int]:
+def common_steps(store: Store, stages: Sequence[str], tasks: list[str]) -> list[int]:
     """The steps that every stage has for every task: a run under way, or with a failed checkpoint, has some only."""
-    wanted = [(s, t) for s in config.measure.stages for t in ([SHARED] if s == "drift" else tasks)]
+    wanted = [(s, t) for s in stages for t in ([SHARED] if s == "drift" else tasks)]
     found = [set(store.measured_steps(stage, task)) for stage, task in wanted]
     steps = sorted(set.intersection(*(f for f in found if f)) if any(found) else set())
     if not steps:
@@ -119,8 +135,6 @@ def _grouped(right: np.ndarray, labels: np.ndarray, name: Any) -> dict[str, dict
 
 def _said(series: xr.Dataset) -> dict[str, list[float]]:
     """Share of pairs by what the top token was."""
-    import json
-
     names = json.loads(series.attrs["said_names"])
     said = series["said"].transpose("step", "pair").values
     shares = {name: (said == i).mean(1).tolist() for i, name in enumerate(names)}
@@ -136,12 +150,12 @@ def _training(store: Store, seeds: list[int]) -> dict[str, Any]:
     return found
 
 
-def _checkpoints(store: Store, config: RunConfig, tasks: list[str]) -> list[dict[str, Any]]:
+def _checkpoints(store: Store, seed: int, task: str) -> list[dict[str, Any]]:
     """Where each checkpoint of the first seed came from, and how far merging an adapter moved its logits."""
     rows = (store.index() or {"steps": []})["steps"]
     found = []
     for row in rows:
-        own = store.attributes("evaluate", tasks[0], config.train.seeds[0], row["step"])
+        own = store.attributes("evaluate", task, seed, row["step"])
         made = {name: own.get(name) for name in ("weights", "dtype", "prompts", "adapter", "merge_error")}
         found.append({"step": row["step"], "source": row.get("source"), "revision": row.get("revision"), **made})
     return found

@@ -33,6 +33,7 @@ from instar.record.files import write_json
 from instar.record.store import Store, step_name
 from instar.tasks.library import task as find_task
 from instar.training.train import write_checkpoint
+from instar.workflow.experiment import Experiment
 from instar.workflow.pipeline import compare_stage, data_stage
 from instar.workflow.sweep import Worker, jobs
 
@@ -98,7 +99,8 @@ class Recorder:
         for name in (self.config.tasks.old, self.config.tasks.new):
             find_task(name)
         self.store = Store(Path(own.out), SEED)
-        self.worker = Worker(self.store, self.config)
+        self.experiment = Experiment(self.store, self.config)
+        self.worker = Worker(self.experiment)
         self.budget = Budget(own.max_overhead, own.clock)
         with self._inside():
             if own.start:
@@ -130,7 +132,7 @@ class Recorder:
         self.skipped = [s for s in self.skipped if s != step]
         if step > 0:
             self._attempt(step, lambda: self._record(step, self.choices.stages, loss, tokens))
-        self._attempt(step, lambda: compare_stage(self.store, self.config))
+        self._attempt(step, lambda: compare_stage(self.experiment))
         # Last, with the seconds that the summary took.
         self._attempt(step, self._write_index)
         console.print(f"instar: {self._share()}; {self.store.root}", markup=False, soft_wrap=True)
@@ -193,7 +195,7 @@ class Recorder:
 
     def _measure(self, step: int, stages: Sequence[str]) -> None:
         """What of these stages is not there yet, by the jobs that `instar measure` would have."""
-        found = jobs(self.store, self.config, self.names, self.data_key)
+        found = jobs(self.experiment, self.names, self.data_key)
         wanted = [job for job in found if job.step == step and job.stage in stages]
         missing = [job for job in wanted if not self.store.has_measurement(job.path, job.key)]
         for job in missing:
@@ -264,7 +266,7 @@ class Recorder:
         self._done("begin")
 
     def _prepare(self, tokenizer: Any) -> None:
-        prepared = data_stage(self.store, self.config, tokenizer)
+        prepared = data_stage(self.experiment, tokenizer)
         self.names, self.data_key = list(prepared.tasks), prepared.key
 
     def _tokenizer(self) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 Stage = Literal["evaluate", "lens", "attribution", "attention", "patching", "circuit", "roles", "drift"]
 
@@ -20,6 +20,11 @@ Column = Literal[
 """What a column of a user's data may be."""
 CONTROLS = {"old": "more of the old task", "shuffled": "shuffled answers"}
 """Fine-tunings that a change of circuits is to be compared with."""
+
+
+def _listed(value: Any) -> Any:
+    """`0,1,2` is a list, as a command line has it."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 class Part(BaseModel):
@@ -123,6 +128,15 @@ class LoraConfig(Part):
     alpha: float | None = Field(default=None, gt=0, description="scale is alpha / rank; 2 × rank where left out")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="on what the adapters read")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _in_short(cls, value: Any) -> Any:
+        """`lora: "rank=8,alpha=16"` is `lora: {rank: 8, alpha: 16}`."""
+        if not isinstance(value, str):
+            return value
+        parts = (part.strip().partition("=") for part in value.split(","))
+        return {name: number for name, _, number in parts}
+
 
 class TrainConfig(Part):
     """Fine-tuning."""
@@ -153,6 +167,8 @@ class TrainConfig(Part):
         default=(0, 1, 2), min_length=1, description="one fine-tuning each; a claim about training needs at least three"
     )
     report_to: tuple[str, ...] = Field(default=(), description="passed to transformers: tensorboard, wandb, trackio")
+
+    _seeds_in_short = field_validator("seeds", mode="before")(_listed)
 
     @model_validator(mode="after")
     def _steps_exist(self) -> Self:
@@ -224,6 +240,8 @@ class CompareConfig(Part):
         default=("old", "shuffled"),
         description="fine-tunings of the same length to compare with: more of the old task, shuffled answers",
     )
+
+    _controls_in_short = field_validator("controls", mode="before")(_listed)
 
 
 class ReportConfig(Part):

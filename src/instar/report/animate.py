@@ -16,7 +16,7 @@ from instar.record.files import whole
 from instar.record.store import Store
 from instar.report.figures import UNITS, caption, draw_heads, draw_layers, draw_stream
 from instar.report.grids import GRIDS, Grid, grid
-from instar.report.panels import Panels, TaskPanels
+from instar.report.numbers.panels import Panels, TaskPanels
 from instar.report.style import QUIET, SETTINGS, figure
 
 FRAME_MS, LAST_MS = 350, 2000
@@ -27,22 +27,22 @@ KINDS: dict[str, tuple[str, Callable[[Any, Panels, TaskPanels, int], Any]]] = {
 }
 
 
-def write_animations(store: Store, found: Panels, tell: Tell) -> None:
+def write_animations(store: Store, panels: Panels, tell: Tell) -> None:
     """`report/stream.gif`, `layers.gif`, `heads.gif`, and the `patched_*.gif` of `instar.report.grids`."""
-    if not found.tasks:
+    if not panels.tasks:
         return
-    steps = found.tasks[0].steps  # the summary's, the same for every task
-    total, done = (len(KINDS) + (len(GRIDS) if found.patched else 0)) * len(steps), 0
+    steps = panels.tasks[0].steps  # the summary's, the same for every task
+    total, done = (len(KINDS) + (len(GRIDS) if panels.patched else 0)) * len(steps), 0
     with rc_context(SETTINGS):
         for kind in KINDS:
             frames = []
             for step in steps:
-                frames.append(_frame(found, step, kind))
+                frames.append(_frame(panels, step, kind))
                 done += 1
                 tell(done, total, kind)
             _write(store, kind, frames)
         for kind in GRIDS:
-            if (drawn := grid(found, kind)) is not None:
+            if (drawn := grid(panels, kind)) is not None:
                 _write(store, kind, _steady(drawn))
                 done += len(steps)
                 tell(done, total, kind)
@@ -68,17 +68,17 @@ def _steady(drawn: Grid) -> list[Image.Image]:
     return frames
 
 
-def _frame(found: Panels, step: int, kind: str) -> Image.Image:
+def _frame(panels: Panels, step: int, kind: str) -> Image.Image:
     title, draw = KINDS[kind]
-    drawn, axes = figure(len(found.tasks))
+    drawn, axes = figure(len(panels.tasks))
     image = None
-    for one, task in zip(axes, found.tasks, strict=True):
-        image = draw(one, found, task, task.steps.index(step)) or image
+    for one, task in zip(axes, panels.tasks, strict=True):
+        image = draw(one, panels, task, task.steps.index(step)) or image
         one.set_title(f"{task.name} ({task.role} task)")
     if image is not None:
         drawn.colorbar(image, ax=axes, label=UNITS)
     drawn.suptitle(f"{title}  ·  step {step:>4}", x=0.01, ha="left", family="monospace", fontsize=11)
-    drawn.supxlabel(caption(found, kind), fontsize=7, color=QUIET)
+    drawn.supxlabel(caption(panels, kind), fontsize=7, color=QUIET)
     drawn.canvas.draw()
     pixels = np.asarray(drawn.canvas.buffer_rgba())[..., :3].copy()
     return Image.fromarray(pixels)

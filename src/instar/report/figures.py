@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from instar.record.files import whole
 from instar.record.store import Store
 from instar.report.grids import GRIDS, grid
-from instar.report.panels import Panels, TaskPanels
+from instar.report.numbers.panels import Panels, TaskPanels
 from instar.report.style import COLOUR, DIVERGING, FAINT, INK, QUIET, SETTINGS, figure, stage_label, subplots
 
 UNITS = "logit(answer) − mean logit(foils)"
@@ -23,15 +23,15 @@ CONVENTIONS = {
 }
 
 
-def write_figures(store: Store, found: Panels) -> None:
+def write_figures(store: Store, panels: Panels) -> None:
     """`report/figures/*.png` and `.svg`."""
     with rc_context(SETTINGS):
-        _save(store, "behaviour", draw_behaviour(found.summary))
+        _save(store, "behaviour", draw_behaviour(panels.summary))
         for name, draw in (("stream", draw_stream), ("layers", draw_layers), ("heads", draw_heads)):
-            if found.tasks:
-                _save(store, name, first_and_last(found, draw, name))
+            if panels.tasks:
+                _save(store, name, first_and_last(panels, draw, name))
         for name in GRIDS:
-            if (drawn := grid(found, name)) is not None:
+            if (drawn := grid(panels, name)) is not None:
                 drawn.show(len(drawn.steps) - 1)
                 _save(store, name, drawn.figure)
 
@@ -70,29 +70,29 @@ def _made(summary: dict[str, Any]) -> str:
     return f"held-out prompts; bands 95 % (Wilson; bootstrap over pairs); {counts}; instar {summary['instar']}"
 
 
-def caption(found: Panels, kind: str) -> str:
+def caption(panels: Panels, kind: str) -> str:
     """What a drawing's numbers are, for under it."""
-    pairs = ", ".join(f"{t.name} {t.pairs}" for t in found.tasks)
+    pairs = ", ".join(f"{t.name} {t.pairs}" for t in panels.tasks)
     bands = "" if kind == "heads" else "; bands and lines 95 % (bootstrap over pairs)"
-    return f"{CONVENTIONS[kind]}; held-out pairs: {pairs}{bands}; instar {found.summary['instar']}"
+    return f"{CONVENTIONS[kind]}; held-out pairs: {pairs}{bands}; instar {panels.summary['instar']}"
 
 
-def first_and_last(found: Panels, draw: Callable[[Any, Panels, TaskPanels, int], Any], kind: str) -> Any:
+def first_and_last(panels: Panels, draw: Callable[[Any, Panels, TaskPanels, int], Any], kind: str) -> Any:
     """One row a task, base on the left, last checkpoint on the right."""
-    rows = len(found.tasks)
+    rows = len(panels.tasks)
     drawn, grid = subplots(rows, 2, (10.4, 3.4 * rows))
     image = None
-    for axes, task in zip(grid, found.tasks, strict=True):
+    for axes, task in zip(grid, panels.tasks, strict=True):
         for one, index in zip(axes, (0, len(task.steps) - 1), strict=True):
-            image = draw(one, found, task, index) or image
+            image = draw(one, panels, task, index) or image
             one.set_title(f"{task.name}, step {task.steps[index]}")
     if image is not None:
         drawn.colorbar(image, ax=grid, shrink=0.7, label=UNITS)
-    drawn.supxlabel(caption(found, kind), fontsize=7, color=QUIET)
+    drawn.supxlabel(caption(panels, kind), fontsize=7, color=QUIET)
     return drawn
 
 
-def draw_stream(axes: Any, found: Panels, task: TaskPanels, index: int) -> None:
+def draw_stream(axes: Any, panels: Panels, task: TaskPanels, index: int) -> None:
     """Logit lens by half layer, the base faint behind."""
     x = np.arange(len(task.stages))
     axes.axhline(0, color=FAINT, lw=1, zorder=0)
@@ -100,8 +100,8 @@ def draw_stream(axes: Any, found: Panels, task: TaskPanels, index: int) -> None:
     axes.fill_between(x, task.stream.low[index], task.stream.high[index], color=COLOUR[task.role], alpha=0.18, lw=0)
     axes.plot(x, task.stream.value[index], color=COLOUR[task.role], marker="o", ms=3, label=f"step {task.steps[index]}")
     axes.set_xticks(x[::2], [stage_label(s) for s in task.stages[::2]])
-    low = min(float(t.stream.low.min()) for t in found.tasks)
-    high = max(float(t.stream.high.max()) for t in found.tasks)
+    low = min(float(t.stream.low.min()) for t in panels.tasks)
+    high = max(float(t.stream.high.max()) for t in panels.tasks)
     axes.set(
         ylim=(low - 0.05 * (high - low), high + 0.05 * (high - low)),
         xlabel="residual stream before layer",
@@ -111,7 +111,7 @@ def draw_stream(axes: Any, found: Panels, task: TaskPanels, index: int) -> None:
     axes.legend(frameon=False, loc="upper left", fontsize=8)
 
 
-def draw_layers(axes: Any, found: Panels, task: TaskPanels, index: int) -> None:
+def draw_layers(axes: Any, panels: Panels, task: TaskPanels, index: int) -> None:
     """Direct attribution of each layer's attention and MLP, the base as outlines."""
     x = np.arange(task.layers.value.shape[1])
     axes.axhline(0, color=FAINT, lw=1, zorder=0)
@@ -121,15 +121,15 @@ def draw_layers(axes: Any, found: Panels, task: TaskPanels, index: int) -> None:
         axes.bar(at, value, 0.36, color=colour, label=name)
         axes.vlines(at, low, high, color=INK, lw=1)
         axes.bar(at, task.layers.value[0, :, part], 0.36, fill=False, edgecolor=INK, lw=0.7, ls=":")
-    bounds = [float(b) for t in found.tasks for b in (t.layers.low.min(), t.layers.high.max())]
+    bounds = [float(b) for t in panels.tasks for b in (t.layers.low.min(), t.layers.high.max())]
     axes.set(ylim=(min(bounds) * 1.08, max(bounds) * 1.08), xlabel="layer", ylabel=UNITS, xticks=x)
     axes.yaxis.label.set_size(8)
     axes.legend(frameon=False, loc="upper right", fontsize=8, title="dotted: base", title_fontsize=7)
 
 
-def draw_heads(axes: Any, found: Panels, task: TaskPanels, index: int) -> Any:
+def draw_heads(axes: Any, panels: Panels, task: TaskPanels, index: int) -> Any:
     """Direct attribution of every head, one zero-centred scale for all."""
-    limit = found.limit("heads")
+    limit = panels.limit("heads")
     values = task.heads.value[index]
     image = axes.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto")
     axes.set(xlabel="head", ylabel="layer", xticks=range(values.shape[1]), yticks=range(values.shape[0]))

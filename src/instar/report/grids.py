@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from instar.report.interventions import BY_SLOT, CONVENTION, SITES, Patched
-from instar.report.panels import Panels
+from instar.report.numbers.interventions import BY_SLOT, CONVENTION, SITES, Patched
+from instar.report.numbers.panels import Panels
 from instar.report.style import COLOUR, DIVERGING, FAINT, QUIET, subplots
 
 GRIDS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -39,15 +39,15 @@ class Grid:
         self.title.set_text(f"{self.label}  ·  step {self.steps[index]:>4}")
 
 
-def grid(found: Panels, kind: str) -> Grid | None:
+def grid(panels: Panels, kind: str) -> Grid | None:
     """One of `GRIDS`; None where patching was not measured."""
-    if not found.patched:
+    if not panels.patched:
         return None
     label, sites = GRIDS[kind]
-    columns = [(role, one, k) for role, one in found.patched.items() for k in range(len(one.counterfactuals))]
+    columns = [(role, one, k) for role, one in panels.patched.items() for k in range(len(one.counterfactuals))]
     sites = tuple(s for s in sites if all(s in one.values for _, one, _ in columns))
     drawn, axes = subplots(len(sites), len(columns), (3.5 * len(columns) + 0.8, 2.6 * len(sites) + 1))
-    limit = found.patched_limit((*sites, "z") if kind == "patched_scatter" else sites, "reference")
+    limit = panels.patched_limit((*sites, "z") if kind == "patched_scatter" else sites, "reference")
     updates, moving = [], []
     for number, (row, site) in enumerate(zip(axes, sites, strict=True)):
         for one, (role, patched, k) in zip(row, columns, strict=True):
@@ -56,14 +56,16 @@ def grid(found: Panels, kind: str) -> Grid | None:
             updates.append(update)
             moving.append(artist)
             if number == 0:
-                one.set_title(f"{found.summary[role]} · {patched.counterfactuals[k]} changed", fontsize=10)
+                one.set_title(f"{panels.summary[role]} · {patched.counterfactuals[k]} changed", fontsize=10)
     if kind != "patched_scatter":
         drawn.colorbar(moving[0], ax=axes, label="share of the reference checkpoint's b − c", shrink=0.8)
     title = drawn.suptitle(f"{label}  ·  step {0:>4}", x=0.01, ha="left", family="monospace", fontsize=11)
-    pairs = ", ".join(f"{found.summary[r]} {p.pairs} (reference: step {p.reference})" for r, p in found.patched.items())
-    how = next(iter(found.patched.values())).how
-    drawn.supxlabel(f"{CONVENTION}; {how}; pairs: {pairs}; instar {found.summary['instar']}", fontsize=7, color=QUIET)
-    steps = next(iter(found.patched.values())).steps
+    pairs = ", ".join(
+        f"{panels.summary[r]} {p.pairs} (reference: step {p.reference})" for r, p in panels.patched.items()
+    )
+    how = next(iter(panels.patched.values())).how
+    drawn.supxlabel(f"{CONVENTION}; {how}; pairs: {pairs}; instar {panels.summary['instar']}", fontsize=7, color=QUIET)
+    steps = next(iter(panels.patched.values())).steps
     return Grid(drawn, steps, updates, [*moving, title], title, label)
 
 

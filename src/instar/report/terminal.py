@@ -1,5 +1,6 @@
 """What a command prints: tables that a person reads."""
 
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,16 @@ def _show_circuits(summary: dict[str, Any]) -> None:
 def _moved(row: dict[str, Any]) -> str:
     name = row["head"] if "head" in row else f"layer {row['layer']} {row['part']}"
     return f"{name} {row['change']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+
+
+def show_ending(files: Mapping[str, str], commands: Mapping[str, str]) -> None:
+    """Where things are, and what would bring more: each on a line that can be copied."""
+    width = max((len(label) for label in (*files, *commands)), default=0) + 2
+    console.print()
+    for label, path in files.items():
+        console.print(f"{label:<{width}}{path}", markup=False, soft_wrap=True)
+    for i, (label, command) in enumerate(commands.items()):
+        console.print(("next\n" if i == 0 else "") + f"{label:<{width}}{command}", markup=False, soft_wrap=True)
 
 
 def show_screen(model: str, found: list[Any], neighbours: list[tuple[str, str]]) -> None:

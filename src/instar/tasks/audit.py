@@ -76,7 +76,12 @@ def audit(train: Sequence[DataRow], test: Iterable[str] = (), tokenizer: Any = N
         test: prompts that must not be in them.
         tokenizer: for token counts; without one they are left out.
         task: "ioi" or "ioi3" to read each prompt as N-object IOI (with N given, other N are ill-formed).
+
+    Raises:
+        ValueError: for another task.
     """
+    if task is not None and not (task.startswith("ioi") and task[3:] in ("", "2", "3", "4", "5")):
+        raise ValueError(f"task takes ioi or ioi2 … ioi5, got {task!r}")
     findings = [*_duplicates(train), *_overlap(train, test), *_repairs(train)]
     broken, readings = _ill_formed(train, task)
     findings += broken

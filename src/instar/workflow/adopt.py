@@ -15,30 +15,30 @@ from typing import Any
 
 from instar.models import organism
 from instar.models.hub import commit
-from instar.record.config import RunConfig
 from instar.record.files import write_json
-from instar.record.store import Store
+from instar.workflow.experiment import Experiment
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
 
 
-def adopt(store: Store, config: RunConfig) -> None:
+def adopt(experiment: Experiment) -> None:
     """Write the index of a series.
 
     Raises:
         ValueError: where nothing matches, a name has no step, or two have the same.
         OSError: where the base cannot be had.
     """
+    store, config = experiment.store, experiment.config
     assert config.series is not None
     assert config.series.checkpoints is not None
     steps: dict[int, str] = {}
-    for place in places(config.series.checkpoints):
-        step = _step(place)
+    for source in sources(config.series.checkpoints):
+        step = _step(source)
         if step == 0 or step in steps:
             why = f"has the same step as {steps[step]}" if step in steps else "does not end in a step above 0"
-            raise ValueError(f"{place}: its name {why}; --checkpoints needs one name a step, such as checkpoint-500")
-        steps[step] = place
+            raise ValueError(f"{source}: its name {why}; --checkpoints needs one name a step, such as checkpoint-500")
+        steps[step] = source
     own, seed = config.model, config.train.seeds[0]
     base = str(organism.FOLDER) if own.source == organism.NAME else own.source
     steps[0] = f"{base}@{own.revision}" if own.revision else base
@@ -48,17 +48,17 @@ def adopt(store: Store, config: RunConfig) -> None:
         if "source" in row
     }
     blank = dict.fromkeys(("loss", "tokens", "train_accuracy", "heldout_accuracy", "end_of_text"))
-    rows = [{"step": step, **blank, **_identified(place, known)} for step, place in sorted(steps.items())]
+    rows = [{"step": step, **blank, **_identified(source, known)} for step, source in sorted(steps.items())]
     write_json(store.checkpoints(seed) / "index.json", {"key": "adopted", "seed": seed, "steps": rows, "health": []})
 
 
-def places(pattern: str) -> list[str]:
+def sources(pattern: str) -> list[str]:
     """The folders, files and hub revisions of a pattern.
 
     Raises:
         ValueError: where a part of it matches nothing.
     """
-    found = []
+    matched = []
     for part in expanded(pattern):
         here = sorted(p for p in glob(part) if Path(p).is_dir() or p.endswith(".safetensors"))  # noqa: PTH207 — Path.glob takes no absolute pattern
         if not here and "@" not in part:
@@ -66,8 +66,8 @@ def places(pattern: str) -> list[str]:
                 f"no folder or .safetensors file matches {part!r}; --checkpoints takes a glob such as 'out/checkpoint-*', "
                 "or hub revisions such as 'org/name@step{1000,2000}'"
             )
-        found += here or [part]
-    return found
+        matched += here or [part]
+    return matched
 
 
 def expanded(pattern: str) -> list[str]:
@@ -88,18 +88,18 @@ def expanded(pattern: str) -> list[str]:
     ]
 
 
-def _step(place: str) -> int:
-    name = place.rpartition("@")[2] if not Path(place).exists() else Path(place).name.removesuffix(".safetensors")
+def _step(source: str) -> int:
+    name = source.rpartition("@")[2] if not Path(source).exists() else Path(source).name.removesuffix(".safetensors")
     number = re.search(r"(\d+)$", name)
     return int(number[1]) if number else 0
 
 
-def _identified(place: str, known: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+def _identified(source: str, known: dict[Any, dict[str, Any]]) -> dict[str, Any]:
     """Where a checkpoint is, and what identifies its weights."""
-    if Path(place).exists():
-        path = Path(place).resolve()
+    if Path(source).exists():
+        path = Path(source).resolve()
         return {"source": str(path), "revision": None, **_weights_of(path)}
-    name, _, revision = place.rpartition("@") if "@" in place else (place, "", "")
+    name, _, revision = source.rpartition("@") if "@" in source else (source, "", "")
     own: dict[str, Any] = {"source": name, "revision": revision or None}
     try:
         return {**own, "sha256": commit(name, revision or None), "bytes": None}

@@ -4,12 +4,11 @@ It reads what the store returns and changes nothing. A run may be under way: wha
 what is missing and which command makes it. Nothing needs torch except `run.model(step)`, and no code of a task is run.
 """
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -19,17 +18,18 @@ from instar.circuits.circuit import Circuit
 from instar.compare.summary import behaviour
 from instar.compare.verdict import Verdict
 from instar.notebook import block, facts, lines, paragraph, some, table
-from instar.record.config import RunConfig
+from instar.record.config import RunConfig, Stage
 from instar.record.files import read_json
 from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.tasks.pair import Pair
 from instar.tasks.prepare import read_pairs
+from instar.workflow.experiment import Experiment
 
 if TYPE_CHECKING:
     from instar.models.load import Model
 
 WITHOUT_TASK = ("drift", "causal")
-STAGES = ("evaluate", "lens", "attribution", "attention", "patching", "circuit", "roles", *WITHOUT_TASK)
+STAGES = (*get_args(Stage), "causal")
 SAMPLES = ("pair", "text", "sequence", "evaluated", "new_ablated", "old_ablated")
 """Dimensions that a frame averages over."""
 NUMBERED = ("said", "prompt", "wording", "_prompt", "_wording")
@@ -42,16 +42,24 @@ def load_run(root: Path | str) -> "Run":
     Raises:
         ValueError: for a folder that is not a run directory.
     """
-    store, config = Store.open(Path(root))
-    return Run(store, config)
+    return Run(Experiment.open(Path(root)))
 
 
 @dataclass(frozen=True)
 class Run:
     """One run directory. Seeds and controls: `seed=1`, `seed="old"`; the first seed where none is given."""
 
-    store: Store
-    config: RunConfig
+    experiment: Experiment
+
+    @property
+    def store(self) -> Store:
+        """The directory's files."""
+        return self.experiment.store
+
+    @property
+    def config(self) -> RunConfig:
+        """Every choice that decides it."""
+        return self.experiment.config
 
     @property
     def root(self) -> Path:
@@ -70,7 +78,7 @@ class Run:
         if found is None:
             why = "no checkpoint has causal tests, or its circuits were not measured"
             raise FileNotFoundError(
-                f"{self.root}: there is no verdict: {why}; make them with: {self._command('compare')}"
+                f"{self.root}: there is no verdict: {why}; make them with: {self.experiment.command('compare')}"
             )
         nan = {n: {k: np.nan if v is None else v for k, v in i.items()} for n, i in found["evidence"].items()}
         kept = {k: found[k] for k in ("kind", "text", "conditions", "would_change")}
@@ -227,16 +235,18 @@ class Run:
     @property
     def missing(self) -> list[str]:
         """What the configuration asks for and is not there yet, each with the command that makes it."""
-        done, wanted = self.seeds + self.controls, [*self.config.train.seeds, *self.config.compare.controls]
-        found = [f"{tuning_name(t)} is not trained: {self._command('train')}" for t in wanted if t not in done]
+        done, wanted = self.seeds + self.controls, self.experiment.tunings
+        found = [
+            f"{tuning_name(t)} is not trained: {self.experiment.command('train')}" for t in wanted if t not in done
+        ]
         prepared = self.store.data("prepared.json").exists()
         there = self.measured if prepared else {}
         stages = [s for s in self.config.measure.stages if len(there.get(s, {})) < (1 if s in WITHOUT_TASK else 2)]
         if stages:
-            found.append(f"not measured: {', '.join(stages)}: {self._command('measure')}")
+            found.append(f"not measured: {', '.join(stages)}: {self.experiment.command('measure')}")
         for path, command in ((self.root / "summary.json", "compare"), (self.store.report("index.html"), "report")):
             if not path.exists():
-                found.append(f"no {path.relative_to(self.root).as_posix()}: {self._command(command)}")
+                found.append(f"no {path.relative_to(self.root).as_posix()}: {self.experiment.command(command)}")
         return found
 
     def __repr__(self) -> str:
@@ -275,12 +285,13 @@ class Run:
         found = self.store.index(tuning)
         if found is None:
             raise FileNotFoundError(
-                f"{self.root}: {tuning_name(tuning)} is not trained, or not to its end; go on with: {self._command('train')}"
+                f"{self.root}: {tuning_name(tuning)} is not trained, or not to its end; "
+                f"go on with: {self.experiment.command('train')}"
             )
         return [row["step"] for row in found["steps"]]
 
     def _tuning(self, seed: Tuning | None) -> Tuning:
-        known = (*self.config.train.seeds, *self.config.compare.controls)
+        known = self.experiment.tunings
         if seed is not None and seed not in known:
             raise ValueError(f"seed={seed!r}: this run has {', '.join(map(repr, known))}")
         return self.store.first_seed if seed is None else seed
@@ -296,15 +307,10 @@ class Run:
         what = stage if task == SHARED else f"{stage} of {task}"
         there = some(list(self.measured))
         return f"{self.root}: {what}, {tuning_name(tuning)}, is not measured yet; there is {there}. Make it with: " + (
-            f"{self._command('measure')}{why}"
+            f"{self.experiment.command('measure')}{why}"
         )
 
     def _there(self, path: Path, what: str, command: str) -> Path:
         if not path.exists():
-            raise FileNotFoundError(f"{self.root}: {what}; make it with: {self._command(command)}")
+            raise FileNotFoundError(f"{self.root}: {what}; make it with: {self.experiment.command(command)}")
         return path
-
-    def _command(self, stage: str) -> str:
-        root = shlex.quote(str(self.root))
-        config = shlex.quote(str(self.root / "config.yaml"))
-        return f"instar train {config} --out {root}" if stage == "train" else f"instar {stage} {root}"

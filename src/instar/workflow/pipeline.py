@@ -1,6 +1,6 @@
 """The stages in their order. Each reads the run directory and writes its own folder of it; none calls a later one.
 
-`run` is all of them: data → train → measure → compare → report. What is done is skipped, and what an interrupted run left
+`run_all` is all of them: data → train → measure → compare → report. What is done is skipped, and what an interrupted run left
 half-written is removed first, so a rerun ends with the results of an unbroken run.
 """
 
@@ -10,39 +10,41 @@ from typing import Any
 import torch
 
 from instar import __version__
-from instar.models.load import load, load_tokenizer
+from instar.models.load import load_tokenizer
 from instar.progress import bar, console
-from instar.record.config import CONTROLS, RunConfig
+from instar.record.config import CONTROLS
 from instar.record.files import read_json, write_json
 from instar.record.keys import digest
-from instar.record.store import Store, Tuning, tuning_name
+from instar.record.store import Tuning, tuning_name
 from instar.tasks.batch import tokenize
 from instar.tasks.frame import framed
 from instar.tasks.prepare import Prepared, control_rows, prepare, read_pairs
 from instar.training.health import Finding
 from instar.training.train import Row, train
 from instar.workflow.adopt import adopt
+from instar.workflow.experiment import Experiment
 from instar.workflow.sweep import Failure, causal_jobs, jobs, sweep
 
 
-def run(store: Store, config: RunConfig) -> dict[str, Any]:
+def run_all(experiment: Experiment) -> dict[str, Any]:
     """All stages. Returns the summary."""
-    train_stage(store, config)
-    failures = measure_stage(store, config)
-    summary = compare_stage(store, config, failures)
-    report_stage(store, config)
+    train_stage(experiment)
+    failures = measure_stage(experiment)
+    summary = compare_stage(experiment, failures)
+    report_stage(experiment)
     return summary
 
 
-def data_stage(store: Store, config: RunConfig, tokenizer: Any = None) -> Prepared:
+def data_stage(experiment: Experiment, tokenizer: Any = None) -> Prepared:
     """Rows to train on and pairs to measure on, audited."""
+    store, config = experiment.store, experiment.config
     own = config.model
     # No weights are read for this: measuring loads its checkpoints one at a time, and the base may be large.
     if tokenizer is None:
         recorded = config.series is not None and config.series.recorded
-        place = str(store.checkpoint(config.train.seeds[0], 0)) if recorded else own.source
+        source = str(store.checkpoint(config.train.seeds[0], 0)) if recorded else own.source
         remote = {"revision": None if recorded else own.revision, "trust_remote_code": own.trust_remote_code}
-        tokenizer = framed(load_tokenizer(place, **remote), own.chat)
+        tokenizer = framed(load_tokenizer(source, **remote), own.chat)
     prepared = prepare(store, config.tasks, config.data, tokenizer, trained=config.series is None)
     audited = store.data("audit.json")
     for finding in read_json(audited)["findings"] if audited.exists() else ():
@@ -55,9 +57,11 @@ def data_stage(store: Store, config: RunConfig, tokenizer: Any = None) -> Prepar
     return prepared
 
 
-def train_stage(store: Store, config: RunConfig) -> None:
+def train_stage(experiment: Experiment) -> None:
     """One fine-tuning a seed, and the controls, unless their indices say that these very ones are done."""
-    _threads(config)
+    store, config = experiment.store, experiment.config
+    store.sweep_up()
+    _pin(config.threads)
     if config.series is not None:
         if config.series.recorded:
             if store.index() is None:
@@ -66,29 +70,29 @@ def train_stage(store: Store, config: RunConfig) -> None:
                 )
             return
         store.write_config(config)
-        adopt(store, config)
+        adopt(experiment)
         return
-    base = _base(config)
+    base = experiment.untrained()
     weights, tokenizer = base.weights, base.tokenizer
     del base  # every fine-tuning begins with a fresh one, and a large one does not fit twice
-    prepared = data_stage(store, config, tokenizer)
+    prepared = data_stage(experiment, tokenizer)
     store.write_config(config)
     new = prepared.new
     heldout = tokenize(read_pairs(store, new.name, new.counterfactuals[0], 200), tokenizer, task=new.name)
     main = [Row(**row) for row in prepared.train]
     for seed in config.train.seeds:
-        _tune(
-            store, config, seed, seed, f"training (seed {seed})", (weights, main, heldout, config.train, prepared.key)
-        )
+        label = f"training (seed {seed})"
+        _tune(experiment, seed, seed, label, (weights, main, heldout, config.train, prepared.key))
     ends = config.train.model_copy(update={"checkpoints": (config.train.steps,)})
     for name in config.compare.controls:
         rows = [Row(**row) for row in control_rows(store, config.data, prepared, name)]
         label = f"training (control: {CONTROLS[name]})"
-        _tune(store, config, name, config.train.seeds[0], label, (weights, rows, heldout, ends, prepared.key))
+        _tune(experiment, name, config.train.seeds[0], label, (weights, rows, heldout, ends, prepared.key))
 
 
-def _tune(store: Store, config: RunConfig, tuning: Tuning, seed: int, label: str, of: tuple[Any, ...]) -> None:
+def _tune(experiment: Experiment, tuning: Tuning, seed: int, label: str, of: tuple[Any, ...]) -> None:
     """One fine-tuning, unless its index says that it is done."""
+    store, config = experiment.store, experiment.config
     weights, rows, heldout, train_config, data_key = of
     choices = train_config.model_dump(exclude={"seeds", "report_to"})
     key = digest(
@@ -99,7 +103,7 @@ def _tune(store: Store, config: RunConfig, tuning: Tuning, seed: int, label: str
     with bar(label) as tell:
         # A control is meant not to learn the new task: its health is not news.
         warn = _warn if isinstance(tuning, int) else lambda finding: None
-        index = train(_base(config), rows, heldout, train_config, store, tuning, seed, key, tell, warn)
+        index = train(experiment.untrained(), rows, heldout, train_config, store, tuning, seed, key, tell, warn)
     if train_config.save != "float32":
         sizes = [row["bytes"] for row in index["steps"]]
         saved = 1 - sum(sizes) / (sizes[0] * len(sizes))
@@ -111,19 +115,20 @@ def _warn(finding: Finding) -> None:
     console.print(note, style="bold yellow", markup=False)
 
 
-def measure_stage(store: Store, config: RunConfig, stages: tuple[str, ...] | None = None) -> list[Failure]:
+def measure_stage(experiment: Experiment, stages: tuple[str, ...] | None = None) -> list[Failure]:
     """Every missing measurement of every checkpoint."""
-    _threads(config)
-    prepared = data_stage(store, config)
-    todo = jobs(store, config, prepared.tasks, prepared.key)
-    known = causal_jobs(store, config, prepared.tasks, prepared.key)
+    store = experiment.store
+    _pin(experiment.config.threads)
+    prepared = data_stage(experiment)
+    todo = jobs(experiment, prepared.tasks, prepared.key)
+    known = causal_jobs(experiment, prepared.tasks, prepared.key)
     store.forget_all_but({job.path for job in (*todo, *known)})
     todo = [job for job in todo if stages is None or job.stage in stages]
     with bar("measuring") as tell:
-        failures = sweep(store, config, todo, tell)
+        failures = sweep(experiment, todo, tell)
     if stages is None:
         with bar("causal tests between checkpoints") as tell:
-            failures += sweep(store, config, causal_jobs(store, config, prepared.tasks, prepared.key), tell)
+            failures += sweep(experiment, causal_jobs(experiment, prepared.tasks, prepared.key), tell)
     for failure in failures:
         console.print(
             f"{tuning_name(failure.seed)}, step {failure.step} failed: {failure.reason}", style="bold red", markup=False
@@ -132,52 +137,46 @@ def measure_stage(store: Store, config: RunConfig, stages: tuple[str, ...] | Non
     return failures
 
 
-def compare_stage(store: Store, config: RunConfig, failures: list[Failure] | None = None) -> dict[str, Any]:
+def compare_stage(experiment: Experiment, failures: list[Failure] | None = None) -> dict[str, Any]:
     """summary.json from the measurements."""
-    from instar.compare.summary import summarise
+    store, config = experiment.store, experiment.config
+    from instar.compare.summary import Compared, summarise
 
     if failures is None:
         path = store.root / "measure" / "failed.json"
         known = read_json(path) if path.exists() else []
     else:
         known = [asdict(f) for f in failures]
-    return summarise(store, config, task_names(config), known)
+    of = Compared(
+        config.model.source, experiment.tasks, config.train.seeds, config.compare.controls, config.measure.stages
+    )
+    return summarise(store, of, known)
 
 
-def report_stage(store: Store, config: RunConfig) -> None:
+def report_stage(experiment: Experiment) -> None:
     """The page, the figures and the animations."""
     from instar.report.animate import write_animations
     from instar.report.figures import write_figures
+    from instar.report.numbers.made import made
+    from instar.report.numbers.panels import panels
     from instar.report.page import write_page
-    from instar.report.panels import panels
 
+    store, config = experiment.store, experiment.config
     with bar("report") as tell:
         tell(0, 2, "reading")
-        found = panels(store, config)
+        drawn = panels(store)
         tell(1, 2, "page")
-        write_page(store, found)
+        write_page(store, drawn, made(drawn, store, config.train, config.series), config.yaml())
         if config.report.static:
             tell(1, 2, "figures")
-            write_figures(store, found)
+            write_figures(store, drawn)
         tell(2, 2, "")
     if config.report.gifs:
         with bar("animations") as tell:
-            write_animations(store, found, tell)
+            write_animations(store, drawn, tell)
 
 
-def task_names(config: RunConfig) -> dict[str, str]:
-    """The tasks' names by role."""
-    from instar.tasks.library import task
-
-    return {role: task(name, config.data).name for role, name in (("old", config.tasks.old), ("new", config.tasks.new))}
-
-
-def _base(config: RunConfig) -> Any:
-    own = config.model
-    remote = {"revision": own.revision, "trust_remote_code": own.trust_remote_code}
-    return load(own.source, device=own.device, chat=own.chat, **remote)
-
-
-def _threads(config: RunConfig) -> None:
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+def _pin(threads: int | None) -> None:
+    """Equal thread counts make equal bytes."""
+    if threads is not None:
+        torch.set_num_threads(threads)

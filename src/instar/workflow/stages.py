@@ -24,7 +24,7 @@ from instar.measure.patching import SITES, patching
 from instar.measure.roles import roles
 from instar.measure.rows import prompts
 from instar.models.load import Model
-from instar.record.config import RunConfig
+from instar.record.config import MeasureConfig
 from instar.record.files import read_json
 from instar.record.store import Store
 from instar.tasks.batch import Batch, tokenize
@@ -42,6 +42,8 @@ class Pairs:
     store: Store
     task: str
     tokenizer: Any
+    inside: int | None = None
+    """How many are read where nothing is intervened on; all by default."""
     _kept: dict[Any, Batch] = field(default_factory=dict)
 
     @property
@@ -52,8 +54,8 @@ class Pairs:
     @property
     def givers(self) -> list[str]:
         """Those that interventions are done on."""
-        found = [c for c in self.counterfactuals if c.startswith("giver")]
-        return found or self.counterfactuals[:1]
+        givers = [c for c in self.counterfactuals if c.startswith("giver")]
+        return givers or self.counterfactuals[:1]
 
     def batch(self, first: int = 0, count: int | None = None, counterfactuals: tuple[str, ...] = ()) -> Batch:
         """Pairs `first` … of the task's first counterfactual, or of several one after another."""
@@ -79,24 +81,23 @@ class Pairs:
         return tokenize(rows, self.tokenizer, task=self.task)
 
 
-Stage = Callable[[Model, Pairs, RunConfig, bool], xr.Dataset]
-"""`stage(model, pairs, config, at_an_end)`: one measurement; the last says whether this is the first or last step."""
+Stage = Callable[[Model, Pairs, MeasureConfig, bool], xr.Dataset]
+"""`stage(model, pairs, how, at_an_end)`: one measurement; the last says whether this is the first or last step."""
 
 
-def patched(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> xr.Dataset:
+def patched(model: Model, pairs: Pairs, how: MeasureConfig, at_an_end: bool) -> xr.Dataset:
     """Patching by slot on each giver's counterfactual, per pair, in logits."""
-    own = config.measure
-    found, checks = [], {}
+    kept, checks = [], {}
     for kind in pairs.givers:
-        batch = pairs.batch(count=own.patching_pairs, counterfactuals=(kind,))
-        dataset = patching(model, batch, SITES, method=own.patching, by="slot", per_pair=True, chunk=own.replay_chunk)
+        batch = pairs.batch(count=how.patching_pairs, counterfactuals=(kind,))
+        dataset = patching(model, batch, SITES, method=how.patching, by="slot", per_pair=True, chunk=how.replay_chunk)
         checks[kind] = dataset.attrs["check"]
-        found.append(dataset.drop_vars([v for v in dataset.data_vars if str(v).endswith("_ratio")]))
-    dataset = xr.concat(found, "counterfactual", combine_attrs="override").assign_coords(counterfactual=pairs.givers)
+        kept.append(dataset.drop_vars([v for v in dataset.data_vars if str(v).endswith("_ratio")]))
+    dataset = xr.concat(kept, "counterfactual", combine_attrs="override").assign_coords(counterfactual=pairs.givers)
     return dataset.astype(np.float32).assign_attrs(counterfactual=" ".join(pairs.givers), check=checks)
 
 
-def circuit(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> xr.Dataset:
+def circuit(model: Model, pairs: Pairs, how: MeasureConfig, at_an_end: bool) -> xr.Dataset:
     """Edge scores per pair, the faithfulness curve, and the smallest faithful circuit.
 
     Returns:
@@ -107,15 +108,15 @@ def circuit(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> x
         that faithfulness is on, `evaluated_prompt`, `evaluated_wording`, `curve_clean`, `curve_corrupted` on `group,
         evaluated` and `curve_metric` on `group, size, evaluated` (logits). Groups with fewer pairs end in −1 or NaN.
     """
-    own, givers, graph = config.measure, pairs.givers, Graph.of(model.layout)
+    givers, graph = pairs.givers, Graph.of(model.layout)
     scored = {
         kind: edges(
             model,
-            pairs.batch(0, own.circuit_pairs, (kind,)),
-            own.edges,
-            steps=own.edge_steps,
+            pairs.batch(0, how.circuit_pairs, (kind,)),
+            how.edges,
+            steps=how.edge_steps,
             per_pair=True,
-            chunk=own.replay_chunk,
+            chunk=how.replay_chunk,
         )
         for kind in givers
     }
@@ -126,7 +127,7 @@ def circuit(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> x
     for kinds in groups.values():
         few = pairs.batch(0, max(1, CHECKED_PAIRS // len(kinds)), kinds)
         one = _pooled([scored[k] for k in kinds], few)
-        elsewhere = pairs.elsewhere(own.circuit_pairs, kinds)
+        elsewhere = pairs.elsewhere(how.circuit_pairs, kinds)
         agreed = agreement(one, pairs=len(few))["spearman"]
         evaluated = {f"evaluated_{name}": values for name, values in _drawn(elsewhere, wordings).items()}
         rows.append(_curve(model, elsewhere, one, graph) | evaluated | {"rank_correlation": agreed})
@@ -141,11 +142,11 @@ def circuit(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> x
         values = [row[name] for row in rows]
         data[name] = (dims, np.stack([_padded(v, longest) for v in values] if dims[-1] == "evaluated" else values))
     # Numbered over all counterfactuals at once, so that pairs of one prompt have one number.
-    for name, values in _drawn(pairs.batch(0, own.circuit_pairs, tuple(givers)), wordings).items():
+    for name, values in _drawn(pairs.batch(0, how.circuit_pairs, tuple(givers)), wordings).items():
         data[name] = (("counterfactual", "pair"), values.reshape(len(givers), -1))
-    if at_an_end and own.exact_ends and graph.n_edges < EXACT_EDGES:
-        few = {kind: pairs.batch(0, min(EXACT_PAIRS, own.circuit_pairs), (kind,)) for kind in givers}
-        exact = [edges(model, batch, "exact", chunk=own.replay_chunk).scores[graph.exists] for batch in few.values()]
+    if at_an_end and how.exact_ends and graph.n_edges < EXACT_EDGES:
+        few = {kind: pairs.batch(0, min(EXACT_PAIRS, how.circuit_pairs), (kind,)) for kind in givers}
+        exact = [edges(model, batch, "exact", chunk=how.replay_chunk).scores[graph.exists] for batch in few.values()]
         data["score_exact"] = (("counterfactual", "edge"), np.stack(exact).astype(np.float32))
     coords = {"counterfactual": list(givers), "group": list(groups), "edge": list(graph.names(graph.exists))}
     attrs = scored[givers[0]].dataset.attrs | {"counterfactual": " ".join(givers), "ablation": "resample"}
@@ -164,9 +165,8 @@ _DIMS: dict[str, tuple[str, ...]] = {
 }
 
 
-def causal_prompts(pairs: Pairs, config: RunConfig) -> Prompts:
-    """One task's pairs for the causal tests: clean ones, and half as many for each giver's counterfactual."""
-    count = config.compare.pairs
+def causal_prompts(pairs: Pairs, count: int) -> Prompts:
+    """One task's pairs for the causal tests: `count` clean ones, and half as many for each giver's counterfactual."""
     return Prompts(pairs.batch(count=count), pairs.batch(0, count // 2, tuple(pairs.givers)))
 
 
@@ -190,56 +190,49 @@ def _pooled(scored: list[Edges], few: Batch) -> Edges:
 
 
 def _curve(model: Model, batch: Batch, scored: Edges, graph: Graph) -> dict[str, Any]:
-    found = curve(model, batch, scored)
-    size = smallest_size(found["size"].values, found["faithfulness"].values, FAITHFUL)
+    sized = curve(model, batch, scored)
+    size = smallest_size(sized["size"].values, sized["faithfulness"].values, FAITHFUL)
     chosen = Circuit(graph, ()) if size is None else select(graph, scored.scores, size)
     return {
-        **{name: found[name].values for name in ("faithfulness", "low", "high", "random")},
-        "kept": found["edges"].values,
+        **{name: sized[name].values for name in ("faithfulness", "low", "high", "random")},
+        "kept": sized["edges"].values,
         "in_circuit": chosen.mask[graph.exists],
         "circuit_size": np.nan if size is None else len(chosen),
-        "curve_metric": found["metric"].transpose("size", "pair").values,
-        **{f"curve_{name}": found[name].values for name in ("clean", "corrupted")},
-        **{name: found.attrs[name] for name in ("cpr", "cmd", "random_cpr")},
+        "curve_metric": sized["metric"].transpose("size", "pair").values,
+        **{f"curve_{name}": sized[name].values for name in ("clean", "corrupted")},
+        **{name: sized.attrs[name] for name in ("cpr", "cmd", "random_cpr")},
     }
 
 
-def played(model: Model, pairs: Pairs, config: RunConfig, at_an_end: bool) -> xr.Dataset:
+def played(model: Model, pairs: Pairs, how: MeasureConfig, at_an_end: bool) -> xr.Dataset:
     """Roles of heads, with S-inhibition for each giver."""
-    count, every = config.measure.role_pairs, pairs.givers
-    found = {kind: pairs.batch(count=count, counterfactuals=(kind,)) for kind in every}
-    return roles(model, found, repeats=16, chunk=config.measure.chunk).astype(np.float32)
-
-
-def inside(config: RunConfig, pairs: Pairs) -> Batch:
-    """The pairs for what is read off without intervening."""
-    return pairs.batch(count=config.data.measure_pairs)
+    batches = {kind: pairs.batch(count=how.role_pairs, counterfactuals=(kind,)) for kind in pairs.givers}
+    return roles(model, batches, repeats=16, chunk=how.chunk).astype(np.float32)
 
 
 STAGES: dict[str, Stage] = {
-    "evaluate": lambda m, p, c, _: evaluate(m, p.batch(), chunk=c.measure.chunk),
-    "lens": lambda m, p, c, _: lens(m, inside(c, p), chunk=c.measure.chunk),
-    "attribution": lambda m, p, c, _: attribution(m, inside(c, p), chunk=c.measure.chunk),
-    "attention": lambda m, p, c, _: attention(m, inside(c, p), examples=c.measure.examples, chunk=c.measure.chunk),
+    "evaluate": lambda m, p, how, _: evaluate(m, p.batch(), chunk=how.chunk),
+    "lens": lambda m, p, how, _: lens(m, p.batch(count=p.inside), chunk=how.chunk),
+    "attribution": lambda m, p, how, _: attribution(m, p.batch(count=p.inside), chunk=how.chunk),
+    "attention": lambda m, p, how, _: attention(m, p.batch(count=p.inside), examples=how.examples, chunk=how.chunk),
     "patching": patched,
     "circuit": circuit,
     "roles": played,
 }
 
 
-def options(stage: str, config: RunConfig) -> dict[str, Any]:
-    """What, beside weights, pairs and threads, decides a stage's numbers."""
-    own = config.measure
+def options(stage: str, how: MeasureConfig, inside: int | None) -> dict[str, Any]:
+    """What, beside weights, pairs and threads, decides a stage's numbers; `inside` as of `Pairs`."""
     if stage == "patching":
-        return {"pairs": own.patching_pairs, "method": own.patching, "chunk": own.replay_chunk}
+        return {"pairs": how.patching_pairs, "method": how.patching, "chunk": how.replay_chunk}
     if stage == "circuit":
-        chosen = {"pairs": own.circuit_pairs, "edges": own.edges, "steps": own.edge_steps, "chunk": own.replay_chunk}
-        return chosen | {"grid": GRID, "faithful": FAITHFUL, "exact": own.exact_ends}
-    found: dict[str, Any] = {"chunk": own.chunk}
+        chosen = {"pairs": how.circuit_pairs, "edges": how.edges, "steps": how.edge_steps, "chunk": how.replay_chunk}
+        return chosen | {"grid": GRID, "faithful": FAITHFUL, "exact": how.exact_ends}
+    chosen: dict[str, Any] = {"chunk": how.chunk}
     if stage == "roles":
-        return found | {"pairs": own.role_pairs}
+        return chosen | {"pairs": how.role_pairs}
     if stage == "attention":
-        found["examples"] = own.examples
+        chosen["examples"] = how.examples
     if stage in ("lens", "attribution", "attention"):
-        found["pairs"] = config.data.measure_pairs
-    return found
+        chosen["pairs"] = inside
+    return chosen

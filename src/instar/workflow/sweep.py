@@ -10,7 +10,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,15 @@ from instar.between.causal import causal
 from instar.between.drift import drift
 from instar.circuits.circuit import Circuit
 from instar.models.hub import evict, holds_weights
-from instar.models.load import Model, load
+from instar.models.load import Model
 from instar.models.organism import NAME as EMBEDDED
 from instar.models.organism.corpus import stories
 from instar.progress import Tell
 from instar.record.config import RunConfig
 from instar.record.files import read_json
 from instar.record.keys import digest
-from instar.record.store import SHARED, Store, Tuning
+from instar.record.store import SHARED, Tuning
+from instar.workflow.experiment import Experiment
 from instar.workflow.stages import STAGES, Pairs, causal_prompts, options
 
 GENERAL_TEXTS = 64
@@ -60,14 +61,14 @@ class Failure:
     reason: str
 
 
-def jobs(store: Store, config: RunConfig, tasks: Iterable[str], data_key: str) -> list[Job]:
+def jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Job]:
     """Every measurement of one checkpoint each, done or not."""
-    found = []
-    tasks = list(tasks)
-    for seed in [*config.train.seeds, *config.compare.controls]:
+    store, config, tasks = experiment.store, experiment.config, list(tasks)
+    every = []
+    for seed in experiment.tunings:
         if isinstance(seed, str) and store.index(seed) is None:
             continue
-        index, stages = _index(store, seed), config.measure.stages
+        index, stages = experiment.index(seed), config.measure.stages
         rows = index["steps"]
         if isinstance(seed, str):
             # Of a control only the end is wanted: what a fine-tuning of that length does by itself.
@@ -84,17 +85,17 @@ def jobs(store: Store, config: RunConfig, tasks: Iterable[str], data_key: str) -
                     path = store.measurement(stage, task, seed, row["step"])
                     # Of weights that were not kept there is what was measured in time, and no more.
                     if row.get("kept", True) or path.exists():
-                        found.append(Job(stage, task, seed, row["step"], path, key, at_an_end))
-    return found
+                        every.append(Job(stage, task, seed, row["step"], path, key, at_an_end))
+    return every
 
 
-def causal_jobs(store: Store, config: RunConfig, tasks: Iterable[str], data_key: str) -> list[Job]:
+def causal_jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Job]:
     """The causal tests of every chosen checkpoint whose circuits are there: of further seeds the last one only."""
-    found = []
+    store, config = experiment.store, experiment.config
+    every, own = [], config.compare
     old, new = tasks
-    own = config.compare
     for seed in config.train.seeds if "circuit" in config.measure.stages else ():
-        rows = _index(store, seed)["steps"]
+        rows = experiment.index(seed)["steps"]
         last = rows[-1]["step"]
         steps = spaced([row["step"] for row in rows[1:]], own.checkpoints if seed == config.train.seeds[0] else 1)
         for row in (r for r in rows if r["step"] in steps and r.get("kept", True)):
@@ -105,8 +106,8 @@ def causal_jobs(store: Store, config: RunConfig, tasks: Iterable[str], data_key:
             decides = [*map(store.key_of, files), rows[0]["sha256"], row["sha256"], choices, row["step"] == last]
             key = digest([__version__, "causal", data_key, config.threads, *decides])
             path = store.measurement("causal", SHARED, seed, row["step"])
-            found.append(Job("causal", SHARED, seed, row["step"], path, key, row["step"] == last))
-    return found
+            every.append(Job("causal", SHARED, seed, row["step"], path, key, row["step"] == last))
+    return every
 
 
 def spaced(steps: list[int], count: int) -> list[int]:
@@ -115,19 +116,12 @@ def spaced(steps: list[int], count: int) -> list[int]:
     return steps if every <= 1 else sorted({steps[round((i + 1) * every) - 1] for i in range(count)})
 
 
-def _index(store: Store, seed: Tuning) -> dict[str, Any]:
-    index = store.index(seed)
-    if index is None:
-        raise ValueError(f"{store.checkpoints(seed)} has no finished fine-tuning; run `instar train` first")
-    return index
-
-
 def _options(stage: str, config: RunConfig) -> dict[str, Any]:
     """What, beside weights and pairs, decides a stage's numbers."""
     own: dict[str, Any] = {**_reading(config), "threads": config.threads}
     if stage == "drift":
         return own | {"text": _general_texts(config.data.general_text, config.model.source)}
-    return own | options(stage, config)
+    return own | options(stage, config.measure, config.data.measure_pairs)
 
 
 def _reading(config: RunConfig) -> dict[str, Any]:
@@ -135,8 +129,9 @@ def _reading(config: RunConfig) -> dict[str, Any]:
     return config.model.model_dump(include={"device", "dtype", "chat"})
 
 
-def sweep(store: Store, config: RunConfig, todo: list[Job], tell: Tell) -> list[Failure]:
+def sweep(experiment: Experiment, todo: list[Job], tell: Tell) -> list[Failure]:
     """Make what is missing. Returns what could not be made."""
+    store = experiment.store
     missing = [job for job in todo if not store.has_measurement(job.path, job.key)]
     for job in missing:
         # What is there was decided by something else; it must not stand in for what fails now.
@@ -147,26 +142,26 @@ def sweep(store: Store, config: RunConfig, todo: list[Job], tell: Tell) -> list[
     done = len(todo) - len(missing)
     tell(done, len(todo), "")
     failures: list[Failure] = []
-    run = _with_ray if config.measure.executor == "ray" else _serial
-    for group, failure in run(store, config, list(groups.values())):
+    executed = _with_ray if experiment.config.measure.executor == "ray" else _serial
+    for group, failure in executed(experiment, list(groups.values())):
         done += len(group)
         failures += [failure] if failure else []
         tell(done, len(todo), f"step {group[0].step}")
     return failures
 
 
-def _serial(store: Store, config: RunConfig, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
-    worker = Worker(store, config)
+def _serial(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
+    worker = Worker(experiment)
     for group in groups:
         yield group, worker.measure(group)
 
 
-def _with_ray(store: Store, config: RunConfig, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
+def _with_ray(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
     try:
         import ray  # pyright: ignore[reportMissingImports] — an extra
     except ImportError:
         raise ValueError("measure.executor: ray needs the extra: pip install 'instar[ray]'") from None
-    threads = config.threads or torch.get_num_threads()
+    threads = experiment.config.threads or torch.get_num_threads()
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
 
@@ -174,7 +169,7 @@ def _with_ray(store: Store, config: RunConfig, groups: list[list[Job]]) -> Itera
     def remote(group: list[Job]) -> Failure | None:
         # Equal thread counts make the sums, and so the bytes, equal to the serial loop's.
         torch.set_num_threads(threads)
-        return Worker(store, config).measure(group)
+        return Worker(experiment).measure(group)
 
     waiting = {remote.remote(group): group for group in groups}
     while waiting:
@@ -185,8 +180,8 @@ def _with_ray(store: Store, config: RunConfig, groups: list[list[Job]]) -> Itera
 class Worker:
     """Measures checkpoints one after another, keeping each seed's base and the tokenised pairs."""
 
-    def __init__(self, store: Store, config: RunConfig):
-        self.store, self.config = store, config
+    def __init__(self, experiment: Experiment):
+        self.experiment, self.store, self.config = experiment, experiment.store, experiment.config
         self.bases: dict[Tuning, Model] = {}
         self.pairs: dict[str, Pairs] = {}
 
@@ -207,7 +202,7 @@ class Worker:
         """Make the jobs of one checkpoint; says what has just been done: "load", then each job's stage."""
         seed, step = group[0].seed, group[0].step
         base = self.base(seed)
-        model = base if step == 0 else self._load(seed, step, like=base)
+        model = base if step == 0 else self.experiment.checkpoint(seed, step, like=base)
         yield "load"
         for job in group:
             if job.stage == "drift":
@@ -215,7 +210,7 @@ class Worker:
             elif job.stage == "causal":
                 dataset = self._causal(base, model, job)
             else:
-                dataset = STAGES[job.stage](model, self._pairs(job.task, base), self.config, job.at_an_end)
+                dataset = STAGES[job.stage](model, self._pairs(job.task, base), self.config.measure, job.at_an_end)
             self.store.write_measurement(job.path, dataset, job.key)
             yield job.stage
 
@@ -233,18 +228,18 @@ class Worker:
                 evict(name, revision)
 
     def _pairs(self, task: str, base: Model) -> Pairs:
-        return self.pairs.setdefault(task, Pairs(self.store, task, base.tokenizer))
+        return self.pairs.setdefault(task, Pairs(self.store, task, base.tokenizer, self.config.data.measure_pairs))
 
     def _causal(self, base: Model, model: Model, job: Job) -> Any:
         old, new = (self._pairs(name, base) for name in read_json(self.store.data("prepared.json"))["counterfactuals"])
-        found = [
+        measured = [
             self.store.read_measurement("circuit", pairs.task, job.seed, step)
             for pairs, step in ((old, 0), (new, job.step))
         ]
-        circuits = [Circuit.stored(dataset) for dataset in found if dataset is not None]
+        circuits = [Circuit.stored(dataset) for dataset in measured if dataset is not None]
         own = self.config.compare
         return causal(
-            base, model, causal_prompts(old, self.config), causal_prompts(new, self.config), *circuits,
+            base, model, causal_prompts(old, own.pairs), causal_prompts(new, own.pairs), *circuits,
             random=own.random_sets, exchanged=own.exchanged_sets, single=own.single and job.at_an_end,
             chunk=self.config.measure.chunk,
         )  # fmt: skip
@@ -252,15 +247,8 @@ class Worker:
     def base(self, seed: Tuning) -> Model:
         """Step 0 of one fine-tuning, kept in memory."""
         if seed not in self.bases:
-            self.bases[seed] = self._load(seed, 0, like=None)
+            self.bases[seed] = self.experiment.checkpoint(seed, 0)
         return self.bases[seed]
-
-    def _load(self, seed: Tuning, step: int, like: Model | None) -> Model:
-        own, (source, revision) = self.config.model, self.store.origin(seed, step)
-        choices = {"dtype": own.dtype, "device": own.device, "trust_remote_code": own.trust_remote_code}
-        model = load(source, revision=revision, like=like, chat=own.chat, **choices)
-        # Results are the same wherever the run directory lies, so they do not name it.
-        return replace(model, name=f"{self.config.model.source}, seed {seed}, step {step}")
 
     def _general(self, base: Model) -> tuple[Any, Any]:
         texts = _general_texts(self.config.data.general_text, self.config.model.source)

@@ -16,8 +16,8 @@ import instar
 from instar.live.choices import Choices
 from instar.live.undisturbed import undisturbed
 from instar.record.config import RunConfig
-from instar.record.store import Store
 from instar.training.train import Row, encode
+from instar.workflow.experiment import Experiment
 from instar.workflow.pipeline import compare_stage, measure_stage
 
 SMALL = RunConfig.model_validate(
@@ -174,14 +174,14 @@ def test_what_is_recorded_is_what_a_run_measures(embedded, batches, tmp_path, sa
     files = {p: p.read_bytes() for p in (out / "measure").rglob("*.nc")}
     assert len(files) == 2 * 2 * 3
     moved = shutil.move(out, tmp_path / "moved")
-    store, config = Store.open(moved)
+    experiment = Experiment.open(moved)
     times = {p: p.stat().st_mtime_ns for p in moved.rglob("*.nc")}
-    assert measure_stage(store, config, ("evaluate", stage)) == []
+    assert measure_stage(experiment, ("evaluate", stage)) == []
     assert {p: p.stat().st_mtime_ns for p in moved.rglob("*.nc")} == times, "made again"
     # And made again from the stored weights, they are the same bytes.
     for file in moved.rglob("*.nc"):
         file.unlink()
-    assert measure_stage(store, config, ("evaluate", stage)) == []
+    assert measure_stage(experiment, ("evaluate", stage)) == []
     assert all((moved / p.relative_to(out)).read_bytes() == data for p, data in files.items())
     size = {row["step"]: row["bytes"] for row in index(moved)["steps"]}
     assert (size[3] < 0.6 * size[0]) is (save == "bfloat16")
@@ -192,10 +192,10 @@ def test_weights_that_are_not_kept(embedded, batches, tmp_path):
     with recording(model, embedded, out, save=None, stages=["evaluate", "attribution"]) as r:
         loop(model, batches, after=r.step)
     assert not list(out.rglob("*.safetensors"))
-    store, config = Store.open(out)
+    experiment = Experiment.open(out)
     before = {p: p.read_bytes() for p in out.rglob("*.nc")}
-    assert measure_stage(store, config) == [] and {p: p.read_bytes() for p in out.rglob("*.nc")} == before
-    summary = compare_stage(store, config)
+    assert measure_stage(experiment) == [] and {p: p.read_bytes() for p in out.rglob("*.nc")} == before
+    summary = compare_stage(experiment)
     assert summary["tasks"]["ioi3"]["steps"] == [0, 2, 4, 6] and summary["verdict"] is None
 
 

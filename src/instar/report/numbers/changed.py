@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from instar.record.store import SHARED, Store
+from instar.report.numbers.rounded import rounded
 from instar.stats.intervals import Interval, bootstrap_mean
 
 WATCHED = 8
@@ -89,19 +90,11 @@ def _role(words: str, values: np.ndarray, unit: str) -> dict[str, Any]:
     ranked = np.argsort(-most, axis=None, kind="stable")[:WATCHED]
     heads = [np.unravel_index(i, most.shape) for i in ranked if most.ravel()[i] > 0]
     rows = [{"layer": int(layer), "head": int(head)} | _bounds(values[:, :, layer, head]) for layer, head in heads]
-    return {"words": words, "unit": unit, "value": _plain(mean), "limit": float(most.max()) or 1.0, "top": rows}
+    return {"words": words, "unit": unit, "value": rounded(mean), "limit": float(most.max()) or 1.0, "top": rows}
 
 
 def _bounds(values: np.ndarray) -> dict[str, Any]:
     """Bounds of `unit, step`; a pair whose prompt does not hold the answer has no score."""
     there = [own[~np.isnan(own)] for own in values.T]
     bounds = [bootstrap_mean(own) if len(own) else Interval(np.nan, np.nan, np.nan) for own in there]
-    return {k: [_plain(getattr(b, k)) for b in bounds] for k in ("low", "high")}
-
-
-def _plain(values: np.ndarray) -> Any:
-    """Nested lists, four decimals, None for what is masked."""
-    values = np.asarray(values, float)
-    if values.ndim == 0:
-        return round(float(values), 4) if np.isfinite(values) else None
-    return [_plain(v) for v in values]
+    return {k: [rounded(getattr(b, k)) for b in bounds] for k in ("low", "high")}

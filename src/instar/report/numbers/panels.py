@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from instar.record.config import RunConfig
 from instar.record.files import read_json
 from instar.record.store import Store
-from instar.report.interventions import Circuits, Patched, circuits, patched
+from instar.report.numbers.interventions import Circuits, Patched, circuits, patched
 from instar.stats.intervals import Interval, bootstrap_mean
 
 
@@ -46,7 +45,6 @@ class Panels:
     """Everything that is drawn, and the limits that all frames share."""
 
     summary: dict[str, Any]
-    config: RunConfig
     tasks: list[TaskPanels]
     patched: dict[str, Patched]
     """By role; empty where patching was not measured."""
@@ -62,7 +60,7 @@ class Panels:
         return max((float(np.nanmax(np.abs(v))) for v in values if np.isfinite(v).any()), default=1.0) or 1.0
 
 
-def panels(store: Store, config: RunConfig) -> Panels:
+def panels(store: Store) -> Panels:
     """Read a measured run.
 
     Raises:
@@ -72,14 +70,13 @@ def panels(store: Store, config: RunConfig) -> Panels:
     if not path.exists():
         raise ValueError(f"{store.root} has no summary.json; run `instar compare {store.root}` first")
     summary = read_json(path)
-    found = [_task(store, summary[role], role, summary["tasks"][summary[role]]["steps"]) for role in ("old", "new")]
+    tasks = [_task(store, summary[role], role, summary["tasks"][summary[role]]["steps"]) for role in ("old", "new")]
     named = {role: (summary[role], summary["tasks"][summary[role]]["steps"]) for role in ("old", "new")}
     shown = {role: patched(store, name, role, steps) for role, (name, steps) in named.items()}
     drawn = {role: circuits(store, name, steps) for role, (name, steps) in named.items()}
     return Panels(
         summary,
-        config,
-        [task for task in found if task is not None],
+        [task for task in tasks if task is not None],
         {role: p for role, p in shown.items() if p is not None},
         {role: c for role, c in drawn.items() if c is not None},
     )

@@ -1,0 +1,32 @@
+"""The command line: one command a stage. Nothing heavy is imported until a command runs."""
+
+import sys
+
+import typer
+
+from instar.cli import beside, data, runs
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="What did fine-tuning do inside? Circuits of a language model, checkpoint by checkpoint.",
+)
+for commands in (runs, beside):
+    app.add_typer(commands.app)
+app.add_typer(data.app, name="data")
+INTERRUPTED = 130
+"""What typer makes of Ctrl-C, without a word."""
+
+
+def main() -> None:
+    """The entry point: errors that a user can mend are one message, not a traceback."""
+    try:
+        app()
+    except (ValueError, OSError, ArithmeticError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            typer.echo("interrupted; what is finished is kept, and the same command goes on from there", err=True)
+        raise

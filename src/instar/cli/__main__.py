@@ -1,0 +1,5 @@
+"""`python -m instar.cli`."""
+
+from instar.cli import main
+
+main()

@@ -1,0 +1,104 @@
+"""Commands beside a run: which tasks to begin with, two circuits, the embedded model, how often the verdict is right."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def screen(
+    model: Annotated[str, typer.Option("--model", help='"embedded", a folder, or a hub id')] = "embedded",
+    tasks: Annotated[str, typer.Option(help="comma-separated; all of the library by default")] = "",
+    pairs: Annotated[int, typer.Option(help="held-out pairs a task")] = 200,
+    seed: Annotated[int, typer.Option(help="seed of the prompts")] = 0,
+    device: Annotated[str, typer.Option(help="torch device")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Which tasks a model has mastered, which not, and which of them are neighbours."""
+    import json
+
+    from instar.models.load import load
+    from instar.progress import bar
+    from instar.report.terminal import show_screen
+    from instar.tasks.library import TASKS
+    from instar.workflow.screen import neighbours
+    from instar.workflow.screen import screen as screen_tasks
+
+    with bar("screening") as tell:
+        found = screen_tasks(load(model, device=device), tasks.split(",") if tasks else list(TASKS), pairs, seed, tell)
+    if as_json:
+        rows: Any = {"tasks": [s.as_dict() for s in found], "neighbours": neighbours(found)}
+        typer.echo(json.dumps(rows, indent=1))
+    else:
+        show_screen(model, found, neighbours(found))
+
+
+@app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(help="a circuit's JSON, ours or the EAP-IG package's", metavar="A")],
+    after: Annotated[Path, typer.Argument(help="another, of the same model shape", metavar="B")],
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """What two saved circuits share and what changed from A to B, with chance beside it."""
+    import json
+
+    from instar.circuits.circuit import Circuit
+    from instar.compare.chance import NO_PAIRS, beside
+    from instar.compare.diff import diff as compare_circuits
+    from instar.report.terminal import show_diff
+
+    a, b = Circuit.read(before), Circuit.read(after)
+    found = compare_circuits(a, b)
+    by_chance = beside(a, b)
+    if as_json:
+        value = found.as_dict() | {"chance": {k: c.as_dict() for k, c in by_chance.items()}, "floors": NO_PAIRS}
+        typer.echo(json.dumps(value, indent=1))
+    else:
+        show_diff(str(before), str(after), found, by_chance, NO_PAIRS)
+
+
+@app.command()
+def organism(
+    out: Annotated[Path, typer.Option("--out", help="folder of the new model")] = Path("organism"),
+    seed: Annotated[int, typer.Option(help="seed of weights and text")] = 1,
+    threads: Annotated[int, typer.Option(help="torch threads")] = 2,
+) -> None:
+    """Retrain the embedded model from nothing (under 15 minutes on 2 cores)."""
+    from instar.models.organism.recipe import Recipe, make
+    from instar.progress import bar
+
+    with bar("training the organism") as tell:
+        facts = make(out, Recipe(seed=seed, threads=threads), tell)
+    scores = ", ".join(f"{name} {value:.1%}" for name, value in facts["accuracy"].items())
+    typer.echo(f"{out}: {scores} on {facts['pairs']:,} held-out pairs; sha256 {facts['sha256 of model.safetensors']}")
+
+
+@app.command()
+def calibrate(
+    out: Annotated[Path, typer.Option("--out", help="folder of the planted instances")] = Path("runs/calibrate"),
+    seeds: Annotated[int, typer.Option(help="fine-tuning seeds of each kind, on each base")] = 8,
+    quick: Annotated[bool, typer.Option("--quick", help="four seeds (under 45 minutes on 2 cores)")] = False,
+    bases: Annotated[str, typer.Option(help="comma-separated: embedded, seed-N (trained first)")] = "embedded,seed-2",
+    shipped: Annotated[
+        bool, typer.Option("--shipped", help="print what the software was calibrated with; make nothing")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """How often the verdict is right, on planted truths. What is made is kept: the same command goes on."""
+    import json
+
+    from instar.calibrate import SHIPPED
+    from instar.report.calibration import show_calibration
+
+    if shipped:
+        result = json.loads(SHIPPED.read_text(encoding="utf-8"))
+    else:
+        from instar.calibrate.matrix import calibrated
+        from instar.progress import bar
+
+        with bar("planting and measuring") as tell:
+            result = calibrated(out, 4 if quick else seeds, tuple(bases.split(",")), tell)
+    typer.echo(json.dumps(result, indent=1)) if as_json else show_calibration(result)

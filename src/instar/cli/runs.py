@@ -1,0 +1,187 @@
+"""Commands of a run: everything, or one stage at a time. Each takes a run directory, or a YAML file and `--out`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer()
+Run = Annotated[
+    Path, typer.Argument(help="a run directory, or a run's YAML file with --out", metavar="RUN", show_default=False)
+]
+Out = Annotated[Path | None, typer.Option("--out", help="the run directory that a YAML file is for")]
+Device = Annotated[str | None, typer.Option("--device", help="torch device: cpu, cuda, cuda:1, mps")]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", help="type that is measured in: float32, float64, bfloat16, float16")
+]
+Lora = Annotated[
+    str | None, typer.Option("--lora", help='train low-rank adapters: "rank=8", "rank=8,alpha=16,dropout=0.05"')
+]
+Seeds = Annotated[str | None, typer.Option("--seeds", help="one fine-tuning each: 0,1,2")]
+Controls = Annotated[str | None, typer.Option("--controls", help="control fine-tunings: old,shuffled")]
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option("--out", help="the run directory")] = Path("runs/demo")) -> None:
+    """The whole way on the embedded model: fine-tune on 3-object IOI, measure, report."""
+    from instar.workflow.demo import demo_config
+    from instar.workflow.experiment import Experiment
+
+    _run(Experiment.create(out, demo_config()))
+
+
+@app.command()
+def run(
+    run: Run,
+    out: Out = None,
+    lora: Lora = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    seeds: Seeds = None,
+    controls: Controls = None,
+) -> None:
+    """Everything a configuration says: data, training, measurements, comparison, report."""
+    _run(_named(run, out, lora, device, dtype, seeds, controls))
+
+
+@app.command()
+def train(
+    run: Run,
+    out: Out = None,
+    lora: Lora = None,
+    device: Device = None,
+    seeds: Seeds = None,
+    controls: Controls = None,
+) -> None:
+    """Make the data and fine-tune, with dense checkpoints."""
+    from instar.workflow.pipeline import train_stage
+
+    experiment = _named(run, out, lora, device, None, seeds, controls)
+    train_stage(experiment)
+    _end(experiment)
+
+
+@app.command()
+def evaluate(run: Run, out: Out = None) -> None:
+    """Behaviour of every checkpoint on both tasks, as a table."""
+    from instar.report.terminal import show_accuracy
+    from instar.workflow.pipeline import compare_stage, measure_stage
+
+    experiment = _named(run, out).trained()
+    measure_stage(experiment, ("evaluate",))
+    summary = compare_stage(experiment)
+    _end(experiment, lambda: show_accuracy(summary))
+
+
+@app.command()
+def measure(run: Run, out: Out = None) -> None:
+    """Every missing measurement of every checkpoint."""
+    from instar.workflow.pipeline import measure_stage
+
+    experiment = _named(run, out).trained()
+    failures = measure_stage(experiment)
+    _end(experiment, failed=bool(failures))
+
+
+@app.command()
+def compare(
+    run: Annotated[
+        Path | None, typer.Argument(help="a run directory, or a run's YAML file with --out", metavar="RUN")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help='without RUN: the base, "embedded", a folder, or a hub id')] = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            help="without RUN: glob of folders that end in their step, or hub revisions: org/name@step{1,2,4}"
+        ),
+    ] = None,
+    old: Annotated[str, typer.Option(help="without RUN: the task the base has mastered")] = "ioi2",
+    new: Annotated[str, typer.Option(help="without RUN: the task it was fine-tuned on")] = "ioi3",
+    train_file: Annotated[Path | None, typer.Option(help="without RUN: what it was trained on, to find leaks")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="the run directory to make, or that a file is for")] = None,
+    evict: Annotated[
+        bool, typer.Option("--evict", help="without RUN: remove fetched checkpoints from the hub's cache once measured")
+    ] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """What changed, and the verdict: of a run, or of checkpoints that somebody else trained."""
+    from instar.record.config import RunConfig
+    from instar.report.terminal import show_summary
+    from instar.workflow.experiment import Experiment
+    from instar.workflow.pipeline import compare_stage, measure_stage
+
+    if run is not None:
+        if base or checkpoints or device or dtype:
+            raise ValueError("compare takes a RUN, or --base, --checkpoints and --out with their options; not both")
+        experiment = _named(run, out).trained()
+        failures = measure_stage(experiment)
+        summary = compare_stage(experiment, failures)
+        _end(experiment, lambda: show_summary(summary), failed=bool(failures))
+        return
+    if not (base and checkpoints and out):
+        raise ValueError("compare takes a RUN, or all of --base, --checkpoints and --out")
+    chosen: dict[str, Any] = {
+        "model": {"source": base, **_given(device=device, dtype=dtype)},
+        "tasks": {"old": old, "new": new},
+        "series": {"checkpoints": checkpoints, "evict": evict},
+        "data": {"train_file": None if train_file is None else str(train_file)},
+    }
+    _run(Experiment.create(out, RunConfig.checked(chosen, "compare")))
+
+
+@app.command()
+def report(run: Run, out: Out = None) -> None:
+    """The page, the figures and the animations."""
+    from instar.workflow.pipeline import report_stage
+
+    experiment = _named(run, out).trained()
+    report_stage(experiment)
+    _end(experiment)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _named(
+    run: Path,
+    out: Path | None,
+    lora: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    seeds: str | None = None,
+    controls: str | None = None,
+) -> Any:
+    """The run that a command means, with what the command line says instead of its configuration."""
+    from instar.workflow.experiment import Experiment
+
+    instead = {
+        "model": _given(device=device, dtype=dtype),
+        "train": _given(lora=lora, seeds=seeds),
+        "compare": _given(controls=controls),
+    }
+    return Experiment.named(run, out, instead)
+
+
+def _run(experiment: Any) -> None:
+    from instar.report.terminal import show_summary
+    from instar.workflow.pipeline import run_all
+
+    summary = run_all(experiment)
+    _end(experiment, lambda: show_summary(summary), failed=bool(summary["failed"]))
+
+
+def _end(experiment: Any, show: Callable[[], None] = lambda: None, failed: bool = False) -> None:
+    """A command's last words: its results, where things are, what comes next. Exits with 1 where something failed."""
+    from instar.progress import settled
+    from instar.report.terminal import show_ending
+    from instar.workflow.ending import ending
+
+    settled()
+    show()
+    last = ending(experiment)
+    show_ending(last.files, last.commands)
+    if failed:
+        raise typer.Exit(1)
