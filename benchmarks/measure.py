@@ -11,7 +11,7 @@ from benchmarks import shapes
 from benchmarks.floor import Floor
 
 import instar
-from instar.measure.lens import decomposed
+from instar.measure.direct_attribution import decomposed
 from instar.models.taps import record
 
 SITES = ("resid_pre", "attn_out", "mlp_out", "z", "v", "pattern")

@@ -17,6 +17,7 @@ with install_import_hook(
     import instar.between.graft
     import instar.measure.ablate
     import instar.measure.attention
+    import instar.measure.direct_attribution
     import instar.measure.edge_attribution
     import instar.measure.edge_patching
     import instar.measure.evaluate

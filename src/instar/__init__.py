@@ -24,7 +24,7 @@ _HOME = {
     "Task": "instar.tasks.task",
     "Verdict": "instar.compare.verdict",
     "attention": "instar.measure.attention",
-    "attribution": "instar.measure.lens",
+    "attribution": "instar.measure.direct_attribution",
     "audit": "instar.tasks.audit",
     "completeness": "instar.measure.faithfulness",
     "curve": "instar.measure.faithfulness",

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM
 
 import instar
 from instar.measure.attention import attention
+from instar.measure.direct_attribution import attribution
 from instar.measure.evaluate import evaluate
-from instar.measure.lens import attribution, lens
+from instar.measure.lens import lens
 from instar.models.load import load
 
 FOLDER = Path(__file__).parent / "gpt2-tiny"

@@ -22,9 +22,9 @@ from instar.between.graft import graft, sets_of
 from instar.circuits.circuit import Circuit
 from instar.circuits.graph import Graph
 from instar.circuits.sets import all_heads, heads_of, matched
+from instar.measure.common import about, prompts
 from instar.measure.faithfulness import faithfulness
 from instar.measure.paths import set_patching
-from instar.measure.rows import about, prompts
 from instar.models.load import Model
 from instar.models.weights import permuted
 from instar.tasks.batch import Batch

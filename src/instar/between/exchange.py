@@ -25,7 +25,7 @@ from torch import Tensor
 
 from instar.between.graft import Sets
 from instar.circuits.graph import Graph
-from instar.measure.rows import about, answer_direction, at_end, foil_values, numpy, pair_coords, pieces
+from instar.measure.common import about, answer_direction, at_end, foil_values, numpy, pair_coords, pieces
 from instar.models.load import Model
 from instar.models.norms import frozen
 from instar.models.replay import Engine, rows_of

@@ -21,7 +21,7 @@ import xarray as xr
 from jaxtyping import Bool, Float
 
 from instar.circuits.graph import Graph
-from instar.measure.rows import about, foil_values, numpy, pair_coords, pieces
+from instar.measure.common import about, foil_values, numpy, pair_coords, pieces
 from instar.models.load import Model
 from instar.models.taps import logits_at, record
 from instar.models.weights import EMBEDDINGS, NORMS, QKVO, weights

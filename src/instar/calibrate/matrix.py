@@ -59,8 +59,8 @@ def fixed(rows: Sequence[Judged]) -> Thresholds:
         wrong = sum(k not in (row.truth, "undetermined") for k, row in zip(kinds, own, strict=True))
         scores[values] = right - COST * wrong
     best = [values for values, score in scores.items() if score == max(scores.values())]
-    places = np.array([[GRID[name].index(v) for name, v in zip(GRID, values, strict=True)] for values in best])
-    middle = np.abs(places - np.median(places, axis=0)).sum(1).argmin()
+    chosen = np.array([[GRID[name].index(v) for name, v in zip(GRID, values, strict=True)] for values in best])
+    middle = np.abs(chosen - np.median(chosen, axis=0)).sum(1).argmin()
     return replace(Thresholds(), **dict(zip(GRID, best[middle], strict=True)))
 
 

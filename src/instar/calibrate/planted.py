@@ -198,8 +198,8 @@ def _attention_moved(base: Model, tuned: Model, batch: Batch, heads: Sequence[st
         patterns = record(model.layout, batch.clean, batch.mask, keep=("pattern",))["pattern"]
         found.append(torch.stack([p[rows, :, batch.end] for p in patterns]))
     distance = (found[0] - found[1]).abs().sum(-1).mean(1) / 2
-    places = [tuple(int(x) for x in head[1:].split(".h")) for head in heads]
-    return max(float(distance[place]) for place in places)
+    at = [tuple(int(x) for x in head[1:].split(".h")) for head in heads]
+    return max(float(distance[head]) for head in at)
 
 
 def extended(subject: Subject, seed: int) -> Plant:

@@ -1,8 +1,8 @@
 """What changed between checkpoints: verdicts for every causally tested one, and circuits beside their floors.
 
 1. For every checkpoint with causal tests: evidence (kept in `compare/`, one file each) and its verdict.
-2. The four cells, old and new task at step 0 and at the end: how alike their circuits are, each beside the same circuit made
-   of resampled pairs, of disjoint halves, beside chance, and beside the control fine-tunings' circuits.
+2. Four circuits, of both tasks at step 0 and at the end: how alike they are, each beside the same circuit made of resampled
+   pairs, of disjoint halves, beside chance, and beside the control fine-tunings' circuits.
 3. Along the series: each checkpoint's circuit against step 0 and against the step before.
 """
 
@@ -112,18 +112,18 @@ def _added(causal: xr.Dataset) -> dict[str, dict[str, list[float]]]:
 
 def diffs(store: Store, tasks: dict[str, str], steps: Sequence[int], controls: Sequence[str]) -> dict[str, Any] | None:
     """Circuits compared; None where none were measured."""
-    ends = [(role, step) for role in ("old", "new") for step in (steps[0], steps[-1])]
-    cells = {cell: _scores(store, tasks[cell[0]], cell[1]) for cell in ends}
-    if any(s is None for s in cells.values()):
+    corners = [(role, step) for role in ("old", "new") for step in (steps[0], steps[-1])]
+    every = {(role, step): _scores(store, tasks[role], step) for role, step in corners}
+    if any(s is None for s in every.values()):
         return None
-    there = {cell: s for cell, s in cells.items() if s is not None}
+    there = {corner: s for corner, s in every.items() if s is not None}
     named = {f"{tasks[role]} at step {step}": scores for (role, step), scores in there.items()}
     pairs = [(0, 3), (1, 3), (0, 1), (2, 3)]
-    cells_named = list(named.items())
-    rows = [_compared(*cells_named[a], *cells_named[b]) for a, b in pairs if steps[0] != steps[-1]]
+    four = list(named.items())
+    rows = [_compared(*four[a], *four[b]) for a, b in pairs if steps[0] != steps[-1]]
     found = {name: s for name in controls if (s := _control(store, tasks, name)) is not None}
     for name, scores in found.items():
-        rows.append(_compared(*cells_named[0], f"{tasks['old']} after {CONTROLS[name]}", scores))
+        rows.append(_compared(*four[0], f"{tasks['old']} after {CONTROLS[name]}", scores))
     return {
         "cells": rows,
         "floors": {name: plain(floors(scores, COUNT).as_dict()) for name, scores in named.items()},
@@ -157,10 +157,10 @@ def _circuit(scores: Scores) -> Circuit:
 
 
 def _compared(name_a: str, a: Scores, name_b: str, b: Scores) -> dict[str, Any]:
-    """Two cells: overlaps, chance, and what was kept, gained, lost, strengthened, weakened, sign-changed."""
+    """Two circuits: overlaps, chance, and what was kept, gained, lost, strengthened, weakened, sign-changed."""
     circuits = _circuit(a), _circuit(b)
     # Prompts of two tasks are not the same ones, even where they are as many.
-    own = diff(*circuits, a.rows, b.rows, paired=False)
+    own = diff(*circuits, a.per_pair, b.per_pair, paired=False)
     listed = {kind: list(getattr(own.edges, kind)) for kind in ("kept", "gained", "lost")}
     heads = {kind: list(getattr(own.nodes.heads, kind)) for kind in ("kept", "gained", "lost")}
     return {
@@ -187,7 +187,7 @@ def _series(store: Store, task: str, steps: Sequence[int]) -> list[dict[str, Any
         first, before = first or scores, before or scores
         row: dict[str, Any] = {"step": step}
         for name, other in (("first", first), ("before", before)):
-            alike = similarity(_circuit(other), _circuit(scores), other.rows.mean(0), scores.rows.mean(0))
+            alike = similarity(_circuit(other), _circuit(scores), other.per_pair.mean(0), scores.per_pair.mean(0))
             again = resampled(other, 40)
             floor = np.median(_quiet(overlaps(other.graph, other.circuit[None], again)["edges_jaccard"]))
             row[name] = plain(

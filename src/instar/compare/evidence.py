@@ -51,14 +51,14 @@ class Measured:
 
 def evidence(measured: Measured) -> xr.Dataset:
     """All items of one checkpoint; the attributes name the heads inside and what is known beside numbers."""
-    found: dict[str, Interval] = {}
+    numbers: dict[str, Interval] = {}
     for role, prefix in (("new", "gain"), ("old", "old")):
-        found |= _behaviour(*measured.evaluate[role], role, prefix)
+        numbers |= _behaviour(*measured.evaluate[role], role, prefix)
     causal = measured.causal
-    found |= _shares(causal) | _necessity(causal) | _transfer(causal)
+    numbers |= _shares(causal) | _necessity(causal) | _transfer(causal)
     overlap, empty = _overlap(measured)
-    names = list(found := found | overlap)
-    rows = {k: ("item", np.array([float(getattr(found[n], k)) for n in names])) for k in ("value", "low", "high")}
+    names = list(numbers := numbers | overlap)
+    rows = {k: ("item", np.array([float(getattr(numbers[n], k)) for n in names])) for k in ("value", "low", "high")}
     attrs = {
         **{k: v if isinstance(v := causal.attrs[k], str) else json.dumps(v) for k in ("inside", "permuted")},
         "matched_possible": int(causal.attrs["matched_possible"]),
@@ -73,10 +73,10 @@ def _behaviour(before: xr.Dataset, after: xr.Dataset, role: str, prefix: str) ->
     """Paired changes: the prompts are the same."""
     own = "" if role == "new" else "old "
     measured = {"accuracy": "accuracy", "logit_diff": "logits"}
-    found = {f"{prefix} {label}": _paired(before, after, name) for name, label in measured.items()}
+    numbers = {f"{prefix} {label}": _paired(before, after, name) for name, label in measured.items()}
     for name, dataset in (("base", before), ("tuned", after)):
-        found[f"{own}accuracy {name}"] = bootstrap_mean(dataset["accuracy"].values.astype(float))
-    return found
+        numbers[f"{own}accuracy {name}"] = bootstrap_mean(dataset["accuracy"].values.astype(float))
+    return numbers
 
 
 def _paired(before: xr.Dataset, after: xr.Dataset, name: str) -> Interval:
@@ -88,7 +88,7 @@ def _shares(causal: xr.Dataset) -> dict[str, Interval]:
     base, tuned = (causal[f"graft_{k}"].sel(task="new").values.astype(float) for k in ("base", "tuned"))
     gain = tuned - base
     whole = bootstrap_mean(gain)
-    found: dict[str, Interval] = {"gain logits here": whole}
+    numbers: dict[str, Interval] = {"gain logits here": whole}
     for kind, axis in (("graft", "set"), ("carry", "carried")):
         into, lost = (causal[f"{kind}_{way}"] for way in ("into", "lost"))
         if kind == "graft":
@@ -99,14 +99,14 @@ def _shares(causal: xr.Dataset) -> dict[str, Interval]:
         }
         names = [str(name) for name in causal[axis].values]
         for way, values in moved.items():
-            found |= {f"{kind} {name} {way}": NOTHING for name in names}
+            numbers |= {f"{kind} {name} {way}": NOTHING for name in names}
             if usable(whole):
                 spread = bootstrap_ratio(values.T, gain)
                 bounds = zip(spread.value, spread.low, spread.high, strict=True)
-                found |= {f"{kind} {n} {way}": Interval(*own) for n, own in zip(names, bounds, strict=True)}
+                numbers |= {f"{kind} {n} {way}": Interval(*own) for n, own in zip(names, bounds, strict=True)}
             random = [n for n in names if n.startswith("random ")]
-            found[f"{kind} null {way}"] = _between([found[f"{kind} {n} {way}"].value for n in random])
-    return found
+            numbers[f"{kind} null {way}"] = _between([numbers[f"{kind} {n} {way}"].value for n in random])
+    return numbers
 
 
 def _between(values: Sequence[float]) -> Interval:
@@ -118,31 +118,31 @@ def _between(values: Sequence[float]) -> Interval:
 
 
 def _necessity(causal: xr.Dataset) -> dict[str, Interval]:
-    found: dict[str, Interval] = {}
+    numbers: dict[str, Interval] = {}
     for task, prefix in (("new", ""), ("old", "old ")):
         clean, corrupted, prompt = (causal[f"ablated_{task}_{k}"].values for k in ("clean", "corrupted", "prompt"))
         lost = by_group((clean - causal[f"ablated_{task}"].values).T, prompt)
         whole = by_group(clean - corrupted, prompt)
         if not usable(bootstrap_mean(whole)):
-            found |= {f"{prefix}necessity": NOTHING} | ({"necessity null": NOTHING} if task == "new" else {})
+            numbers |= {f"{prefix}necessity": NOTHING} | ({"necessity null": NOTHING} if task == "new" else {})
             continue
         spread = bootstrap_ratio(lost, whole)
-        found[f"{prefix}necessity"] = Interval(*(getattr(spread, k)[0] for k in ("value", "low", "high")))
+        numbers[f"{prefix}necessity"] = Interval(*(getattr(spread, k)[0] for k in ("value", "low", "high")))
         if task == "new":
-            found["necessity null"] = _between(spread.value[1:])
-    return found
+            numbers["necessity null"] = _between(spread.value[1:])
+    return numbers
 
 
 def _transfer(causal: xr.Dataset) -> dict[str, Interval]:
-    found: dict[str, Interval] = {}
+    numbers: dict[str, Interval] = {}
     prompt = causal["transfer_prompt"].values
     metric, clean, corrupted = (causal[k].values for k in ("transfer", "transfer_clean", "transfer_corrupted"))
     # The tuned model is the reference: what the base can hardly tell apart must not be divided by.
     reference = bootstrap_mean(by_group(clean[0] - corrupted[0], prompt))
     for i, name in enumerate(("transfer", "transfer base", "transfer random")):
         above, below = by_group(metric[i] - corrupted[i], prompt), by_group(clean[i] - corrupted[i], prompt)
-        found[name] = bootstrap_ratio(above, below) if usable(bootstrap_mean(below), reference) else NOTHING
-    return found
+        numbers[name] = bootstrap_ratio(above, below) if usable(bootstrap_mean(below), reference) else NOTHING
+    return numbers
 
 
 def _overlap(measured: Measured) -> tuple[dict[str, Interval], list[str]]:
@@ -156,18 +156,18 @@ def _overlap(measured: Measured) -> tuple[dict[str, Interval], list[str]]:
         return dict.fromkeys(items, NOTHING), missing
     again_a, again_b = resampled(a, DRAWS, 1), resampled(b, DRAWS, 2)
     graph = a.graph
-    found: dict[str, Interval] = {}
+    numbers: dict[str, Interval] = {}
     inside, floor = (overlaps(graph, x, a.circuit[None]) for x in (again_b, again_a))
     at = overlaps(graph, b.circuit[None], a.circuit[None])
     task = overlaps(graph, again_b, t.circuit[None]) if "old_tuned" not in missing else None
     for what in ("heads", "edges"):
         key = f"{what}_a_in_b"
         own, same = inside[key], floor[key]
-        found[f"{what} inside"] = _spread(own, float(at[key][0]))
-        found[f"{what} floor"] = _spread(same)
-        found[f"{what} beyond floor"] = _spread(own - same)
-        found[f"{what} beyond task"] = _spread(own - task[key]) if task is not None else NOTHING
-    return found | _shared_heads(graph, a.circuit, b.circuit), missing
+        numbers[f"{what} inside"] = _spread(own, float(at[key][0]))
+        numbers[f"{what} floor"] = _spread(same)
+        numbers[f"{what} beyond floor"] = _spread(own - same)
+        numbers[f"{what} beyond task"] = _spread(own - task[key]) if task is not None else NOTHING
+    return numbers | _shared_heads(graph, a.circuit, b.circuit), missing
 
 
 def _spread(values: np.ndarray, value: float | None = None) -> Interval:

@@ -102,7 +102,7 @@ class Scores:
         return _sizes(self, np.arange(len(np.unique(self.evaluated_prompt)))[None])[0]
 
     @property
-    def rows(self) -> np.ndarray:
+    def per_pair(self) -> np.ndarray:
         """Scores `[prompt, edge]`, the mean over each prompt's counterfactuals: single draws, as `diff` takes them."""
         index = np.unique(self.prompt, return_inverse=True)[1].reshape(-1)
         member = (index == np.arange(index.max() + 1)[:, None]).astype(float)

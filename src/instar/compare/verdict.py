@@ -113,16 +113,16 @@ class Verdict:
 
 def verdict(evidence: xr.Dataset, thresholds: Thresholds = Thresholds()) -> Verdict:
     """The verdict on one checkpoint. The same evidence gives the same verdict."""
-    found = items(evidence)
-    truth = conditions(found, evidence, thresholds)
+    numbers = items(evidence)
+    truth = conditions(numbers, evidence, thresholds)
     kind = _kind(truth)
     return Verdict(
         kind=kind,
-        text=words.paragraph(kind, found, truth, evidence, thresholds),
+        text=words.paragraph(kind, numbers, truth, evidence, thresholds),
         conditions=truth,
-        missing=tuple(words.missing(kind, truth, found, evidence, thresholds, NEEDED)),
+        missing=tuple(words.missing(kind, truth, numbers, evidence, thresholds, NEEDED)),
         would_change=words.changes(kind, thresholds),
-        evidence={n: {"value": i.value, "low": i.low, "high": i.high} for n, i in found.items()},
+        evidence={n: {"value": i.value, "low": i.low, "high": i.high} for n, i in numbers.items()},
     )
 
 
@@ -149,27 +149,27 @@ NEEDED: dict[Kind, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def conditions(found: dict[str, Interval], evidence: xr.Dataset, limits: Thresholds) -> dict[str, Truth]:
+def conditions(numbers: dict[str, Interval], evidence: xr.Dataset, limits: Thresholds) -> dict[str, Truth]:
     """Every condition: true, false, or None where the evidence does not decide it."""
     d, nothing = limits.share, Interval(np.nan, np.nan, np.nan)
 
     def both(name: str) -> tuple[Interval, Interval]:
-        return found.get(f"{name} into", nothing), found.get(f"{name} lost", nothing)
+        return numbers.get(f"{name} into", nothing), numbers.get(f"{name} lost", nothing)
 
-    necessary = _necessary(found, evidence, limits)
-    edges_in = _lies_in(found, "edges", limits)
+    necessary = _necessary(numbers, evidence, limits)
+    edges_in = _lies_in(numbers, "edges", limits)
     attention, writing = both("graft inside<qk>"), both("graft inside<vo>")
     rewritten = _and(_carry(attention, d), _little(writing, d))
     return {
-        "gain": _and(_above(found["gain accuracy"], limits.rise), _above(found["gain logits"], 0.0)),
+        "gain": _and(_above(numbers["gain accuracy"], limits.rise), _above(numbers["gain logits"], 0.0)),
         "same heads": evidence.attrs["permuted"] in ("{}", {}),
-        "old task mastered": _split(found["old accuracy base"], limits.mastered),
+        "old task mastered": _split(numbers["old accuracy base"], limits.mastered),
         "circuits": not any(name in evidence.attrs["empty"] for name in ("old_base", "new_tuned")),
         "necessary": necessary,
         "not necessary": _not(necessary),
-        "overlap at chance": _at_chance(found),
-        "transfers": _split(found["transfer"], limits.transfer),
-        "heads in": _lies_in(found, "heads", limits),
+        "overlap at chance": _at_chance(numbers),
+        "transfers": _split(numbers["transfer"], limits.transfer),
+        "heads in": _lies_in(numbers, "heads", limits),
         "edges in": edges_in,
         "edges out or attention written": _or(_not(edges_in), rewritten),
         "attention little": _little(attention, d),
@@ -185,9 +185,9 @@ def conditions(found: dict[str, Interval], evidence: xr.Dataset, limits: Thresho
     }
 
 
-def _necessary(found: dict[str, Interval], evidence: xr.Dataset, limits: Thresholds) -> Truth:
+def _necessary(numbers: dict[str, Interval], evidence: xr.Dataset, limits: Thresholds) -> Truth:
     """Its own share, and more than matched random sets take away where these can tell at all."""
-    own, null = found["necessity"], found["necessity null"]
+    own, null = numbers["necessity"], numbers["necessity null"]
     truth = _split(own, limits.share)
     powerful = evidence.attrs["matched_possible"] >= 20 and evidence.attrs["matched_overlap"] <= limits.power
     if truth and powerful and not np.isnan(null.high):
@@ -195,21 +195,21 @@ def _necessary(found: dict[str, Interval], evidence: xr.Dataset, limits: Thresho
     return truth
 
 
-def _lies_in(found: dict[str, Interval], what: str, limits: Thresholds) -> Truth:
+def _lies_in(numbers: dict[str, Interval], what: str, limits: Thresholds) -> Truth:
     """Equivalence to a resample of the old circuit, by a margin; or to the old task's circuit in the tuned model.
 
     What the new task's circuit has beyond both is news. What it lacks in the first only, training did to both tasks; what it
     lacks in both alike is a difference between the tasks and says nothing of training; but what shares nothing with either
     lies in neither.
     """
-    if not found[f"{what} floor"].value >= limits.floor:
+    if not numbers[f"{what} floor"].value >= limits.floor:
         return None
-    beside = ("floor",) if _at_chance(found) else ("floor", "task")
-    return _or(*(_split(found[f"{what} beyond {which}"], -limits.margin) for which in beside))
+    beside = ("floor",) if _at_chance(numbers) else ("floor", "task")
+    return _or(*(_split(numbers[f"{what} beyond {which}"], -limits.margin) for which in beside))
 
 
-def _at_chance(found: dict[str, Interval]) -> Truth:
-    shared, by_chance = found["heads shared"], found["heads chance"]
+def _at_chance(numbers: dict[str, Interval]) -> Truth:
+    shared, by_chance = numbers["heads shared"], numbers["heads chance"]
     return None if np.isnan(shared.value) or np.isnan(by_chance.high) else bool(shared.value <= by_chance.high)
 
 

@@ -75,23 +75,23 @@ def _rise(own: Interval, scale: float = 1.0, digits: int = 2, unit: str = "") ->
     return "not measurable" if np.isnan([own.value, own.low, own.high]).any() else f"{value}{unit} [{low}, {high}]"
 
 
-def paragraph(kind: str, found: dict[str, Interval], truth: dict[str, Any], evidence: xr.Dataset, limits: Any) -> str:
+def paragraph(kind: str, numbers: dict[str, Interval], truth: dict[str, Any], evidence: xr.Dataset, limits: Any) -> str:
     """The verdict in plain words."""
     gain = (
-        f"accuracy on the new task went from {number(found['accuracy base'], True)} to "
-        f"{number(found['accuracy tuned'], True)} (paired change {_rise(found['gain accuracy'], 100, 1, ' points')}), "
-        f"the logit difference changed by {_rise(found['gain logits'])}"
+        f"accuracy on the new task went from {number(numbers['accuracy base'], True)} to "
+        f"{number(numbers['accuracy tuned'], True)} (paired change {_rise(numbers['gain accuracy'], 100, 1, ' points')}), "
+        f"the logit difference changed by {_rise(numbers['gain logits'])}"
     )
-    old = _old_task(found)
+    old = _old_task(numbers)
     if kind == "no new ability":
         return f"{LEAD[kind]}: {gain}. {old}"
     names = _inside(evidence)
-    sentences = [f"{LEAD[kind]}: {gain}.", _shares(found, names)]
+    sentences = [f"{LEAD[kind]}: {gain}.", _shares(numbers, names)]
     if not truth["same heads"]:
         sentences.append(
             f"The tuned model's heads stand in another order ({_renamed(evidence)}), so no head can be told by its name."
         )
-    sentences += [_groups(found), _necessity(found, evidence, limits), _overlap(found, truth, limits), old]
+    sentences += [_groups(numbers), _necessity(numbers, evidence, limits), _overlap(numbers, truth, limits), old]
     return " ".join(s for s in sentences if s)
 
 
@@ -108,11 +108,11 @@ def _renamed(evidence: xr.Dataset) -> str:
     return ", ".join(f"{a} is the base's {b}" for a, b in list(pairs.items())[:6]) + more
 
 
-def _shares(found: dict[str, Interval], names: str) -> str:
-    if np.isnan(found["graft inside into"].value):
+def _shares(numbers: dict[str, Interval], names: str) -> str:
+    if np.isnan(numbers["graft inside into"].value):
         return f"Shares of the gain are not measurable, neither of the old circuit's heads ({names}) nor of others."
     (inside, less), (outside, other), (qk, no_qk), (vo, no_vo) = (
-        [_share(found, f"graft {name} {way}") for way in ("into", "lost")]
+        [_share(numbers, f"graft {name} {way}") for way in ("into", "lost")]
         for name in ("inside", "outside", "inside<qk>", "inside<vo>")
     )
     return (
@@ -120,11 +120,11 @@ def _shares(found: dict[str, Interval], names: str) -> str:
         f"base, and the base's take {less} of it from the tuned model; those of all other heads bring {outside} and take "
         f"{other}. Of the inside, what its heads attend to (W_Q, W_K) brings {qk} and takes {no_qk}, what they write (W_V, "
         f"W_O) {vo} and {no_vo}."
-    ) + _null(found)
+    ) + _null(numbers)
 
 
-def _null(found: dict[str, Interval]) -> str:
-    into, lost = (found.get(f"graft null {way}") for way in ("into", "lost"))
+def _null(numbers: dict[str, Interval]) -> str:
+    into, lost = (numbers.get(f"graft null {way}") for way in ("into", "lost"))
     if into is None or lost is None or np.isnan([into.value, lost.value]).any():
         return ""
     return (
@@ -133,21 +133,21 @@ def _null(found: dict[str, Interval]) -> str:
     )
 
 
-def _share(found: dict[str, Interval], name: str) -> str:
-    return number(found[name]) if name in found else "not measured"
+def _share(numbers: dict[str, Interval], name: str) -> str:
+    return number(numbers[name]) if name in numbers else "not measured"
 
 
-def _groups(found: dict[str, Interval]) -> str:
+def _groups(numbers: dict[str, Interval]) -> str:
     some = [
-        f"{label} {_share(found, f'graft {name} into')} in, {_share(found, f'graft {name} lost')} out"
+        f"{label} {_share(numbers, f'graft {name} into')} in, {_share(numbers, f'graft {name} lost')} out"
         for name, label in (("mlps", "MLPs"), ("embeddings", "embeddings"), ("norms", "norms and output biases"))
-        if max(abs(found[f"graft {name} {way}"].value) for way in ("into", "lost")) >= 0.01
+        if max(abs(numbers[f"graft {name} {way}"].value) for way in ("into", "lost")) >= 0.01
     ]
     return "As groups of their own: " + "; ".join(some) + "." if some else ""
 
 
-def _necessity(found: dict[str, Interval], evidence: xr.Dataset, limits: Any) -> str:
-    own, null = found["necessity"], found["necessity null"]
+def _necessity(numbers: dict[str, Interval], evidence: xr.Dataset, limits: Any) -> str:
+    own, null = numbers["necessity"], numbers["necessity null"]
     overlap, possible = evidence.attrs["matched_overlap"], evidence.attrs["matched_possible"]
     if np.isnan(own.value):
         return "How much of the new task the tuned model loses without the old circuit's heads is not measurable."
@@ -162,27 +162,27 @@ def _necessity(found: dict[str, Interval], evidence: xr.Dataset, limits: Any) ->
     return text + "."
 
 
-def _overlap(found: dict[str, Interval], truth: dict[str, Any], limits: Any) -> str:
+def _overlap(numbers: dict[str, Interval], truth: dict[str, Any], limits: Any) -> str:
     if not truth["circuits"]:
         return "Old and new circuit cannot be compared: one of them does not exist (nothing faithful, or b − c not above 0)."
     text = (
-        f"Of the new circuit's heads {number(found['heads inside'])} lie in the old one (a resampled old circuit: "
-        f"{number(found['heads floor'])}), of its edges {number(found['edges inside'])} (resampled: "
-        f"{number(found['edges floor'])})"
+        f"Of the new circuit's heads {number(numbers['heads inside'])} lie in the old one (a resampled old circuit: "
+        f"{number(numbers['heads floor'])}), of its edges {number(numbers['edges inside'])} (resampled: "
+        f"{number(numbers['edges floor'])})"
     )
     for what in ("heads", "edges"):
-        if truth[f"{what} in"] and not found[f"{what} beyond floor"].low >= -limits.margin:
+        if truth[f"{what} in"] and not numbers[f"{what} beyond floor"].low >= -limits.margin:
             text += f"; about as many {what} lie in the old task's circuit of the same checkpoint (difference: "
-            text += f"{_rise(found[f'{what} beyond task'])})"
-    shared, by_chance = found["heads shared"].value, found["heads chance"]
+            text += f"{_rise(numbers[f'{what} beyond task'])})"
+    shared, by_chance = numbers["heads shared"].value, numbers["heads chance"]
     if np.isnan(shared) or np.isnan(by_chance.value):
         return text + "."
     most = "could give all of them" if np.isnan(by_chance.high) else f"at most {by_chance.high:.0f} in 95 % of draws"
     return text + f". Heads in both: {shared:.0f}, where chance gives {by_chance.value:.1f} ({most})."
 
 
-def _old_task(found: dict[str, Interval]) -> str:
-    own = found["old accuracy"]
+def _old_task(numbers: dict[str, Interval]) -> str:
+    own = numbers["old accuracy"]
     if np.isnan(own.low) or np.isnan(own.high):
         return "What became of the old task was not measured."
     went = "lost" if own.high < -0.5 else "weakened" if own.high < -0.01 else "kept"
@@ -190,14 +190,14 @@ def _old_task(found: dict[str, Interval]) -> str:
         went = "improved"
     if went == "kept" and own.low < -0.05:
         went = "kept or weakened (its interval does not say)"
-    tuned = number(found["old accuracy tuned"], True)
-    return f"The old task was {went}: accuracy {number(found['old accuracy base'], True)} before, {tuned} after."
+    tuned = number(numbers["old accuracy tuned"], True)
+    return f"The old task was {went}: accuracy {number(numbers['old accuracy base'], True)} before, {tuned} after."
 
 
 def missing(
     kind: str,
     truth: dict[str, Any],
-    found: dict[str, Interval],
+    numbers: dict[str, Interval],
     evidence: xr.Dataset,
     limits: Any,
     needed: Mapping[Any, Sequence[str]],
@@ -205,28 +205,28 @@ def missing(
     """What is open, where the verdict is undetermined; where nothing is, what speaks against each kind."""
     if kind != "undetermined":
         return []
-    lines = [*_open(truth, found, evidence, limits), *_against(truth)]
+    lines = [*_open(truth, numbers, evidence, limits), *_against(truth)]
     against = {k: [FAILS[c] for c in some if not truth[c]] for k, some in needed.items()}
     return lines or [f"not {k}: {'; '.join(some)}" for k, some in against.items()]
 
 
-def _open(truth: dict[str, Any], found: dict[str, Interval], evidence: xr.Dataset, limits: Any) -> Iterable[str]:
+def _open(truth: dict[str, Any], numbers: dict[str, Interval], evidence: xr.Dataset, limits: Any) -> Iterable[str]:
     if not truth["same heads"]:
         yield f"the heads in one order: matched by weights, {_renamed(evidence)}"
     if not truth["old task mastered"]:
-        yield f"a base that can do the old task: its accuracy is {number(found['old accuracy base'], True)}"
+        yield f"a base that can do the old task: its accuracy is {number(numbers['old accuracy base'], True)}"
     if not truth["circuits"]:
         yield "a faithful circuit of the old task in the base and of the new one in the tuned model"
     for name, text in OPEN.items():
         # Without circuits, that their overlap is open goes without saying.
         if truth[name] is None and (truth["circuits"] or name not in OVERLAPS):
-            yield text.format(why=_why(found, name.split()[0], limits)) if "{why}" in text else text
+            yield text.format(why=_why(numbers, name.split()[0], limits)) if "{why}" in text else text
 
 
-def _why(found: dict[str, Interval], what: str, limits: Any) -> str:
+def _why(numbers: dict[str, Interval], what: str, limits: Any) -> str:
     """Why an overlap is open."""
-    floor = found[f"{what} floor"].value
-    if np.isnan(floor) or np.isnan(found[f"{what} inside"].value):
+    floor = numbers[f"{what} floor"].value
+    if np.isnan(floor) or np.isnan(numbers[f"{what} inside"].value):
         return f"one of them has no {what}"
     if floor < limits.floor:
         return f"resampled old circuits share {floor:.2f} with it, less than {limits.floor:g}"

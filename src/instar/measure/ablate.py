@@ -20,7 +20,7 @@ from instar.circuits.graph import Graph, Mask
 from instar.measure.patches import first_difference
 from instar.measure.writes import head_writes
 from instar.models.block import Block, Frame
-from instar.models.replay import Engine, Metric, Run, mask_row, pick, picked, rows_of
+from instar.models.replay import Engine, Metric, Pass, mask_row, pick, picked, rows_of
 from instar.progress import Advance
 from instar.tasks.batch import Batch
 
@@ -38,7 +38,7 @@ class Baseline:
     attn_raw: list[Tensor]
     attn: list[Tensor]
     mlp: list[Tensor]
-    run: Run | None
+    run: Pass | None
     """The model's own run that this is, where it is one."""
 
 
@@ -68,7 +68,7 @@ class Baselines:
                 means[str(key)] = _mean(engine, batch, rows, chunk)
         return cls(ablation, means)
 
-    def baseline(self, engine: Engine, part: Batch, corrupted: Run, start: int) -> Baseline:
+    def baseline(self, engine: Engine, part: Batch, corrupted: Pass, start: int) -> Baseline:
         """The baseline of one chunk."""
         if self.ablation == "resample":
             return _of_run(corrupted, start)
@@ -105,7 +105,7 @@ def _wide(x: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(x, (0, 0, 0, width - x.shape[-2]))
 
 
-def _of_run(run: Run, start: int) -> Baseline:
+def _of_run(run: Pass, start: int) -> Baseline:
     width = run.x[0].shape[1]
 
     def cut(xs: list[Tensor]) -> list[Tensor]:

@@ -13,7 +13,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from instar.measure.rows import about, joined, numpy, pieces
+from instar.measure.common import about, joined, numpy, pieces
 from instar.models.load import Model
 from instar.models.taps import record
 from instar.tasks.batch import Batch

@@ -28,7 +28,7 @@ from instar.circuits.graph import Graph
 from instar.measure.patches import first_difference
 from instar.measure.writes import linear_differences
 from instar.models.norms import Frozen, frozen
-from instar.models.replay import Engine, Metric, Run
+from instar.models.replay import Engine, Metric, Pass
 from instar.tasks.batch import Batch
 
 Groups = Callable[[Batch, int], list[Tensor | None]]
@@ -78,13 +78,13 @@ def edge_scores(engine: Engine, part: Batch, rule: Rule, groups: Groups) -> Floa
     ends = {name: frame.x[:, start:] for name, frame in frames.items()}
     end = part.end - start
 
-    def towards_clean(share: float) -> Run:
+    def towards_clean(share: float) -> Pass:
         x = ends["clean"] if share == 1 else ends["corrupted"] + share * (ends["clean"] - ends["corrupted"])
         with torch.enable_grad():
             return engine.run(clean, start, prefix, x.detach().requires_grad_(), end=end)
 
     # A point at either end is the run whose outputs are needed anyway.
-    kept: dict[float, Run] = {}
+    kept: dict[float, Pass] = {}
     sums: _Gradients | None = None
     for share in rule.at:
         run = towards_clean(share)
@@ -98,7 +98,7 @@ def edge_scores(engine: Engine, part: Batch, rule: Rule, groups: Groups) -> Floa
     return _contracted(engine, graph, differences, sums, end, groups(part, start)) / len(rule.at)
 
 
-def _added(sums: _Gradients | None, engine: Engine, run: Run, metric: Metric, end: Tensor) -> _Gradients:
+def _added(sums: _Gradients | None, engine: Engine, run: Pass, metric: Metric, end: Tensor) -> _Gradients:
     """The gradients of one run, on top of those before."""
     with torch.enable_grad():
         value = metric(run.final[:, 0])

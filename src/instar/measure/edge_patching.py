@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from instar.circuits.graph import Graph
+from instar.measure.common import at_end
 from instar.measure.patches import first_difference
-from instar.measure.rows import at_end
 from instar.measure.writes import Writes, exact_differences
 from instar.models.arch import Projection
-from instar.models.replay import LIVE_BYTES, Engine, Join, Metric, Run, rows_of, spread
+from instar.models.replay import LIVE_BYTES, Engine, Join, Metric, Pass, rows_of, spread
 from instar.progress import Advance
 from instar.tasks.batch import Batch
 
@@ -28,7 +28,7 @@ Edge = tuple[int, int]
 class _Setting:
     engine: Engine
     graph: Graph
-    clean: Run
+    clean: Pass
     differences: Writes
     start: int
 
@@ -62,9 +62,9 @@ def exact_edges(
     return out
 
 
-def _suffix(run: Run, start: int) -> Run:
+def _suffix(run: Pass, start: int) -> Pass:
     """The rows from `start` of what writes are made of."""
-    cut = Run(run.frame, start)
+    cut = Pass(run.frame, start)
     cut.x = [x[:, start:] for x in run.x]
     cut.z = [z[:, :, start:] for z in run.z]
     cut.attn_raw, cut.attn, cut.mlp = ([x[:, start:] for x in xs] for xs in (run.attn_raw, run.attn, run.mlp))

@@ -12,10 +12,10 @@ from torch import Tensor
 from instar.circuits.circuit import Circuit
 from instar.circuits.graph import Graph
 from instar.circuits.selection import Selection, select, smallest_size
+from instar.measure.common import about, fitting, numpy, sorted_pieces
 from instar.measure.edge_attribution import Groups, Rule, edge_scores, groups_of
 from instar.measure.edge_patching import exact_edges
 from instar.measure.faithfulness import curve
-from instar.measure.rows import about, fitting, numpy, sorted_pieces
 from instar.models.load import Model
 from instar.models.replay import Engine
 from instar.progress import Advance, slow

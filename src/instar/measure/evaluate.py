@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from instar.measure.rows import about, foil_values, joined, numpy, pieces
+from instar.measure.common import about, foil_values, joined, numpy, pieces
 from instar.models.load import Model
 from instar.models.taps import logits_at, record
 from instar.tasks.batch import Batch

@@ -26,7 +26,7 @@ from instar.circuits.circuit import Circuit
 from instar.circuits.graph import Graph, Mask
 from instar.circuits.selection import Selection, grid_sizes, ranking, top
 from instar.measure.ablate import Ablation, Baselines, evaluate_masks
-from instar.measure.rows import about, fitting, numpy, pair_coords, prompts, sorted_pieces
+from instar.measure.common import about, fitting, numpy, pair_coords, prompts, sorted_pieces
 from instar.models.load import Model
 from instar.models.replay import Engine, Metric
 from instar.progress import slow

@@ -1,7 +1,7 @@
 """What patching does to one chunk of pairs: exact, by replaying each patch, or estimated, from one backward pass.
 
-A `Case` holds the two runs. A patch is an *entry*: (layer, place) for residual sites, (layer, head) or
-(layer, head, place) for head sites, where a place is a position or a slot of the prompt. Values come back as the
+A `Case` holds the two runs. A patch is an *entry*: (layer, position) for residual sites, (layer, head) or
+(layer, head, position) for head sites, where a position is one token or all tokens of a slot. Values come back as the
 metric of the patched run [pair, *entry], in logits; an entry that a pair does not have is NaN.
 """
 
@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from instar.measure.rows import at_end
-from instar.models.replay import Engine, Join, Metric, Run
+from instar.measure.common import at_end
+from instar.models.replay import Engine, Join, Metric, Pass
 from instar.progress import Advance
 from instar.stats.scales import Direction
 from instar.tasks.batch import Batch
@@ -31,10 +31,10 @@ class Case:
     """A chunk of pairs, run on both prompts. Patches take `source`'s values into `base`."""
 
     engine: Engine
-    base: Run
-    source: Run
+    base: Pass
+    source: Pass
     end: Int[Tensor, " pair"]
-    places: Bool[Tensor, "place pair pos"]
+    positions: Bool[Tensor, "position pair pos"]
     first: int
     """The first position at which any pair's prompts differ: left of it a patch changes nothing."""
     metric: Metric
@@ -44,7 +44,7 @@ class Case:
         cls,
         engine: Engine,
         part: Batch,
-        places: Bool[Tensor, "place pair pos"],
+        positions: Bool[Tensor, "position pair pos"],
         direction: Direction,
         differentiable: bool = False,
     ) -> "Case":
@@ -55,7 +55,7 @@ class Case:
             base = engine.run(first, x=first.x.detach().requires_grad_(differentiable))
         source = engine.run(second)
         metric = Metric.of(engine.layout, part.answer, part.contrast)
-        return cls(engine, base, source, part.end, places, first_difference(part), metric)
+        return cls(engine, base, source, part.end, positions, first_difference(part), metric)
 
     def read(self, final: Float[Tensor, "pair pos d_model"]) -> Float[Tensor, " pair"]:
         """The metric of a whole last residual stream."""
@@ -63,12 +63,12 @@ class Case:
 
     def entries(self, site: str, positions: bool) -> list[Entry]:
         """Every entry of a site."""
-        layout, n = self.engine.layout, len(self.places)
+        layout, n = self.engine.layout, len(self.positions)
         if site in RESIDUAL_SITES:
-            return [(layer, place) for layer in range(layout.n_layers) for place in range(n)]
+            return [(layer, position) for layer in range(layout.n_layers) for position in range(n)]
         heads = layout.n_kv_heads if site in BY_KEY_VALUE_HEAD else layout.n_heads
         whole = [(layer, head) for layer in range(layout.n_layers) for head in range(heads)]
-        return [(*entry, place) for entry in whole for place in range(n)] if positions else whole
+        return [(*entry, position) for entry in whole for position in range(n)] if positions else whole
 
 
 def first_difference(part: Batch) -> int:
@@ -107,10 +107,10 @@ def replay(case: Case, wanted: Entries, advance: Advance) -> dict[str, Float[Ten
 
 
 def _where_there(case: Case, site: str, entry: Entry, value: Tensor) -> Tensor:
-    """NaN for the pairs that have no such place."""
+    """NaN for the pairs that have no such position."""
     if site in HEAD_SITES and len(entry) == 2:
         return value
-    return torch.where(case.places[entry[-1]].any(1), value, torch.nan)
+    return torch.where(case.positions[entry[-1]].any(1), value, torch.nan)
 
 
 def _patches(case: Case, site: str, entries: Collection[Entry]) -> list[_Patch]:
@@ -118,34 +118,34 @@ def _patches(case: Case, site: str, entries: Collection[Entry]) -> list[_Patch]:
     if site in RESIDUAL_SITES:
         return [p for entry in entries if (p := _residual(case, site, *entry)) is not None]
     groups: dict[tuple[int, int | None], list[int]] = {}
-    for layer, head, *place in entries:
-        groups.setdefault((layer, place[0] if place else None), []).append(head)
+    for layer, head, *position in entries:
+        groups.setdefault((layer, position[0] if position else None), []).append(head)
     found = []
-    for (layer, place), heads in groups.items():
-        start = case.first if place is None else _start(case, place)
+    for (layer, position), heads in groups.items():
+        start = case.first if position is None else _start(case, position)
         if start is None:
             continue
         middle = not case.engine.layout.parallel
-        make = partial(_heads, case, site, layer, heads, place, start)
-        rest = () if place is None else (place,)
+        make = partial(_heads, case, site, layer, heads, position, start)
+        rest = () if position is None else (position,)
         join = Join(layer if middle else layer + 1, middle, len(heads), make)
         found.append(_Patch(start, site, [(layer, head, *rest) for head in heads], join))
     return found
 
 
-def _start(case: Case, place: int) -> int | None:
-    """Where a place first matters; None where the prompts agree up to its end."""
-    columns = case.places[place].any(0).nonzero().flatten()
+def _start(case: Case, position: int) -> int | None:
+    """Where a position first matters; None where the prompts agree up to its end."""
+    columns = case.positions[position].any(0).nonzero().flatten()
     columns = columns[columns >= case.first]
     return int(columns[0]) if len(columns) else None
 
 
-def _residual(case: Case, site: str, layer: int, place: int) -> _Patch | None:
-    start = _start(case, place)
+def _residual(case: Case, site: str, layer: int, position: int) -> _Patch | None:
+    start = _start(case, position)
     if start is None:
         return None
     base, source, parallel = case.base, case.source, case.engine.layout.parallel
-    here = case.places[place][:, start:, None]
+    here = case.positions[position][:, start:, None]
     at, middle = {
         "resid_pre": (layer, False),
         "resid_mid": (layer, True),
@@ -161,12 +161,12 @@ def _residual(case: Case, site: str, layer: int, place: int) -> _Patch | None:
         new, old = (run.attn[layer] if site == "attn_out" else run.mlp[layer] for run in (source, base))
         return torch.where(here, stream + (new - old)[:, start:], stream)[None]
 
-    return _Patch(start, site, [(layer, place)], Join(at, middle, 1, make))
+    return _Patch(start, site, [(layer, position)], Join(at, middle, 1, make))
 
 
-def _heads(case: Case, site: str, layer: int, heads: list[int], place: int | None, start: int) -> Tensor:
+def _heads(case: Case, site: str, layer: int, heads: list[int], position: int | None, start: int) -> Tensor:
     """The streams after the attention of `layer` with each of these heads patched [head, pair, pos, d_model]."""
-    change = _z_change(case, site, layer, None if place is None else case.places[place], start)
+    change = _z_change(case, site, layer, None if position is None else case.positions[position], start)
     groups = case.engine.layout.n_kv_heads if site in BY_KEY_VALUE_HEAD else case.engine.layout.n_heads
     pairs, _, rows, _ = change.shape
     # [group, pair × pos, heads of the group × d_head], and their output matrices one under another.
@@ -183,7 +183,7 @@ def _heads(case: Case, site: str, layer: int, heads: list[int], place: int | Non
 def _z_change(
     case: Case, site: str, layer: int, here: Bool[Tensor, "pair pos"] | None, start: int
 ) -> Float[Tensor, "pair head row d_head"]:
-    """How the z of every query head changes when its own q, k, v, pattern or z is patched (at a place only)."""
+    """How the z of every query head changes when its own q, k, v, pattern or z is patched (at a position only)."""
     base, source, block = case.base, case.source, case.engine.blocks[layer]
     rows = slice(start, None)
     mask = base.frame.masks[layer][:, :, rows]
@@ -237,4 +237,4 @@ def _gathered(case: Case, site: str, products: Sequence[Tensor], entry: Entry) -
     head = 0 if site in RESIDUAL_SITES else entry[1]
     row = products[entry[0]][:, head]
     whole = site in HEAD_SITES and len(entry) == 2
-    return row.sum(1) if whole else (row * case.places[entry[-1]]).sum(1)
+    return row.sum(1) if whole else (row * case.positions[entry[-1]]).sum(1)

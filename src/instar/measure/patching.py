@@ -21,6 +21,7 @@ import xarray as xr
 from jaxtyping import Bool
 from torch import Tensor
 
+from instar.measure.common import about, numpy, pair_coords, sorted_pieces
 from instar.measure.patches import (
     BY_KEY_VALUE_HEAD,
     HEAD_SITES,
@@ -30,7 +31,6 @@ from instar.measure.patches import (
     estimate,
     replay,
 )
-from instar.measure.rows import about, numpy, pair_coords, sorted_pieces
 from instar.models.load import Model
 from instar.models.replay import Engine
 from instar.progress import slow
@@ -39,7 +39,9 @@ from instar.stats.scales import Direction, effect, mean_change, share
 from instar.tasks.batch import Batch
 
 Method = Literal["exact", "attribution", "auto"]
-Place = Literal["position", "slot"]
+By = Literal["position", "slot"]
+BY = "by"
+"""Stands in an array's axes for what `by` says."""
 SITES = ("resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern")
 EXACT_BELOW = 10_000_000
 CHECKED = 20
@@ -54,7 +56,7 @@ def patching(
     *,
     direction: Direction = "denoising",
     method: Method = "exact",
-    by: Place = "position",
+    by: By = "position",
     positions: bool = False,
     per_pair: bool = False,
     reference: xr.Dataset | None = None,
@@ -65,9 +67,9 @@ def patching(
 
     Args:
         sites: residual sites `resid_pre`, `resid_mid`, `attn_out`, `mlp_out`; head sites `z`, `q`, `k`, `v`, `pattern`.
-        by: whether a place is a token position, or a slot of the template (all its tokens at once; the one choice that
+        by: whether a position is one token, or a slot of the template (all its tokens at once; the one choice that
             means something for prompts of several wordings).
-        positions: patch head sites at each place by itself: the query's for z, q and pattern, the key's for k and v.
+        positions: patch head sites at each position by itself: the query's for z, q and pattern, the key's for k and v.
         per_pair: keep the `pair` axis.
         reference: what this function returned for the reference checkpoint of a series: adds `<site>_reference`, shares of
             its b − c, and masks the own ratio where the own b − c is not clearly above a tenth of it.
@@ -94,19 +96,19 @@ def patching(
 
     def cases(differentiable: bool) -> Iterator[tuple[np.ndarray, Case]]:
         for rows, part in sorted_pieces(batch, model, chunk):
-            yield rows, Case.of(engine, part, _places(part, by, len(names)), direction, differentiable)
+            yield rows, Case.of(engine, part, _positions(part, by, len(names)), direction, differentiable)
 
     with slow("patching", entries * -(-len(batch) // chunk)) as advance:
         for rows, case in cases(differentiable=how != "exact"):
             wanted: Entries = {site: case.entries(site, positions) for site in sites}
-            _place(values, (replay if how == "exact" else estimate)(case, wanted, advance), rows, len(batch))
+            _fill(values, (replay if how == "exact" else estimate)(case, wanted, advance), rows, len(batch))
             both = [numpy(case.read(run.final)) for run in (case.base, case.source)]
             ends[:, rows] = both if direction == "noising" else both[::-1]
     if how == "auto":
         chosen = _chosen(values, ends[1 if direction == "denoising" else 0], shapes, seed)
         with slow("exact check", sum(map(len, chosen.values())) * -(-len(batch) // chunk)) as advance:
             for rows, case in cases(differentiable=False):
-                _place(exact, replay(case, chosen, advance), rows, len(batch))
+                _fill(exact, replay(case, chosen, advance), rows, len(batch))
         exact = {site: _spread(exact[site], chosen[site], shapes[site]) for site in sites}
     arrays = {site: value.reshape(len(batch), *shapes[site].values()) for site, value in values.items()}
     scale = None if reference is None else effect(reference["clean"], reference["corrupted"])
@@ -129,24 +131,24 @@ def _check_arguments(model: Model, sites: Sequence[str], direction: str, method:
         )
 
 
-def _places(part: Batch, by: Place, count: int) -> Bool[Tensor, "place pair pos"]:
+def _positions(part: Batch, by: By, count: int) -> Bool[Tensor, "position pair pos"]:
     if by == "slot":
         return torch.stack([part.slots == slot for slot in range(count)])
     width = part.clean.shape[1]
     return torch.eye(count, width, dtype=torch.bool, device=part.mask.device)[:, None] & part.mask[None]
 
 
-def _axes(model: Model, site: str, places: int, positions: bool) -> dict[str, int]:
+def _axes(model: Model, site: str, count: int, positions: bool) -> dict[str, int]:
     """The axes of a site's array after `pair`, with their sizes."""
     layout = model.layout
     if site in RESIDUAL_SITES:
-        return {"layer": layout.n_layers, "place": places}
+        return {"layer": layout.n_layers, BY: count}
     heads = {"kv_head": layout.n_kv_heads} if site in BY_KEY_VALUE_HEAD else {"head": layout.n_heads}
-    return {"layer": layout.n_layers, **heads, **({"place": places} if positions else {})}
+    return {"layer": layout.n_layers, **heads, **({BY: count} if positions else {})}
 
 
-def _place(into: dict[str, np.ndarray], found: dict[str, Tensor], rows: np.ndarray, pairs: int) -> None:
-    for site, value in found.items():
+def _fill(into: dict[str, np.ndarray], metrics: dict[str, Tensor], rows: np.ndarray, pairs: int) -> None:
+    for site, value in metrics.items():
         into.setdefault(site, np.full((pairs, value.shape[0]), np.nan))[rows] = numpy(value.T)
 
 
@@ -173,12 +175,12 @@ def _spread(values: np.ndarray, entries: Any, axes: dict[str, int]) -> np.ndarra
 
 def _dataset(
     model: Model, batch: Batch, values: Any, exact: Any, ends: np.ndarray, shapes: Any,
-    by: Place, direction: Direction, how: str, per_pair: bool, reference: Interval | None,
+    by: By, direction: Direction, how: str, per_pair: bool, reference: Interval | None,
 ) -> xr.Dataset:  # fmt: skip
     data: dict[str, Any] = {"clean": ("pair", ends[0]), "corrupted": ("pair", ends[1])}
     check: dict[str, Any] = {}
     for site, value in values.items():
-        axes = tuple(by if axis == "place" else axis for axis in shapes[site])
+        axes = tuple(by if axis == BY else axis for axis in shapes[site])
         mean = present_mean(value)
         data[site] = (("pair", *axes), value) if per_pair else (axes, mean)
         moved = mean_change(value, ends[0], ends[1], direction)

@@ -22,11 +22,11 @@ import xarray as xr
 from torch import Tensor
 
 from instar.circuits.graph import Graph
+from instar.measure.common import about, at_end, numpy, pair_coords, sorted_pieces
 from instar.measure.patches import BY_KEY_VALUE_HEAD, HEAD_SITES, first_difference
-from instar.measure.rows import about, at_end, numpy, pair_coords, sorted_pieces
 from instar.measure.writes import head_writes
 from instar.models.load import Model
-from instar.models.replay import Engine, Metric, Run
+from instar.models.replay import Engine, Metric, Pass
 from instar.stats.scales import Direction, change
 from instar.tasks.batch import Batch
 
@@ -64,7 +64,7 @@ def path_patching(
     if mlps not in ("frozen", "recomputed"):
         raise ValueError(f"mlps: {mlps!r} is neither 'frozen' nor 'recomputed'")
 
-    def patched(engine: Engine, base: Run, source: Run, part: Batch) -> Tensor:
+    def patched(engine: Engine, base: Pass, source: Pass, part: Batch) -> Tensor:
         seen, rest = _carried(engine, graph, base, source, set(senders), into, mlps == "recomputed")
 
         def edit(name: str, layer: int, value: Tensor) -> Tensor | None:
@@ -104,7 +104,7 @@ def set_patching(
     members = {name: [_member(model, m, heads_there) for m in inside] for name, inside in sets.items()}
 
     def patcher(inside: list[tuple[int, int | None]]) -> Any:
-        def patched(engine: Engine, base: Run, source: Run, part: Batch) -> Tensor:
+        def patched(engine: Engine, base: Pass, source: Pass, part: Batch) -> Tensor:
             # Left of the first difference both runs are the same, and so is the patched one.
             start = first_difference(part)
 
@@ -169,14 +169,14 @@ def _receivers(graph: Graph, names: Sequence[str]) -> set[str]:
 def _member(model: Model, name: str, heads: int) -> tuple[int, int | None]:
     layer = re.fullmatch(r"m(\d+)", name)
     head = _HEAD.fullmatch(name)
-    place = (int(layer[1]), None) if layer else (int(head[1]), int(head[2])) if head else None
-    if place is None or place[0] >= model.layout.n_layers or (place[1] or 0) >= heads:
+    node = (int(layer[1]), None) if layer else (int(head[1]), int(head[2])) if head else None
+    if node is None or node[0] >= model.layout.n_layers or (node[1] or 0) >= heads:
         raise ValueError(f"sets: {name!r} is no head or MLP of a model with {model.layout.n_layers} layers of {heads}")
-    return place
+    return node
 
 
 def _carried(
-    engine: Engine, graph: Graph, base: Run, source: Run, senders: set[str], into: set[str], recomputed: bool
+    engine: Engine, graph: Graph, base: Pass, source: Pass, senders: set[str], into: set[str], recomputed: bool
 ) -> tuple[dict[tuple[str, int], dict[int, Tensor]], Tensor | float]:
     """What each receiver becomes, by the name that `Engine.run` edits, and what goes to the logits directly."""
     seen: dict[tuple[str, int], dict[int, Tensor]] = {}
@@ -200,7 +200,9 @@ def _carried(
     return seen, moved if "logits" in into else 0.0
 
 
-def _heads_moved(engine: Engine, graph: Graph, base: Run, source: Run, senders: set[str], layer: int) -> Tensor | float:
+def _heads_moved(
+    engine: Engine, graph: Graph, base: Pass, source: Pass, senders: set[str], layer: int
+) -> Tensor | float:
     heads = [h for h in range(graph.n_heads) if f"a{layer}.h{h}" in senders]
     if not heads:
         return 0.0

@@ -18,8 +18,8 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from instar.measure.common import about, answer_direction, numpy, pair_coords, sorted_pieces
 from instar.measure.patches import Case
-from instar.measure.rows import about, answer_direction, numpy, pair_coords, sorted_pieces
 from instar.measure.writes import head_writes
 from instar.models.load import Model
 from instar.models.replay import LIVE_BYTES, ROWS, Engine, mask_row, pick, picked, rows_of, spread
@@ -64,7 +64,7 @@ def roles(
         prompt does not hold the answer.
         On `counterfactual, pair, layer, head`: `s_inhibition`, positive if the head holds the name-movers' attention on
         the answer and off that giver; `mover_shift` (and `toward`), their attention in the clean run minus in the
-        patched one to the `answer`, the `changed` place, the `same_word` elsewhere. NaN before no later name-mover.
+        patched one to the `answer`, the `changed` position, the `same_word` elsewhere. NaN before no later name-mover.
         Attribute `name_movers`: for each patched layer, the heads at which these were read.
 
     Raises:
@@ -72,14 +72,14 @@ def roles(
     """
     first = _same_prompts(batches)
     layout = model.layout
-    places, targets, of = _targets(batches)
+    masks, targets, of = _targets(batches)
     small = layout.unembed.weight.shape[0] <= SMALL_VOCABULARY
     data = _on_repeats(model, seed, repeats, length, chunk)
-    on_task = _on_task(model, first, places, small if top5 is None else top5, chunk)
+    on_task = _on_task(model, first, masks, small if top5 is None else top5, chunk)
     data |= {name: (("pair", "layer", "head", "target")[: v.ndim], v) for name, v in on_task.items()}
     chosen = [_later_movers(on_task["name_mover"], layer, movers) for layer in range(layout.n_layers)]
     engine = Engine(layout)
-    shift = np.stack([_shift(engine, b, _toward(b, places[of[n]]), chosen, chunk, model) for n, b in batches.items()])
+    shift = np.stack([_shift(engine, b, _toward(b, masks[of[n]]), chosen, chunk, model) for n, b in batches.items()])
     data["mover_shift"] = (("counterfactual", "pair", "layer", "head", "toward"), shift)
     data["s_inhibition"] = (("counterfactual", "pair", "layer", "head"), shift[..., 0] - shift[..., 1])
     coords = {"layer": np.arange(layout.n_layers), "head": np.arange(layout.n_heads), "target": targets}
@@ -95,7 +95,7 @@ def roles(
 def repeated_tokens(model: Model, seed: int, repeats: int, length: int) -> tuple[Int[Tensor, "sequence pos"], int]:
     """Different random tokens, then the same ones again, and how many stand before them (0 or 1, if the tokenizer does).
 
-    No token occurs twice in one half, so that its earlier occurrence is one place.
+    No token occurs twice in one half, so that its earlier occurrence is one position.
     """
     config, tokenizer = model.module.config, model.tokenizer
     limit = getattr(config, "max_position_embeddings", None)
@@ -148,15 +148,15 @@ def _targets(batches: dict[str, Batch]) -> tuple[Bool[Tensor, "target pair pos"]
     """Where the targets are, their names, and each counterfactual's own target."""
     first = next(iter(batches.values()))
     slots = first.slot_names
-    places = {"answer": _answer(first)}
+    masks = {"answer": _answer(first)}
     by_slot = {name for name in batches if name in slots and name.startswith("giver")}
     if by_slot:
-        places |= {s: first.slots == i for i, s in enumerate(slots) if s.startswith("giver")}
+        masks |= {s: first.slots == i for i, s in enumerate(slots) if s.startswith("giver")}
     others = [name for name in batches if name not in by_slot]
     own = {name: name if name in by_slot else "changed" if len(others) == 1 else f"changed {name}" for name in batches}
-    places |= {own[n]: (batches[n].clean != batches[n].corrupted) & first.mask for n in others}
-    names = list(places)
-    return torch.stack(list(places.values())), names, {n: names.index(target) for n, target in own.items()}
+    masks |= {own[n]: (batches[n].clean != batches[n].corrupted) & first.mask for n in others}
+    names = list(masks)
+    return torch.stack(list(masks.values())), names, {n: names.index(target) for n, target in own.items()}
 
 
 def _answer(batch: Batch) -> Bool[Tensor, "pair pos"]:
@@ -172,7 +172,7 @@ def _toward(batch: Batch, changed: Bool[Tensor, "pair pos"]) -> Bool[Tensor, "to
     return torch.stack([_answer(batch), changed, same.any(2) & ~changed & batch.mask])
 
 
-def _on_task(model: Model, batch: Batch, places: Tensor, top5: bool, chunk: int) -> dict[str, np.ndarray]:
+def _on_task(model: Model, batch: Batch, masks: Tensor, top5: bool, chunk: int) -> dict[str, np.ndarray]:
     layout = model.layout
     shape = (len(batch), layout.n_layers, layout.n_heads)
     parts: dict[str, np.ndarray] = {}
@@ -180,7 +180,7 @@ def _on_task(model: Model, batch: Batch, places: Tensor, top5: bool, chunk: int)
         seen = record(layout, part.clean, part.mask, keep=("pattern", "v"))
         at = torch.arange(len(part), device=model.device)
         from_end = torch.stack([p[at, :, part.end] for p in seen["pattern"]], 1)
-        here = places[:, rows, : part.clean.shape[1]].to(from_end)
+        here = masks[:, rows, : part.clean.shape[1]].to(from_end)
         to_slot = torch.einsum("plhk,tpk->plht", from_end, here)
         found = {"to_slot": to_slot} | _copied(model, part, seen["v"], here[0], top5)
         missing = (here[0].sum(1) == 0)[:, None, None]
@@ -237,7 +237,7 @@ def _later_movers(name_mover: np.ndarray, layer: int, count: int) -> Movers:
 def _shift(
     engine: Engine, batch: Batch, toward: Tensor, chosen: list[Movers], chunk: int, model: Model
 ) -> Float[np.ndarray, "pair layer head toward"]:
-    """How much of the chosen heads' attention leaves each place when one head's output is the corrupted prompt's."""
+    """How much of the chosen heads' attention leaves each position when one head's output is the corrupted prompt's."""
     layout = engine.layout
     dtype = np.float64 if model.module.dtype == torch.float64 else np.float32
     values = np.full((len(batch), layout.n_layers, layout.n_heads, len(TOWARD)), np.nan, dtype)

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from instar.circuits.graph import Graph
 from instar.models.norms import frozen
-from instar.models.replay import Engine, Run
+from instar.models.replay import Engine, Pass
 
 Writes = Float[Tensor, "source pair pos d_model"]
 
 
-def linear_differences(engine: Engine, new: Run, old: Run) -> Writes:
+def linear_differences(engine: Engine, new: Pass, old: Pass) -> Writes:
     """`new` − `old` of every source, over the rows that both runs have; norms after a block frozen.
 
     Of runs made for their end alone, the last layer's rows all hold the end's difference.
@@ -37,7 +37,7 @@ def linear_differences(engine: Engine, new: Run, old: Run) -> Writes:
     return out
 
 
-def exact_differences(engine: Engine, new: Run, old: Run) -> Writes:
+def exact_differences(engine: Engine, new: Pass, old: Pass) -> Writes:
     """`new` − `old` of every source patched by itself into `old`: a norm after the attention is recomputed."""
     graph = Graph.of(engine.layout)
     out = new.x[0].new_empty(len(graph.sources), *new.x[0].shape)

@@ -81,9 +81,9 @@ def load(
         module, name = source, getattr(source, "name_or_path", "") or type(source).__name__
     else:
         name = str(source)
-        where = Source(_place(name), revision, dtype, device, trust_remote_code)
+        where = Source(_path_of(name), revision, dtype, device, trust_remote_code)
         found = read(where, None if like is None else like.module)
-        module, facts = _placed(found.module, device), found.facts
+        module, facts = _on_device(found.module, device), found.facts
         if tokenizer is None and like is None:
             tokenizer = _tokenizer_of(where, found.base)
     layout = Layout(module, row(module.config))
@@ -95,7 +95,7 @@ def load(
     return Model(module, tokenizer, layout, name, fingerprint(module), facts)
 
 
-def _place(name: str) -> str:
+def _path_of(name: str) -> str:
     return str(organism.FOLDER) if name == organism.NAME else name
 
 
@@ -117,7 +117,7 @@ def load_tokenizer(source: str, **remote: Any) -> Any:
     """
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(_place(source), **remote)
+            return AutoTokenizer.from_pretrained(_path_of(source), **remote)
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise FileNotFoundError(
@@ -136,7 +136,7 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _placed(module: Any, device: str) -> Any:
+def _on_device(module: Any, device: str) -> Any:
     try:
         return module.to(device).eval()
     except (AssertionError, RuntimeError) as error:

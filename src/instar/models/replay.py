@@ -29,7 +29,7 @@ LIVE_BYTES = 256 * 2**20
 
 
 @dataclass
-class Run:
+class Pass:
     """A forward pass over the positions `start` … T−1, one tensor a layer in each list.
 
     Where it was run for its `end` alone, the last layer's q, pattern, z, outputs and final stream have that one position.
@@ -70,7 +70,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Join:
-    """Patched streams that begin at one place: `make()` gives them [patch, pair, pos, d_model].
+    """Patched streams that begin at one position: `make()` gives them [patch, pair, pos, d_model].
 
     `middle`: they begin between attention and MLP of `layer`; else before the block. `layer = n_layers`: at the end.
     """
@@ -127,11 +127,11 @@ class Engine:
         self,
         frame: Frame,
         start: int = 0,
-        prefix: Run | None = None,
+        prefix: Pass | None = None,
         x: Tensor | None = None,
         edit: Edit | None = None,
         end: Int[Tensor, " pair"] | None = None,
-    ) -> Run:
+    ) -> Pass:
         """A forward pass over positions `start` …, against the keys and values of `prefix` left of them.
 
         `x` replaces the first residual stream of these rows. Gradients flow where enabled.
@@ -139,7 +139,7 @@ class Engine:
         `k`, `v`, `pattern`, `z` or `mlp`; None leaves it. With `end` (counted from `start`) the last layer's queries and
         all that follows them are of these positions only: one row.
         """
-        run = Run(frame, start)
+        run = Pass(frame, start)
         x = frame.x[:, start:] if x is None else x
         stop = start + x.shape[1]
 
@@ -179,7 +179,7 @@ class Engine:
         run.x.append(x)
         return run
 
-    def carry(self, base: Run, start: int, end: Int[Tensor, " pair"], joins: Sequence[Join]) -> Iterator[Tensor]:
+    def carry(self, base: Pass, start: int, end: Int[Tensor, " pair"], joins: Sequence[Join]) -> Iterator[Tensor]:
         """The final stream at each prompt's last token, [patch, pair, d_model] for each join, in the order given.
 
         Joins must come in the order of the layers. `base` is a whole run (start 0); patched streams hold the positions
@@ -210,7 +210,7 @@ def picked(rotary: Any, at: Tensor) -> Any:
     return None if rotary is None else tuple(pick(t, at) for t in rotary)
 
 
-def _budgeted(joins: Sequence[Join], base: Run, start: int) -> Iterator[list[Join]]:
+def _budgeted(joins: Sequence[Join], base: Pass, start: int) -> Iterator[list[Join]]:
     pairs, width, d_model = base.final.shape
     limit = LIVE_BYTES // (pairs * (width - start) * d_model * base.final.element_size())
     group: list[Join] = []
@@ -226,7 +226,7 @@ def _budgeted(joins: Sequence[Join], base: Run, start: int) -> Iterator[list[Joi
 class _Wave:
     """One wavefront: patches of one starting position, carried through the layers together."""
 
-    def __init__(self, engine: Engine, base: Run, start: int, end: Tensor, joins: Sequence[Join]):
+    def __init__(self, engine: Engine, base: Pass, start: int, end: Tensor, joins: Sequence[Join]):
         self.engine, self.base, self.start, self.joins = engine, base, start, list(joins)
         # A prompt that ends before the patches begin has no row to read; what stands there for it is not used.
         self.end = end.clamp(min=start)

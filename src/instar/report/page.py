@@ -6,7 +6,7 @@ no `<` survives, and the page's code puts them on screen as text, never as HTML.
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
 
@@ -17,7 +17,7 @@ from instar.record.store import Store
 from instar.report.numbers.page_data import page_data
 from instar.report.numbers.panels import Panels
 
-SCRIPTS = ("page", "verdict", "grafts", "changed", "roles")
+ASSETS = resources.files("instar.report") / "assets"
 
 
 def write_page(store: Store, panels: Panels, made: Sequence[tuple[str, str]], config: str) -> None:
@@ -27,7 +27,7 @@ def write_page(store: Store, panels: Panels, made: Sequence[tuple[str, str]], co
     values = {
         "title": html.escape(f"instar: {summary['model']}, {summary['old']} → {summary['new']}"),
         "css": text["css"],
-        "js": "\n".join([*(_asset(f"{name}.js") for name in SCRIPTS), "start();"]),
+        "js": "\n".join([*_scripts(), "start();"]),
         "plotly": get_plotlyjs(),
         "data": _json(page_data(panels, store) | {"made": made, "config": config}),
     }
@@ -37,7 +37,14 @@ def write_page(store: Store, panels: Panels, made: Sequence[tuple[str, str]], co
 
 
 def _asset(name: str) -> str:
-    return (resources.files("instar.report") / "assets" / name).read_text(encoding="utf-8")
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _scripts() -> Iterator[str]:
+    """`page.js`, then every other script: each is a drawing that adds itself to the page's."""
+    names = sorted(file.name for file in ASSETS.iterdir() if file.name.endswith(".js"))
+    for name in sorted(names, key=lambda name: name != "page.js"):
+        yield _asset(name)
 
 
 def _json(value: Any) -> str:

@@ -38,7 +38,7 @@ def show_accuracy(summary: dict[str, Any], most: int | None = None) -> None:
 
 
 def _spread(count: int, most: int | None) -> list[int]:
-    """At most `most` (two or more) of `count` places, evenly, with both ends."""
+    """At most `most` (two or more) of `count` rows, evenly, with both ends."""
     if most is None or count <= most:
         return list(range(count))
     return [i * (count - 1) // (most - 1) for i in range(most)]

@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Span:
-    """Characters `start` to `stop` of the clean prompt, the place of one hole."""
+    """Characters `start` to `stop` of the clean prompt, where one hole stands."""
 
     slot: str
     start: int

@@ -5,7 +5,7 @@
 2. `giver{i}`: that giver becomes the answer. `answer`: every mention of the answer becomes a fresh name. `abc`: every mention
    becomes a fresh name of its own.
 3. Fresh names are names of the file (and of the library, where these are few) that the tokenizer keeps whole and that the
-   prompt does not hold, drawn by a generator seeded with the data's seed and the row's place.
+   prompt does not hold, drawn by a generator seeded with the data's seed and the row's number.
 """
 
 import random
@@ -71,7 +71,7 @@ def written_ioi(
 
 
 def _read(rows: Sequence[DataRow]) -> tuple[dict[int, Reading], list[Rejected]]:
-    """What was read, by the place among the rows, and what was not."""
+    """What was read, by the number among the rows, and what was not."""
     readings, rejected = {}, []
     for index, row in enumerate(rows):
         try:
@@ -123,18 +123,18 @@ class _Fresh:
         self.names = own if len(own) >= ENOUGH else tuple(dict.fromkeys([*own, *library]))
         self._sizes: dict[str, int] = {}
 
-    def draw(self, prompt: str, places: Sequence[Sequence[Span]], rng: random.Random) -> list[str]:
-        """A name for each group of places, all different and none of them in the prompt."""
+    def draw(self, prompt: str, mentions: Sequence[Sequence[Span]], rng: random.Random) -> list[str]:
+        """A name for each group of mentions, all different and none of them in the prompt."""
         present = set(re.findall(r"\w+", prompt))
         spare = [name for name in self.names if name not in present]
         rng.shuffle(spare)
-        if len(spare) < len(places):
+        if len(spare) < len(mentions):
             raise ValueError(
-                f"{len(places)} fresh names are needed for {prompt!r}, and of those that this tokenizer keeps whole there "
+                f"{len(mentions)} fresh names are needed for {prompt!r}, and of those that this tokenizer keeps whole there "
                 f"are {len(spare)}"
             )
         drawn = []
-        for group in places:
+        for group in mentions:
             # Without a space before it ("Mary and John …" opens the text) a name may be several tokens.
             sizes = {self._size(prompt[m.start : m.stop]) for m in group if prompt[m.start - 1 : m.start] != " "}
             fitting = (name for name in spare if not sizes or {self._size(name)} == sizes)

@@ -171,7 +171,7 @@ class Run:
     def frame(
         self, stage: str, task: str | None = None, variable: str | None = None, seed: Tuning | None = None
     ) -> pd.DataFrame:
-        """One variable of a measurement as a tidy table: a row a step and place (layer, head, slot, …), means over pairs.
+        """One variable of a measurement as a tidy table: a row a step and component (layer, head, slot, …), means over pairs.
 
         Of `evaluate` without a `variable`: a row a step, with accuracy, logit difference and probability and their bounds.
 

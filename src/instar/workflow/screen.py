@@ -35,7 +35,7 @@ class Screened:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        found: dict[str, Any] = {
+        screened: dict[str, Any] = {
             "task": self.task,
             "standing": self.standing,
             "pairs": self.pairs,
@@ -43,24 +43,24 @@ class Screened:
         }
         for name, interval in (("accuracy", self.accuracy), ("choice_accuracy", self.choice)):
             if interval is not None:
-                found[name] = [float(interval.value), float(interval.low), float(interval.high)]
-        return found
+                screened[name] = [float(interval.value), float(interval.low), float(interval.high)]
+        return screened
 
 
 def screen(model: Model, names: list[str], pairs: int, seed: int, tell: Tell) -> list[Screened]:
     """Every task on held-out names (and wordings, where a task has several)."""
-    found = []
+    screened = []
     for number, name in enumerate(names):
-        found.append(_one(model, name, pairs, seed))
+        screened.append(_one(model, name, pairs, seed))
         tell(number + 1, len(names), name)
-    return found
+    return screened
 
 
-def neighbours(found: list[Screened]) -> list[tuple[str, str]]:
+def neighbours(screened: list[Screened]) -> list[tuple[str, str]]:
     """Pairs of an easier task that is mastered and a harder one that is failed."""
-    by_name = {s.task: s for s in found}
+    by_name = {s.task: s for s in screened}
     pairs = []
-    for s in found:
+    for s in screened:
         known = TASKS[s.task].harder_than if s.task in TASKS else ()
         for easier in known:
             if easier in by_name and by_name[easier].standing == "mastered" and s.standing == "failed":

@@ -16,13 +16,14 @@ from instar.circuits.circuit import FAITHFUL, Circuit
 from instar.circuits.graph import Graph
 from instar.circuits.selection import select, smallest_size
 from instar.measure.attention import attention
+from instar.measure.common import prompts
+from instar.measure.direct_attribution import attribution
 from instar.measure.edges import CHECKED_PAIRS, Edges, agreement, edges
 from instar.measure.evaluate import evaluate
 from instar.measure.faithfulness import GRID, curve
-from instar.measure.lens import attribution, lens
+from instar.measure.lens import lens
 from instar.measure.patching import SITES, patching
 from instar.measure.roles import roles
-from instar.measure.rows import prompts
 from instar.models.load import Model
 from instar.record.config import MeasureConfig
 from instar.record.files import read_json

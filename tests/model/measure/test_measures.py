@@ -7,8 +7,9 @@ import torch
 from conftest import random_batch, tiny_gpt2
 from instar.between.drift import drift
 from instar.measure.attention import attention
+from instar.measure.direct_attribution import attribution
 from instar.measure.evaluate import SAID, evaluate
-from instar.measure.lens import attribution, lens
+from instar.measure.lens import lens
 from instar.models.load import load
 
 

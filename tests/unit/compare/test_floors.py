@@ -95,7 +95,7 @@ def test_counterfactuals_of_a_prompt_are_drawn_together():
     signs = np.array([1, -1])[:, None, None]
     cancelling = replace(scores, scores=scores.scores + signs * shift[scores.prompt]).remade()
     assert (resampled(cancelling, 20) == scores.circuit).all()
-    np.testing.assert_allclose(cancelling.rows.mean(0), cancelling.scores.mean((0, 1)))
+    np.testing.assert_allclose(cancelling.per_pair.mean(0), cancelling.scores.mean((0, 1)))
     apart = replace(cancelling, prompt=np.arange(KINDS * PAIRS).reshape(KINDS, PAIRS))
     assert (resampled(apart, 20) != scores.circuit).any()
 

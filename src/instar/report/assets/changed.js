@@ -73,7 +73,7 @@ function showKey(key) {
       const s = k.shares[n], g = k.by_grafting.indexOf(n), a = k.by_attribution.indexOf(n);
       return [n, g < 0 ? "–" : String(g + 1), s ? around(s.into) : "not grafted", s ? around(s.lost) : "not grafted", a < 0 ? "–" : String(a + 1), signed(k.attribution[n])];
     });
-    grid("key-" + kind, [kind.slice(0, -1), "place by grafting", "returns", "loses", "place by attribution", "change, logits"], rows);
+    grid("key-" + kind, [kind.slice(0, -1), "rank by grafting", "returns", "loses", "rank by attribution", "change, logits"], rows);
     return `${capital(kind)} on both lists: ${say(both)}; by grafting only: ${say(k.only_by_grafting)}; by attribution only: ${say(k.only_by_attribution)}.`;
   });
   $("key-words").textContent = words.filter(Boolean).join(" ");
@@ -82,3 +82,4 @@ function changedAtStep() {
   document.querySelectorAll("#verdict-strip li").forEach((li) => li.classList.toggle("now", +li.dataset.step === steps[state.index]));
   ROLES.forEach((r) => { const p = $("diff-series-" + r); if (p && p.data) Plotly.relayout(p, { shapes: marker() }); });
 }
+drawings.push({ start: showChanged, atStep: changedAtStep });

@@ -18,6 +18,8 @@ const task = (role) => D.summary.tasks[D.summary[role]];
 const inside = (role) => D.inside[role];
 const state = { index: 0, layer: 0, head: 0, shown: 0, playing: null, site: "z", scale: "reference", against: "v", group: null };
 const steps = task("old").steps;
+// Each drawing in a file of its own adds itself: `start` once, `atStep` whenever the step changes.
+const drawings = [{ start: () => startInterventions(), atStep: () => interventions() }];
 
 function layout(title, extra = {}) {
   const axis = { zeroline: false, gridcolor: "#eef0f2", linecolor: "#c9ced6", ticks: "outside", tickcolor: "#c9ced6", automargin: true };
@@ -264,7 +266,7 @@ function atStep() {
   ROLES.forEach(groups); bigTable();
   MARKED.forEach((id) => $(id).data && Plotly.relayout($(id), { shapes: marker() }));
   if (scales) ROLES.forEach((r) => { stream(r); layers(r); heads(r); slots(r); example(r); });
-  interventions(); rolesAtStep(); changedAtStep();
+  drawings.forEach((d) => d.atStep && d.atStep());
 }
 function choose(layer, head) {
   state.layer = layer; state.head = head; $("head").value = `${layer}.${head}`;
@@ -291,7 +293,7 @@ function start() {
     $("shown").addEventListener("change", () => { state.shown = +$("shown").value; ROLES.forEach(example); });
     $("head").addEventListener("change", () => choose(...$("head").value.split(".").map(Number)));
   }
-  startInterventions(); showVerdict(); showChanged(); startRoles();
+  drawings.forEach((d) => d.start && d.start());
   overSteps(); atStep();
   if (scales) ROLES.forEach((r) => $("heads-" + r).on("plotly_click", (e) => choose(Math.round(e.points[0].y), Math.round(e.points[0].x))));
   document.body.dataset.ready = "yes";

@@ -46,3 +46,4 @@ function startRoles() {
   $("role").addEventListener("change", () => { state.role = $("role").value; roleChosen(); });
   roleChosen();
 }
+drawings.push({ start: startRoles, atStep: rolesAtStep });

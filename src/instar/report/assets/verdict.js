@@ -82,3 +82,4 @@ function showControls() {
   controls.forEach(([name, c]) => rows.push(!c ? [`${name} (control)`, "not measured", "not measured", "–"] : [`${c.is} (control)`, ...ROLES.map((r) => { const a = c[s[r]]; return a ? `${percent(a.accuracy)} [${percent(a.accuracy_low)}, ${percent(a.accuracy_high)}]` : "not measured"; }), known(c["weights moved"]) ? c["weights moved"].toFixed(2) : "–"]));
   grid("controls-table", ["after", ...ROLES.map((r) => s[r] + " accuracy"), "weights moved, ‖ΔW‖"], rows);
 }
+drawings.push({ start: showVerdict });

@@ -1,4 +1,4 @@
-"""Our seconds, theirs, and the least that the products would take: `python -m benchmarks.run --shapes mini embedded`.
+"""Our seconds, theirs, and the least that the products would take: `python -m benchmarks --shapes mini embedded`.
 
 Every measurement runs in a fresh process with one thread, so that peak memory is its own. This process imports neither
 torch nor transformers: a child's peak would begin at the size of its parent.
