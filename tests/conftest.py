@@ -6,28 +6,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # On a machine without a GPU torch's own start-up warns through this.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from importlib import import_module
+from pkgutil import iter_modules
+
 from jaxtyping import install_import_hook
 
-with install_import_hook(
-    ["instar.models", "instar.measure", "instar.between", "instar.tasks.batch"], "beartype.beartype"
-):
-    # The public functions' own messages name a wrong argument better than a type checker's.
-    import instar.between.drift
-    import instar.between.exchange
-    import instar.between.graft
-    import instar.measure.ablate
-    import instar.measure.attention
-    import instar.measure.direct_attribution
-    import instar.measure.edge_attribution
-    import instar.measure.edge_patching
-    import instar.measure.evaluate
-    import instar.measure.lens
-    import instar.measure.patches
-    import instar.measure.roles
-    import instar.measure.writes
-    import instar.models.load
-    import instar.models.weights
+# What a public function is given it checks itself: its own message names a wrong argument better than a type checker's.
+OWN_MESSAGES = {"patching", "paths", "edges", "faithfulness", "causal"}
+CHECKED = ("measure", "between", "models")
+with install_import_hook([*(f"instar.{room}" for room in CHECKED), "instar.tasks.batch"], "beartype.beartype"):
     import instar.tasks.batch
+
+    for room in CHECKED:
+        for module in iter_modules(import_module(f"instar.{room}").__path__):
+            if module.name not in OWN_MESSAGES:
+                import_module(f"instar.{room}.{module.name}")
 
 import pytest
 import torch

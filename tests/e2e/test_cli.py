@@ -115,13 +115,26 @@ def test_gifs_have_a_frame_for_every_checkpoint_and_no_jumping(finished):
 
 
 def test_every_stage_has_its_command(finished, tmp_path):
-    out = tmp_path / "staged"
-    instar("train", write_config(tmp_path), "--out", out)
-    assert "ioi3 accuracy" in instar("evaluate", out).stdout
+    out, config = tmp_path / "staged", write_config(tmp_path)
+    too_early = instar("measure", config, "--out", out, ok=False).stderr
+    assert "train it first: instar train" in too_early and not out.exists()
+    assert f"instar measure {out}" in instar("train", config, "--out", out).stdout
+    # Each takes the directory, or the file and the directory.
+    assert "ioi3 accuracy" in instar("evaluate", config, "--out", out).stdout
     instar("measure", out)
-    instar("compare", out)
-    instar("report", out)
+    instar("compare", config, "--out", out)
+    said = instar("report", out).stdout
+    assert f"{out / 'report' / 'index.html'}" in said and f"{out / 'summary.json'}" in said
+    assert f"instar run {out} --seeds 0,1,2" in said and f"instar run {out} --controls old,shuffled" in said
     assert results(out) == results(finished)
+
+
+def test_a_log_is_short(tmp_path):
+    """Without a terminal: a line a minute at most, and whatever is left at the end."""
+    config = write_config(tmp_path, measure={"stages": ["evaluate"]}, report={"gifs": False, "static": False})
+    done = instar("run", config, "--out", tmp_path / "out")
+    said = [line for line in done.stderr.splitlines() if not line.startswith(("health", "data:"))]
+    assert len(said) <= 2 and said[-1].startswith("training (seed 0): 8/8"), done.stderr
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_rest_goes_on(finished, tmp_path):
@@ -183,6 +196,7 @@ def test_the_audit_reads_the_logs_format(tmp_path):
     [
         (("run", "nothing.yaml", "--out", "x"), "error: no configuration file nothing.yaml"),
         (("measure", "."), "error: . is not a run directory"),
+        (("report", "nothing"), "error: nothing: no such file or directory"),
         (("screen", "--tasks", "iou2"), "Did you mean 'ioi2'?"),
         (("data", "audit", "nothing.json"), "error: no file nothing.json"),
     ],

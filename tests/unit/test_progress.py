@@ -43,3 +43,46 @@ def test_a_pipe_that_is_asked_for_colours_is_no_terminal():
     asked = {**os.environ, "FORCE_COLOR": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=asked)
     assert done.returncode == 0 and done.stderr.startswith("stage: 1/2") and "\x1b" not in done.stderr
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """A log and a clock that stands still: `clock[0] += 10` is ten seconds later."""
+    clock = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress, "_lines", progress._Lines(last=clock[0]))
+    monkeypatch.setattr(progress, "console", Console(file=io.StringIO(), force_terminal=False))
+    return clock
+
+
+def test_without_a_terminal_there_is_one_line_a_minute_at_most(lines, capsys):
+    for what in ("training", "measuring"):
+        with progress.bar(what) as tell:
+            for done in range(20):
+                tell(done + 1, 20, f"step {done}")
+                lines[0] += 7
+    seconds = 2 * 20 * 7
+    said = capsys.readouterr().err.splitlines()
+    assert 1 < len(said) <= seconds // 60
+    # What was finished in between is not lost: it begins the next line.
+    assert any(line.startswith("training: 20/20 (2 min); measuring: ") for line in said)
+    progress.settled()
+    assert capsys.readouterr().err == "measuring: 20/20 (2 min)\n"
+    progress.settled()
+    assert capsys.readouterr().err == ""
+
+
+def test_the_time_left_is_from_what_was_done_here(lines, capsys):
+    with progress.bar("measuring") as tell:
+        tell(50, 100, "")  # found done
+        lines[0] += 80
+        tell(60, 100, "step 8")
+    assert capsys.readouterr().err.splitlines()[0] == "measuring: 60/100, step 8, 5 min left"
+
+
+def test_a_bar_that_fails_says_how_far_it_was(lines, capsys):
+    with pytest.raises(ZeroDivisionError), progress.bar("measuring") as tell:
+        tell(3, 10, "")
+        raise ZeroDivisionError
+    progress.settled()
+    assert capsys.readouterr().err == "measuring: 3/10 (0 s)\n"

@@ -21,19 +21,22 @@ def screen(
     import json
 
     from instar.models.load import load
-    from instar.progress import bar
+    from instar.progress import bar, settled
     from instar.report.terminal import show_screen
     from instar.tasks.library import TASKS
     from instar.workflow.screen import neighbours
     from instar.workflow.screen import screen as screen_tasks
 
     with bar("screening") as tell:
-        found = screen_tasks(load(model, device=device), tasks.split(",") if tasks else list(TASKS), pairs, seed, tell)
+        screened = screen_tasks(
+            load(model, device=device), tasks.split(",") if tasks else list(TASKS), pairs, seed, tell
+        )
+    settled()
     if as_json:
-        rows: Any = {"tasks": [s.as_dict() for s in found], "neighbours": neighbours(found)}
+        rows: Any = {"tasks": [s.as_dict() for s in screened], "neighbours": neighbours(screened)}
         typer.echo(json.dumps(rows, indent=1))
     else:
-        show_screen(model, found, neighbours(found))
+        show_screen(model, screened, neighbours(screened))
 
 
 @app.command()
@@ -68,10 +71,11 @@ def organism(
 ) -> None:
     """Retrain the embedded model from nothing (under 15 minutes on 2 cores)."""
     from instar.models.organism.recipe import Recipe, make
-    from instar.progress import bar
+    from instar.progress import bar, settled
 
     with bar("training the organism") as tell:
         facts = make(out, Recipe(seed=seed, threads=threads), tell)
+    settled()
     scores = ", ".join(f"{name} {value:.1%}" for name, value in facts["accuracy"].items())
     typer.echo(f"{out}: {scores} on {facts['pairs']:,} held-out pairs; sha256 {facts['sha256 of model.safetensors']}")
 
@@ -97,8 +101,9 @@ def calibrate(
         result = json.loads(SHIPPED.read_text(encoding="utf-8"))
     else:
         from instar.calibrate.matrix import calibrated
-        from instar.progress import bar
+        from instar.progress import bar, settled
 
         with bar("planting and measuring") as tell:
             result = calibrated(out, 4 if quick else seeds, tuple(bases.split(",")), tell)
+        settled()
     typer.echo(json.dumps(result, indent=1)) if as_json else show_calibration(result)

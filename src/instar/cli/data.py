@@ -72,7 +72,7 @@ def generate(
 
     from instar.generate.choices import GenerateConfig
     from instar.generate.generation import generate
-    from instar.progress import bar, console
+    from instar.progress import bar, console, settled
     from instar.report.terminal import show_audit, show_made
     from instar.tasks.audit import audit
     from instar.tasks.rows import DataRow
@@ -85,6 +85,7 @@ def generate(
         raise ValueError("; ".join(options)) from None
     with bar("generating") as tell:
         made = generate(config, out, tell, lambda text: console.print(text, markup=False, soft_wrap=True))
+    settled()
     if made.rows:
         show_audit(str(out), audit([DataRow(i, r.prompt, r.answer) for i, r in enumerate(made.rows, 1)], task=task))
     show_made(out, made)

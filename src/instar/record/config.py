@@ -338,6 +338,10 @@ class RunConfig(Part):
 def _explain(error: Any) -> str:
     where = [str(step) for step in error["loc"]]
     path = ".".join(where)
+    if error["type"] == "literal_error":
+        near = difflib.get_close_matches(str(error["input"]), error["ctx"]["expected"].split("'")[1::2], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{path}: {error['msg']}, found {error['input']!r}{hint}"
     if error["type"] != "extra_forbidden":
         return f"{path}: {error['msg']}, found {error['input']!r}"
     part: Any = RunConfig

@@ -51,8 +51,9 @@ def show_summary(summary: dict[str, Any]) -> None:
     new = summary["new"]
     moved = [row for kind in ("layers", "heads") for row in summary["changed"][kind][new] if row["moved"]]
     moved = sorted(moved, key=lambda row: -abs(row["change"]))[:2]
-    rows = "; ".join(_moved(row) for row in moved) or "nothing beyond its interval"
-    console.print(f"direct contribution to {new}, base → last: {rows}", markup=False)
+    if summary["changed"]["heads"][new]:
+        rows = "; ".join(_moved(row) for row in moved) or "nothing beyond its interval"
+        console.print(f"direct contribution to {new}, base → last: {rows}", markup=False)
     _show_circuits(summary)
     errors = [row["merge_error"] for row in summary["checkpoints"] if row["merge_error"] is not None]
     if errors:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import count, islice
 
 from instar.record.config import CONTROLS
+from instar.record.files import read_json
 from instar.workflow.experiment import Experiment
 
 SEEDS = 3
@@ -55,6 +56,8 @@ def _commands(experiment: Experiment) -> Iterator[tuple[str, str]]:
             return
     if config.series is not None:
         # Somebody else's training: nothing here can train another seed of it, or a control.
+        return
+    if not read_json(store.root / "summary.json")["verdict"]:
         return
     seeds, controls = config.train.seeds, config.compare.controls
     if len(seeds) < SEEDS:

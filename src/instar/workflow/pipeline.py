@@ -126,9 +126,10 @@ def measure_stage(experiment: Experiment, stages: tuple[str, ...] | None = None)
     todo = [job for job in todo if stages is None or job.stage in stages]
     with bar("measuring") as tell:
         failures = sweep(experiment, todo, tell)
-    if stages is None:
+    pairwise = causal_jobs(experiment, prepared.tasks, prepared.key) if stages is None else []
+    if pairwise:
         with bar("causal tests between checkpoints") as tell:
-            failures += sweep(experiment, causal_jobs(experiment, prepared.tasks, prepared.key), tell)
+            failures += sweep(experiment, pairwise, tell)
     for failure in failures:
         console.print(
             f"{tuning_name(failure.seed)}, step {failure.step} failed: {failure.reason}", style="bold red", markup=False

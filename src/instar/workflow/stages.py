@@ -82,8 +82,8 @@ class Pairs:
         return tokenize(rows, self.tokenizer, task=self.task)
 
 
-Stage = Callable[[Model, Pairs, MeasureConfig, bool], xr.Dataset]
-"""`stage(model, pairs, how, at_an_end)`: one measurement; the last says whether this is the first or last step."""
+Measurement = Callable[[Model, Pairs, MeasureConfig, bool], xr.Dataset]
+"""`measure(model, pairs, how, at_an_end)`; the last says whether this is the first or last step."""
 
 
 def patched(model: Model, pairs: Pairs, how: MeasureConfig, at_an_end: bool) -> xr.Dataset:
@@ -211,7 +211,7 @@ def played(model: Model, pairs: Pairs, how: MeasureConfig, at_an_end: bool) -> x
     return roles(model, batches, repeats=16, chunk=how.chunk).astype(np.float32)
 
 
-STAGES: dict[str, Stage] = {
+STAGES: dict[str, Measurement] = {
     "evaluate": lambda m, p, how, _: evaluate(m, p.batch(), chunk=how.chunk),
     "lens": lambda m, p, how, _: lens(m, p.batch(count=p.inside), chunk=how.chunk),
     "attribution": lambda m, p, how, _: attribution(m, p.batch(count=p.inside), chunk=how.chunk),
