@@ -140,8 +140,10 @@ def show_ending(files: Mapping[str, str], commands: Mapping[str, str]) -> None:
     console.print()
     for label, path in files.items():
         console.print(f"{label:<{width}}{path}", markup=False, soft_wrap=True)
-    for i, (label, command) in enumerate(commands.items()):
-        console.print(("next\n" if i == 0 else "") + f"{label:<{width}}{command}", markup=False, soft_wrap=True)
+    if commands:
+        console.print("\nnext:")
+    for label, command in commands.items():
+        console.print(f"{label:<{width}}{command}", markup=False, soft_wrap=True)
 
 
 def show_screen(model: str, found: list[Any], neighbours: list[tuple[str, str]]) -> None:
