@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from accelerate.utils import extract_model_from_parallel
 
+from instar.models.adapters import folded
 from instar.models.arch import row
 from instar.models.load import Model
 
@@ -56,7 +57,7 @@ def plain(module: Any) -> Any:
     Adapters are merged, in a whole float32 copy.
     """
     if _adapted(module):
-        return copy.deepcopy(module).float().merge_and_unload()
+        return folded(copy.deepcopy(module).float().eval(), type(module).__name__)[0]
     alone = copy.copy(module)
     # Saving writes the type and the architecture into the config.
     alone.config = copy.deepcopy(module.config)

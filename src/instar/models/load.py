@@ -87,12 +87,23 @@ def load(
         if tokenizer is None and like is None:
             tokenizer = _tokenizer_of(where, found.base)
     layout = Layout(module, row(module.config))
+    _check_finite(module, name)
     tokenizer = like.tokenizer if like is not None and tokenizer is None else tokenizer
     if tokenizer is not None:
         _trim_vocabulary(layout, tokenizer, name, revision, like)
         tokenizer = tokenizer if isinstance(tokenizer, Framed) else framed(tokenizer, chat)
     check(layout, name)
     return Model(module, tokenizer, layout, name, fingerprint(module), facts)
+
+
+def _check_finite(module: Any, name: str) -> None:
+    """Weights of a training that has diverged, or was saved in too small a type, are no family's fault."""
+    broken = [key for key, value in module.named_parameters() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{name}: {len(broken)} of its tensors hold values that are not finite numbers ({', '.join(broken[:3])}): its "
+            "training diverged, or it was saved in a type too small for it; take an earlier checkpoint"
+        )
 
 
 def _path_of(name: str) -> str:

@@ -3,7 +3,7 @@
 1. Pickles are refused with the command that converts them; a missing shard and a half-written file are named.
 2. Memory is estimated from the configuration before any weight is read.
 3. Weights go into the family's own module. A weight that the file lacks would stay random, so it is an error.
-4. An adapter (peft) is put on a copy of its base and merged in float32. How far that moves the logits is kept.
+4. An adapter (peft) is put on a copy of its base, which is the one that it names, and merged in float32.
 5. A difference (`instar-delta.json`, written by `instar.training.train`) is added to its base.
 6. Bare tensors (a state dict without a config.json) take the configuration of the series' base.
 """
@@ -15,28 +15,23 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from instar.models.accounts import CONVERT, Header, check_folder, headers, left_over, shards_of, some
+from instar.models.adapters import ADAPTER, ADAPTER_WEIGHTS, described, merged
 from instar.models.arch import row
 from instar.models.memory import empty, require
 
 DELTA = "instar-delta.json"
-ADAPTER = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_CONVERT = (
-    'python -c "import sys, transformers as t; t.AutoModelForCausalLM.from_pretrained(sys.argv[1])'
-    '.save_pretrained(sys.argv[2], safe_serialization=True)" OLD NEW'
-)
-# The Trainer leaves these beside the weights; they hold none and are never opened.
-_NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
 """What DistributedDataParallel and torch.compile put before every name."""
 
@@ -92,15 +87,15 @@ def read(source: Source, base: Any = None) -> Found:
         if (source.path / DELTA).exists():
             return Found(_with_difference(source))
     elif source.path.is_file():
-        return Found(_bare(source, [source.path], _config_of(base, source)))
+        return _bare(source, [source.path], _config_of(base, source))
     adapter = _adapter_folder(source)
     if adapter is not None:
         return _merged(source, adapter, base)
     if source.path.is_dir() and not _named_as_transformers_does(source.path):
         own = (source.path / "config.json").exists()
         config = configuration(source) if own else _config_of(base, source)
-        return Found(_bare(source, sorted(source.path.glob("*.safetensors")), config))
-    return Found(_whole(source))
+        return _bare(source, sorted(source.path.glob("*.safetensors")), config)
+    return _whole(source)
 
 
 def configuration(source: Source) -> Any:
@@ -122,34 +117,6 @@ def _unreachable(source: Source, error: Exception) -> FileNotFoundError:
     )
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse what cannot be a checkpoint, before anything is read.
-
-    Raises:
-        ValueError: a pickle, or a missing shard.
-        FileNotFoundError: no weights at all.
-    """
-    if not any(folder.glob("*.safetensors")):
-        pickles = [p.name for s in ("bin", "pt", "pth", "ckpt") for p in sorted(folder.glob(f"*.{s}"))]
-        pickles = [name for name in pickles if not name.startswith(_NOT_WEIGHTS)]
-        if pickles:
-            raise ValueError(
-                f"{folder} holds its weights as a pickle ({pickles[0]}), which can run code when it is read. instar reads "
-                f"safetensors only. Convert it where you trust it:\n  {_CONVERT}"
-            )
-        raise FileNotFoundError(f"{folder} holds no *.safetensors; it has {sorted(p.name for p in folder.iterdir())}")
-    for index in folder.glob("*.safetensors.index.json"):
-        try:
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{index} is damaged: expected an object with a weight_map") from None
-        missing = [name for name in shards if not (folder / name).exists()]
-        if missing:
-            raise ValueError(
-                f"{folder} lacks {len(missing)} of {len(shards)} shards that {index.name} names: {', '.join(missing)}"
-            )
-
-
 def _named_as_transformers_does(folder: Path) -> bool:
     standard = ("model.safetensors", "model.safetensors.index.json")
     return (folder / "config.json").exists() and any((folder / name).exists() for name in standard)
@@ -164,22 +131,24 @@ def _config_of(base: Any, source: Source) -> Any:
     return copy.deepcopy(base.config)
 
 
-def _whole(source: Source) -> Any:
+def _whole(source: Source) -> Found:
     """Weights as transformers writes them, whole or sharded, of any float type."""
     with quiet():
         config = configuration(source)
         _accept(source, config)
-        return _filled(source, source.name, use_safetensors=True, **source.remote)
+        index = source.path / "model.safetensors.index.json"
+        files = [source.path / name for name in (shards_of(index) if index.exists() else ["model.safetensors"])]
+        sizes = headers(files) if source.path.is_dir() else {}
+        return _filled(source, source.name, sizes, use_safetensors=True, **source.remote)
 
 
-def _bare(source: Source, files: list[Path], config: Any) -> Any:
+def _bare(source: Source, files: list[Path], config: Any) -> Found:
     """A state dict and a configuration."""
     _accept(source, config)
-    state: dict[str, Any] = {}
-    for file in files:
-        state |= {_WRAPPERS.sub("", name): value for name, value in _tensors(file).items()}
+    sizes = {_WRAPPERS.sub("", name): header for name, header in headers(files).items()}
+    state = {_WRAPPERS.sub("", name): value for file in files for name, value in _tensors(file).items()}
     with quiet():
-        return _filled(source, None, type(empty(config)), config=config, state_dict=state)
+        return _filled(source, None, sizes, type(empty(config)), config=config, state_dict=state)
 
 
 def _accept(source: Source, config: Any) -> None:
@@ -189,11 +158,13 @@ def _accept(source: Source, config: Any) -> None:
     require(str(source), config, source.dtype, source.device)
 
 
-def _filled(source: Source, name: str | None, kind: Any = AutoModelForCausalLM, **how: Any) -> Any:
+def _filled(
+    source: Source, name: str | None, sizes: dict[str, Header], kind: Any = AutoModelForCausalLM, **how: Any
+) -> Found:
     """transformers' loader, whose silent repairs are errors here.
 
     Raises:
-        ValueError: a damaged file, or a weight that the files lack or that has another shape.
+        ValueError: a damaged file, a weight that the files lack or that has another shape, a tensor without a place.
     """
     try:
         # Their report of what was missing is repeated as one sentence of ours.
@@ -206,18 +177,21 @@ def _filled(source: Source, name: str | None, kind: Any = AutoModelForCausalLM, 
         raise ValueError(f"{source}: a safetensors file is damaged or half-written: {error}") from None
     except OSError as error:
         raise FileNotFoundError(
-            f"{source}: no safetensors weights to be had ({_first_line(error)}). Convert a .bin:\n  {_CONVERT}"
+            f"{source}: no safetensors weights to be had ({_first_line(error)}). Convert a .bin:\n  {CONVERT}"
         ) from None
     except RuntimeError as error:
-        raise ValueError(f"{source}: its weights do not fit its configuration: {_first_line(error)}") from None
-    missing, foreign = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    if missing:
-        others = f"; it has {len(foreign)} that the model does not know ({', '.join(foreign[:3])})" if foreign else ""
-        raise ValueError(
-            f"{source}: {len(missing)} weights are not in its files and would be random "
-            f"({', '.join(missing[:3])}){others}: not a checkpoint of this model"
-        )
-    return module
+        why = _unfitting(sizes, how.get("config"), source) or _first_line(error)
+        raise ValueError(f"{source}: its weights do not fit its configuration: {why}") from None
+    notice = left_over(str(source), sorted(info["missing_keys"]), sorted(info["unexpected_keys"]), sizes)
+    return Found(module, {"left_over": notice} if notice else {})
+
+
+def _unfitting(sizes: dict[str, Header], config: Any, source: Source) -> str:
+    """The tensors of another size than the configuration makes them."""
+    wanted = {name: list(p.shape) for name, p in empty(config or configuration(source)).state_dict().items()}
+    other = [name for name, header in sizes.items() if name in wanted and list(header.shape) != wanted[name]]
+    shown = ", ".join(f"{name} is {list(sizes[name].shape)}, expected {wanted[name]}" for name in other[:3])
+    return shown + (f" and {len(other) - 3} more" if len(other) > 3 else "")
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -232,9 +206,13 @@ def _with_difference(source: Source) -> Any:
     folder = source.path
     before = json.loads((folder / DELTA).read_text(encoding="utf-8"))["base"]
     module = read(Source(str((folder / before).resolve()), dtype=source.dtype, device=source.device)).module
-    own = module.state_dict()
+    own, file = module.state_dict(), folder / "difference.safetensors"
+    differences = _tensors(file)
+    foreign = [n for n, value in differences.items() if n not in own or own[n].shape != value.shape]
+    if foreign:
+        raise ValueError(f"{file}: {len(foreign)} tensors do not fit its base {before} ({some(foreign, differences)})")
     with torch.no_grad():
-        for name, difference in _tensors(folder / "difference.safetensors").items():
+        for name, difference in differences.items():
             own[name].add_(difference.to(own[name].dtype))
     return module
 
@@ -266,42 +244,63 @@ def _adapter_folder(source: Source) -> Path | None:
 
 def _merged(source: Source, folder: Path, base: Any) -> Found:
     """An adapter on a copy of its base, merged in float32 (float64 where the base is)."""
-    from peft import PeftConfig, PeftModel
-
-    wanted = getattr(torch, source.dtype)
-    described = PeftConfig.from_pretrained(str(folder))
-    if described.is_prompt_learning:
-        raise ValueError(f"{source}: a {described.peft_type} adapter adds prompts, not weights: it cannot be merged")
+    config = described(folder, str(source))
     # The base's place on the machine where the adapter was made, or beside it.
-    name = str(described.base_model_name_or_path)
+    name = str(config.base_model_name_or_path)
     name = str((folder / name).resolve()) if (folder / name).exists() else name
+    facts = {}
     if base is None:
         module = read(Source(name, None, "float32", source.device, source.trust_remote_code)).module
     else:
+        facts = _on_this_base(source, name, base)
         require(str(source), base.config, source.dtype, source.device)
         module = copy.deepcopy(base)
-    module = module.to(torch.promote_types(wanted, torch.float32)).eval()
-    try:
-        with quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            adapted = PeftModel.from_pretrained(module, str(folder)).eval()
-    except SafetensorError as error:
-        raise ValueError(f"{folder / ADAPTER_WEIGHTS}: damaged or half-written: {error}") from None
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{source}: this adapter does not fit its base: {_first_line(error)}") from None
-    before = _some_logits(adapted, module)
-    merged = adapted.merge_and_unload()
-    after = _some_logits(merged, module)
-    error = float((before - after).abs().max() / before.abs().max())
-    kind, rank = str(getattr(described.peft_type, "value", described.peft_type)), getattr(described, "r", None)
-    about = {"adapter": kind.lower() + (f" rank {rank}" if rank else ""), "merge_error": error}
-    return Found(merged.to(wanted), about, name)
+    module = module.to(torch.promote_types(getattr(torch, source.dtype), torch.float32)).eval()
+    with quiet():
+        whole, about = merged(module, folder, _tensors(folder / ADAPTER_WEIGHTS), config, str(source))
+    return Found(whole.to(getattr(torch, source.dtype)), about | facts, name)
 
 
-@torch.no_grad()
-def _some_logits(module: nn.Module, base: Any) -> torch.Tensor:
-    """Logits of one short prompt of arbitrary tokens."""
-    return module(input_ids=torch.arange(1, 9, device=base.device)[None] % base.config.vocab_size).logits
+def _on_this_base(source: Source, named: str, base: Any) -> dict[str, str]:
+    """What to say of an adapter that names a base other than the one it is put on.
+
+    Raises:
+        ValueError: where the base that it names can be read here, and has other weights.
+    """
+    own = base.name_or_path
+    if named in (own, "None", "") or (Path(named).exists() and Path(own).exists() and Path(named).samefile(own)):
+        return {}
+    if not Path(named).is_dir():
+        return {
+            "adapter_base": f"the adapter names {named}, which is not here; it was put on {own or 'the given base'}"
+        }
+    if _same_weights(named, base):
+        return {}
+    raise ValueError(
+        f"{source}: this adapter was trained on {named} ({ADAPTER} says so), whose weights are not those of "
+        f"{own or 'the base'} that it is to be put on: load it by itself, or give its own base (like=BASE, --base BASE)"
+    )
+
+
+@lru_cache(maxsize=4)
+def _weights_at(folder: str, changed: float) -> dict[str, str]:
+    """A hash of every tensor in a folder's files; `changed` is when, so that new files are read anew."""
+    every: dict[str, str] = {}
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        every |= {name: _hashed(value) for name, value in _tensors(file).items()}
+    return every
+
+
+def _hashed(value: torch.Tensor) -> str:
+    # The first row alone of a matrix: rows may have been added for padding, and a training moves all of them.
+    first = value.detach()[:1].cpu().float().contiguous()
+    return sha256(f"{tuple(value.shape[1:])}".encode() + first.numpy().tobytes()).hexdigest()
+
+
+def _same_weights(folder: str, base: Any) -> bool:
+    there = _weights_at(folder, max((f.stat().st_mtime for f in Path(folder).glob("*.safetensors")), default=0.0))
+    here = {name: value for name, value in base.state_dict().items() if name in there}
+    return bool(here) and all(_hashed(value) == there[name] for name, value in here.items())
 
 
 def _first_line(error: Exception) -> str:

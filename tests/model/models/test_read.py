@@ -3,44 +3,15 @@
 import json
 import shutil
 
-import peft
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from instar.models import memory
 from instar.models.load import fingerprint, load
 from instar.models.organism import FOLDER
-
-
-def tuned(seed: int = 1):
-    """The embedded model after something that moved every weight."""
-    generator = torch.Generator().manual_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(FOLDER)
-    with torch.no_grad():
-        for value in model.parameters():
-            value.add_(0.01 * torch.randn(value.shape, generator=generator))
-    return model
-
-
-def adapted(folder, **choices):
-    torch.manual_seed(2)
-    model = peft.get_peft_model(
-        tuned(),
-        peft.LoraConfig(r=4, target_modules="all-linear", fan_in_fan_out=True, task_type="CAUSAL_LM", **choices),
-    )
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value.normal_(0, 0.05)
-    model.save_pretrained(folder)
-    return model.eval()
-
-
-def logits(module):
-    with torch.no_grad():
-        return module(input_ids=torch.arange(1, 13)[None]).logits
+from saved import tuned
 
 
 def test_shards_are_put_together(tmp_path, embedded):
@@ -94,54 +65,6 @@ def test_weights_of_another_shape_are_refused(tmp_path, embedded):
     save_file({k: v.clone() for k, v in model.state_dict().items()}, tmp_path / "step-1.safetensors")
     with pytest.raises(ValueError, match="do not fit its configuration"):
         load(tmp_path / "step-1.safetensors", like=embedded)
-
-
-@pytest.mark.parametrize("choices", [{}, {"use_dora": True}, {"use_rslora": True}, {"modules_to_save": ["ln_f"]}])
-def test_an_adapter_is_merged_and_the_error_is_kept(tmp_path, embedded, choices):
-    wanted = adapted(tmp_path / "adapter", **choices)
-    tuned().save_pretrained(tmp_path / "base")
-    base = load(tmp_path / "base", like=embedded)
-    found = load(tmp_path / "adapter", like=base)
-    assert torch.allclose(logits(found.module), logits(wanted), atol=2e-4)
-    assert not torch.allclose(logits(found.module), logits(base.module), atol=0.1)
-    assert found.facts["adapter"] == "lora rank 4" and 0 < found.facts["merge_error"] < 1e-5
-    assert fingerprint(base.module) == base.weights, "the base was changed"
-
-
-def test_an_adapter_by_itself_finds_its_base_beside_it(tmp_path):
-    wanted = adapted(tmp_path / "adapter")
-    tuned().save_pretrained(tmp_path / "base")
-    AutoTokenizer.from_pretrained(FOLDER).save_pretrained(tmp_path / "base")
-    described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    (tmp_path / "adapter" / "adapter_config.json").write_text(
-        json.dumps(described | {"base_model_name_or_path": "../base"})
-    )
-    found = load(tmp_path / "adapter")
-    assert torch.allclose(logits(found.module), logits(wanted), atol=2e-4)
-    assert len(found.tokenizer) == found.module.config.vocab_size
-
-
-def test_adapters_that_cannot_be_merged_are_refused(tmp_path, embedded):
-    for name in ("pickled", "half", "foreign"):
-        adapted(tmp_path / name)
-    whole = tmp_path / "pickled" / "adapter_model.safetensors"
-    whole.rename(tmp_path / "pickled" / "adapter_model.bin")
-    with pytest.raises(ValueError, match=r"pickle \(adapter_model.bin\)"):
-        load(tmp_path / "pickled", like=embedded)
-    half = tmp_path / "half" / "adapter_model.safetensors"
-    half.write_bytes(half.read_bytes()[:20_000])
-    with pytest.raises(ValueError, match=r"adapter_model.safetensors: damaged or half-written"):
-        load(tmp_path / "half", like=embedded)
-    other = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=1, n_head=2))
-    with pytest.raises(ValueError, match="this adapter does not fit its base"):
-        load(tmp_path / "foreign", like=load(other))
-
-
-def test_prompt_tuning_has_nothing_to_merge(tmp_path, embedded):
-    described = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
-    peft.get_peft_model(tuned(), described).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="adds prompts, not weights"):
-        load(tmp_path, like=embedded)
 
 
 def test_what_a_trainer_leaves_beside_the_weights_is_not_opened(tmp_path, embedded):

@@ -1,0 +1,164 @@
+"""Every tensor of a checkpoint's files is accounted for: read, noticed by rule, or an error that names it.
+
+1. Before anything is read, from the files' headers: pickles, missing shards, one tensor in two files, shells without
+   values, integers where floats belong.
+2. After transformers has put the tensors into the family's module: what the files lack, and what has no place there. Only
+   what is harmless by rule (`HARMLESS`) may be left over, and is said in the measurement.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+CONVERT = (
+    'python -c "import sys, transformers as t; t.AutoModelForCausalLM.from_pretrained(sys.argv[1])'
+    '.save_pretrained(sys.argv[2], safe_serialization=True)" OLD NEW'
+)
+# The Trainer leaves these beside the weights; they hold none and are never opened.
+_NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
+HARMLESS = {
+    "buffers that the model makes itself": r"rotary_emb\.inv_freq|\.attn(ention)?\.(masked_)?bias|rotary_pos_emb\.",
+    "a value or reward head": r"(^|\.)(v_head|value_head|score|reward_head|summary)\.",
+}
+"""What a file may hold beyond the model, and what that is. No prompt's logits depend on it."""
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class Header:
+    """One tensor as its file describes it."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse what cannot be a checkpoint, before anything is read.
+
+    Raises:
+        ValueError: a pickle, a missing shard, whole weights twice, or whole weights beside an adapter.
+        FileNotFoundError: no weights at all.
+    """
+    if not any(folder.glob("*.safetensors")):
+        pickles = [p.name for s in ("bin", "pt", "pth", "ckpt") for p in sorted(folder.glob(f"*.{s}"))]
+        pickles = [name for name in pickles if not name.startswith(_NOT_WEIGHTS)]
+        if pickles:
+            raise ValueError(
+                f"{folder} holds its weights as a pickle ({pickles[0]}), which can run code when it is read. instar reads "
+                f"safetensors only. Convert it where you trust it:\n  {CONVERT}"
+            )
+        raise FileNotFoundError(f"{folder} holds no *.safetensors; it has {sorted(p.name for p in folder.iterdir())}")
+    whole_files = sorted(p.name for p in folder.glob("model*.safetensors"))
+    if whole_files and (folder / "adapter_config.json").exists():
+        raise ValueError(
+            f"{folder} holds whole weights ({whole_files[0]}) and an adapter (adapter_config.json): which is meant? Put "
+            "them into two folders"
+        )
+    for index in folder.glob("*.safetensors.index.json"):
+        shards = shards_of(index)
+        missing = [name for name in shards if not (folder / name).exists()]
+        if missing:
+            raise ValueError(
+                f"{folder} lacks {len(missing)} of {len(shards)} shards that {index.name} names: {', '.join(missing)}"
+            )
+        whole = folder / "model.safetensors"
+        if whole.exists() and whole.name not in shards:
+            raise ValueError(
+                f"{folder} holds {whole.name} and the shards of {index.name}: which of them is meant? Remove one"
+            )
+
+
+def shards_of(index: Path) -> list[str]:
+    """The files that an index names.
+
+    Raises:
+        ValueError: for a damaged index.
+    """
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{index} is damaged: expected an object with a weight_map") from None
+
+
+def headers(files: Iterable[Path]) -> dict[str, Header]:
+    """Every tensor of some files, by name; no weights are read.
+
+    Raises:
+        ValueError: a damaged file, a tensor in two files, an empty shell, or integers in the place of floats.
+    """
+    every: dict[str, Header] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118 — not a mapping
+                    part = opened.get_slice(name)
+                    own = Header(file, part.get_dtype(), tuple(part.get_shape()))
+                    if name in every:
+                        raise ValueError(
+                            f"{name} is in two files, {every[name].file} and {file}: which of them is meant?"
+                        )
+                    every[name] = own
+        except SafetensorError as error:
+            raise ValueError(f"{file}: damaged or half-written: {error}") from None
+    empty = [name for name, header in every.items() if 0 in header.shape]
+    if empty:
+        raise ValueError(
+            f"{every[empty[0]].file}: {len(empty)} of {len(every)} tensors have no values ({some(empty)}): a shell, as "
+            "sharded training (ZeRO-3) leaves it. Gather them before saving (stage3_gather_16bit_weights_on_model_save)"
+        )
+    whole = [name for name, header in every.items() if header.dtype not in FLOATS and not _harmless(name)]
+    if whole:
+        first = every[whole[0]]
+        raise ValueError(
+            f"{first.file}: {len(whole)} of {len(every)} tensors are no floats ({some(whole)}: {first.dtype}), as quantised "
+            "weights are: instar measures float weights: dequantise it first"
+        )
+    return every
+
+
+def left_over(name: str, missing: Sequence[str], foreign: Sequence[str], sizes: dict[str, Any]) -> str:
+    """What of the files the model has no place for, in words; nothing by default.
+
+    Args:
+        name: of the checkpoint.
+        missing: weights that the files lack.
+        foreign: tensors that the model has no place for.
+        sizes: what is known of the files' tensors.
+
+    Raises:
+        ValueError: where weights are missing, or a tensor is left over that is not harmless by rule.
+    """
+    rest = [key for key in foreign if not _harmless(key)]
+    if missing:
+        others = f"; it has {len(foreign)} that the model does not know ({some(foreign, sizes)})" if foreign else ""
+        raise ValueError(
+            f"{name}: {len(missing)} weights are not in its files and would be random "
+            f"({some(missing)}){others}: not a checkpoint of this model"
+        )
+    if rest:
+        raise ValueError(
+            f"{name}: {len(rest)} tensors in its files have no place in the model of its config.json ({some(rest, sizes)}): "
+            "without them it would be another model. Correct config.json (number of layers, biases), or remove them"
+        )
+    kinds = [f"{what} ({some(own)})" for what, rule in HARMLESS.items() if (own := _of(rule, foreign))]
+    return "not read: " + "; ".join(kinds) if kinds else ""
+
+
+def some(names: Sequence[str], sizes: dict[str, Any] | None = None) -> str:
+    """The first few names, with their sizes where they are known."""
+    shown = [f"{name} {list(sizes[name].shape)}" if sizes and name in sizes else name for name in names[:3]]
+    return ", ".join(shown) + (", …" if len(names) > 3 else "")
+
+
+def _harmless(name: str) -> bool:
+    return any(re.search(rule, name) for rule in HARMLESS.values())
+
+
+def _of(rule: str, names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if re.search(rule, name))

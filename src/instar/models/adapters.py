@@ -1,0 +1,161 @@
+"""An adapter (peft) merged into a copy of its base, as the model that was trained.
+
+1. Every tensor of the file is accounted for: one that the adapter's configuration has no place for, or a place without a
+   tensor, is an error. peft itself only warns, and the model measured would be another one.
+2. Where the adapter changes one end of a matrix that embedding and unembedding share, they are untied first: merging would
+   change both (peft says so in a warning).
+3. Rows that were added to the vocabulary and saved with the adapter are made in the base before it is put on.
+4. How far merging moves the logits of a short prompt is kept; where it is more than rounding, it is an error.
+"""
+
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from instar.models.accounts import some
+
+ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ROUNDING = 1e-3
+"""Of the largest logit. Merging in float32 moves logits by 1e-6 of it, in a model trained in 16 bits by no more."""
+_WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")
+"""What DistributedDataParallel and torch.compile put into names, wherever they wrapped."""
+
+
+def described(folder: Path, name: str) -> Any:
+    """The adapter's configuration.
+
+    Raises:
+        ValueError: for one that adds prompts, or that cannot be read.
+    """
+    from peft import PeftConfig
+
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder / ADAPTER}: not an adapter's configuration: {error}") from None
+    if config.is_prompt_learning:
+        raise ValueError(f"{name}: a {config.peft_type} adapter adds prompts, not weights: it cannot be merged")
+    return config
+
+
+def merged(module: Any, folder: Path, tensors: dict[str, Tensor], config: Any, name: str) -> tuple[Any, dict[str, Any]]:
+    """The adapter put on `module`, which becomes the merged model; and what is to be said of it.
+
+    Args:
+        module: a copy of the base that is nobody else's, in float32 or float64.
+        folder: of the adapter's configuration.
+        tensors: of the adapter's file.
+        config: what `described` returned.
+        name: of the adapter, for errors.
+
+    Raises:
+        ValueError: an adapter that does not fit its base, or whose merging is more than rounding.
+    """
+    own = {_WRAPPERS.sub("", key): value for key, value in tensors.items()}
+    _grown(module, own)
+    with _as_file(folder, own, changed=own.keys() != tensors.keys()) as source:
+        adapted = _put_on(module, source, name)
+    _account(adapted, own, folder / ADAPTER_WEIGHTS)
+    whole, error = folded(adapted, name)
+    kind, rank = str(getattr(config.peft_type, "value", config.peft_type)), getattr(config, "r", None)
+    return whole, {"adapter": kind.lower() + (f" rank {rank}" if rank else ""), "merge_error": error}
+
+
+def folded(adapted: Any, name: str) -> tuple[Any, float]:
+    """The adapters of a peft model folded into its weights, in place, and by how much that moved logits (of the largest).
+
+    Raises:
+        ValueError: where that is more than rounding.
+    """
+    base = adapted.get_base_model()
+    before = _some_logits(adapted, base)
+    _untie(base)
+    whole = adapted.merge_and_unload()
+    after = _some_logits(whole, base)
+    error = float((before - after).abs().max() / before.abs().max())
+    if not error <= ROUNDING:
+        raise ValueError(
+            f"{name}: merging this adapter into its base moves logits by {error:.2g} of the largest, more than rounding "
+            f"({ROUNDING:g}): the merged weights are not the model that was trained. Merge it where it was trained, and "
+            "give the whole model"
+        )
+    return whole, error
+
+
+def _put_on(module: Any, folder: Path, name: str) -> Any:
+    from peft import PeftModel
+
+    try:
+        with warnings.catch_warnings():
+            # Of missing and unexpected tensors the account says more, and ties are undone before merging.
+            warnings.simplefilter("ignore")
+            return PeftModel.from_pretrained(module, str(folder)).eval()
+    except (ValueError, RuntimeError, KeyError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ValueError(f"{name}: this adapter does not fit its base: {' '.join(lines[:3]) or repr(error)}") from None
+
+
+def _account(adapted: Any, own: dict[str, Tensor], file: Path) -> None:
+    from peft import get_peft_model_state_dict
+
+    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    # peft saves whole embeddings beside an adapter that it thinks may need them.
+    missing, foreign = sorted(expected - own.keys()), sorted(own.keys() - expected - adapted.state_dict().keys())
+    if missing or foreign:
+        lacks = f"lacks {len(missing)} of {len(expected)} tensors that {ADAPTER} asks for ({some(missing)})"
+        holds = f"holds {len(foreign)} that match nothing in the base ({some(foreign, own)})"
+        parts = [text for text, names in ((lacks, missing), (holds, foreign)) if names]
+        raise ValueError(
+            f"{file}: {' and '.join(parts)}: not measured, since it would be another model than was trained. Is it the "
+            "adapter of this base, saved whole?"
+        )
+
+
+def _grown(module: Any, own: dict[str, Tensor]) -> None:
+    """Vocabulary rows that the adapter's file has and the base has not."""
+    embedding = module.get_input_embeddings()
+    path = next(path for path, part in module.named_modules() if part is embedding)
+    saved = (own.get(f"base_model.model.{path}.{end}") for end in ("weight", "base_layer.weight"))
+    rows = next((value.shape[0] for value in saved if value is not None), embedding.weight.shape[0])
+    if rows > embedding.weight.shape[0]:
+        module.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def _untie(module: Any) -> None:
+    """Where an adapter is on one end of a shared embedding matrix, or stands in for it: two matrices, as it was trained."""
+    ends = module.get_input_embeddings(), module.get_output_embeddings()
+    inside = [getattr(end, "base_layer", getattr(end, "original_module", end)) for end in ends]
+    if all(end is own for end, own in zip(ends, inside, strict=True)):
+        return
+    if inside[1] is not None and inside[1].weight is inside[0].weight:
+        inside[1].weight = nn.Parameter(inside[1].weight.detach().clone(), requires_grad=False)
+    module.config.tie_word_embeddings = False
+
+
+@contextmanager
+def _as_file(folder: Path, tensors: dict[str, Tensor], changed: bool) -> Iterator[Path]:
+    """The adapter's folder, or one with other names in its file."""
+    if not changed:
+        yield folder
+        return
+    with TemporaryDirectory() as scratch:
+        save_file(tensors, Path(scratch) / ADAPTER_WEIGHTS)
+        text = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+        (Path(scratch) / ADAPTER).write_text(json.dumps(text), encoding="utf-8")
+        yield Path(scratch)
+
+
+@torch.no_grad()
+def _some_logits(module: nn.Module, base: Any) -> Tensor:
+    """Logits of one short prompt of arbitrary tokens."""
+    return module(input_ids=torch.arange(1, 9, device=base.device)[None] % base.config.vocab_size).logits
