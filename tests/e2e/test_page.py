@@ -76,6 +76,29 @@ def test_it_opens_without_errors_or_requests(opened):
         assert plots.nth(i).locator("svg.main-svg").count() > 0, plots.nth(i).get_attribute("id")
 
 
+def test_no_control_of_the_page_makes_a_request(opened):
+    """Every button, link and option is used; what a chart's own bar offers stays on this machine."""
+    page, asked = opened.page, []
+    page.on("popup", lambda popup: asked.append(popup.url))
+    page.on("framenavigated", lambda frame: asked.append(frame.url))
+    page.on("download", lambda download: download.cancel())
+    for plot in page.locator(".js-plotly-plot").all():
+        own = plot.evaluate("(p) => [p._context.showSendToCloud, p._context.plotlyServerURL]")
+        assert own == [False, ""], plot.get_attribute("id")
+    titles = set(page.evaluate("[...document.querySelectorAll('.modebar-btn')].map((b) => b.dataset.title)"))
+    assert titles and not [
+        t for t in titles if any(w in t.lower() for w in ("cloud", "share", "plotly", "studio", "upload"))
+    ]
+    controls = ".modebar-btn, button, summary, a"
+    page.evaluate(f"document.querySelectorAll('{controls}').forEach((b) => b.dispatchEvent(new MouseEvent('click')))")
+    for select in page.locator("select").all():
+        for option in select.locator("option").all():
+            select.select_option(option.get_attribute("value"))
+    page.wait_for_timeout(500)
+    assert asked == [] and page.locator("form, iframe, a[href^=http]").count() == 0
+    assert [r for r in opened.requests if not r.startswith(("file:", "data:", "blob:"))] == []
+
+
 def test_the_slider_changes_the_drawing_and_never_the_scales(opened):
     page = opened.page
     changing = ["stream-new", "layers-new", "heads-new", "slots-new", "example-new", "stream-old", "heads-old"]

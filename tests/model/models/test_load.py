@@ -5,10 +5,18 @@ import warnings
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoConfig, GPTNeoForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 import instar
 from conftest import tiny_gpt2
+from instar.models import checks
 from instar.models.arch import row
 from instar.models.load import fingerprint, load
 from instar.models.organism import FOLDER
@@ -173,3 +181,51 @@ def test_loading_leaves_every_part_in_its_own_mode():
     before = [m.training for m in module.modules()]
     load(module)
     assert [m.training for m in module.modules()] == before
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """48 layers with sharp attention: rounding grows to 3e-5 of the largest value with two threads, to 6e-6 with one."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=97, hidden_size=96, intermediate_size=192, num_hidden_layers=48, num_attention_heads=6,
+        num_key_value_heads=3, max_position_embeddings=64,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if value.ndim == 2 and "proj" in name:
+                sharp = 8.0 if "q_proj" in name else 1.0
+                value.copy_(torch.randn_like(value) * sharp / value.shape[1] ** 0.5)
+    return model
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_rounding_refuses_no_deep_model(deep, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert load(deep).layout.n_layers == 48
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_mask_that_is_ignored_is_no_rounding(deep, monkeypatch):
+    seen = checks.record
+    monkeypatch.setattr(checks, "record", lambda layout, tokens, mask=None, **more: seen(layout, tokens, **more))
+    with pytest.raises(ValueError, match="a left-padded prompt equals the prompt alone: relative error"):
+        load(deep)
+    monkeypatch.undo()
+    # A part that is off by a hundredth is found as well, however much the model itself rounds.
+    monkeypatch.setattr(checks, "_own_stream", lambda layout, tokens, mask=None: torch.rand(*tokens.shape, 96))
+    original = checks.record
+    off = lambda layout, tokens, mask=None, **more: _off(original(layout, tokens, mask, **more), tokens)  # noqa: E731
+    monkeypatch.setattr(checks, "record", off)
+    with pytest.raises(ValueError, match="relative error 0.01, allowed 0.001"):
+        load(deep)
+
+
+def _off(seen, tokens):
+    if tokens.shape[1] == 10:
+        seen.sites["final"][0] *= 1.01
+    return seen

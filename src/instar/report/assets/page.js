@@ -7,7 +7,8 @@ const DIVERGING = [[0, "#1f4e79"], [0.25, "#7fb0d3"], [0.5, "#f7f7f5"], [0.75, "
 const SHARE = [[0, "#ffffff"], [0.25, "#dbe7ef"], [0.5, "#8fb6cf"], [0.75, "#3f7fa6"], [1, "#123f5c"]];
 const ROLES = ["old", "new"];
 const LOGITS = "logit(answer) − mean logit(foils)";
-const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+// plotly.js offers to upload every chart to its vendor's cloud unless it is told not to, and links to its home page.
+const CONFIG = { displaylogo: false, responsive: true, showSendToCloud: false, plotlyServerURL: "", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "sendChartToCloud"] };
 // Prompts and names are foreign text, and the chart library reads a little HTML in labels.
 const safe = (s) => String(s).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const percent = (x, digits = 1) => (100 * x).toFixed(digits) + " %";
