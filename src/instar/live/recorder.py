@@ -191,6 +191,7 @@ class Recorder:
         blank = dict.fromkeys(("train_accuracy", "heldout_accuracy", "end_of_text"))
         found = {"step": step, "loss": loss, "tokens": tokens, **blank, "sha256": sha256, "bytes": size}
         found |= {"kept": True, "how": how(self.module), "stages": []}
+        found["read_by"] = self.experiment.read_by(SEED, found)
         self.rows = [*(self.rows if before is None else self.rows[:-1]), found]
 
     def _measure(self, step: int, stages: Sequence[str]) -> None:

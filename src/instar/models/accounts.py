@@ -10,6 +10,8 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,19 @@ HARMLESS = {
     "a value or reward head": r"(^|\.)(v_head|value_head|score|reward_head|summary)\.",
 }
 """What a file may hold beyond the model, and what that is. No prompt's logits depend on it."""
+READ_BY = (
+    *("config.json", "adapter_config.json", "instar-delta.json", "*.safetensors.index.json", "*.py"),
+    *(
+        "tokenizer*",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.*",
+        "merges.txt",
+        "*.model",
+        "chat_template*",
+    ),
+)
+"""The files of a checkpoint that decide how it is read."""
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -36,6 +51,26 @@ class Header:
     file: Path
     dtype: str
     shape: tuple[int, ...]
+
+
+def read_by(source: str) -> str:
+    """A hash of what decides, beside the weights, how a checkpoint is read: configurations, tokenizer, code of its own.
+
+    "" for what is no folder here: a hub revision's commit stands for all of its files.
+    """
+    files = (
+        sorted({file for pattern in READ_BY for file in Path(source).glob(pattern)}) if Path(source).is_dir() else []
+    )
+    digest = sha256()
+    for file in files:
+        digest.update(f"{file.name} {_content(file, file.stat().st_mtime_ns, file.stat().st_size)} ".encode())
+    return digest.hexdigest()[:16] if files else ""
+
+
+@lru_cache(maxsize=4096)
+def _content(file: Path, changed: int, size: int) -> str:
+    with file.open("rb") as stream:
+        return file_digest(stream, "sha256").hexdigest()
 
 
 def check_folder(folder: Path) -> None:

@@ -81,7 +81,7 @@ def load(
         module, name = source, getattr(source, "name_or_path", "") or type(source).__name__
     else:
         name = str(source)
-        where = Source(_path_of(name), revision, dtype, device, trust_remote_code)
+        where = Source(local(name), revision, dtype, device, trust_remote_code)
         found = read(where, None if like is None else like.module)
         module, facts = _on_device(found.module, device), found.facts
         if tokenizer is None and like is None:
@@ -106,7 +106,8 @@ def _check_finite(module: Any, name: str) -> None:
         )
 
 
-def _path_of(name: str) -> str:
+def local(name: str) -> str:
+    """Where a model is to be read from: "embedded" is a folder of the package."""
     return str(organism.FOLDER) if name == organism.NAME else name
 
 
@@ -128,7 +129,7 @@ def load_tokenizer(source: str, **remote: Any) -> Any:
     """
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(_path_of(source), **remote)
+            return AutoTokenizer.from_pretrained(local(source), **remote)
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise FileNotFoundError(

@@ -15,10 +15,13 @@ Data with a `corrupted` column hold a pair a row (`clean` or `prompt`, `corrupte
 Running a Python file runs its code: it is the user's own, named by the user.
 """
 
+import ast
 import importlib.util
 import json
 import random
 import re
+import sys
+import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -48,7 +51,35 @@ def files_of(spec: str) -> list[str]:
         return [_data_of(spec)[0]]
     path = Path(re.sub(r":\w+$", "", spec))
     rows = getattr(_module(path), "ROWS", None)
-    return [str(path), *([_beside(path, rows)] if isinstance(rows, str) else [])]
+    return [*map(str, _sources(path)), *([_beside(path, rows)] if isinstance(rows, str) else [])]
+
+
+def _sources(path: Path) -> list[Path]:
+    """A Python file and what it imports of the user's own code: not what was installed."""
+    todo, known = [path.resolve()], []
+    while todo:
+        file = todo.pop()
+        if file in known:
+            continue
+        known.append(file)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            todo += [own for name in names if (own := _own_code(name)) is not None]
+    return known
+
+
+def _own_code(name: str) -> Path | None:
+    if name.split(".")[0] in {*sys.stdlib_module_names, "instar"}:
+        return None
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    installed = [sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib")]
+    file = None if spec is None or spec.origin is None or not spec.has_location else Path(spec.origin).resolve()
+    return None if file is None or file.suffix != ".py" or any(file.is_relative_to(p) for p in installed) else file
 
 
 def load_task(spec: str, data: DataConfig | None = None) -> Task:

@@ -5,7 +5,6 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from instar import __version__
 from instar.record.config import DataConfig, TasksConfig
 from instar.record.files import read_json, read_rows, write_json, write_rows
 from instar.record.keys import digest
@@ -19,6 +18,9 @@ from instar.tasks.ready import PairSource, said
 from instar.tasks.records import fingerprint
 from instar.tasks.rows import DataRow, read_training_file
 from instar.tasks.task import Task
+
+NUMERICS = 1
+"""Raised when the same choices would make other rows or pairs."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def _key(tasks: TasksConfig, data: DataConfig, named: dict[str, Task]) -> str:
     content = {f: fingerprint(f) for f in files}
     names = {name: {split: list(words) for split, words in task.names.items()} for name, task in named.items()}
     choices = data.model_dump(exclude={"measure_pairs", "general_text"})
-    return digest([__version__, tasks.model_dump(), choices, names, content])
+    return digest([NUMERICS, tasks.model_dump(), choices, names, content])
 
 
 def _test_pairs(task: Task, data: DataConfig, counterfactual: str) -> list[Pair]:

@@ -114,6 +114,12 @@ class Experiment:
             )
         return index
 
+    def read_by(self, tuning: Tuning, row: dict[str, Any]) -> str:
+        """What decides, beside the weights, how a row's checkpoint is read; as it was noted where weights are not kept."""
+        from instar.models.accounts import read_by
+
+        return read_by(self.store.origin(tuning, row["step"])[0]) if row.get("kept", True) else row.get("read_by", "")
+
     def untrained(self) -> "Model":
         """The base as the configuration names it."""
         own = self.config.model

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from instar import __version__
-from instar.models.load import load_tokenizer
+from instar.models.accounts import read_by
+from instar.models.load import load_tokenizer, local
 from instar.progress import bar, console
 from instar.record.config import CONTROLS
 from instar.record.files import read_json, write_json
@@ -24,6 +24,9 @@ from instar.training.train import Row, train
 from instar.workflow.adopt import adopt
 from instar.workflow.experiment import Experiment
 from instar.workflow.sweep import Failure, causal_jobs, jobs, sweep
+
+NUMERICS = 1
+"""Raised when the same training would come out otherwise."""
 
 
 def run_all(experiment: Experiment) -> dict[str, Any]:
@@ -73,7 +76,8 @@ def train_stage(experiment: Experiment) -> None:
         adopt(experiment)
         return
     base = experiment.untrained()
-    weights, tokenizer = base.weights, base.tokenizer
+    # How it is read is more than its weights: its activation function, say.
+    weights, tokenizer = (base.weights, read_by(local(config.model.source))), base.tokenizer
     del base  # every fine-tuning begins with a fresh one, and a large one does not fit twice
     prepared = data_stage(experiment, tokenizer)
     store.write_config(config)
@@ -96,7 +100,7 @@ def _tune(experiment: Experiment, tuning: Tuning, seed: int, label: str, of: tup
     weights, rows, heldout, train_config, data_key = of
     choices = train_config.model_dump(exclude={"seeds", "report_to"})
     key = digest(
-        [__version__, weights, data_key, choices, tuning, config.threads, config.model.device, config.model.chat]
+        [NUMERICS, *weights, data_key, choices, tuning, config.threads, config.model.device, config.model.chat]
     )
     if (store.index(tuning) or {}).get("key") == key:
         return

@@ -222,6 +222,10 @@ STAGES: dict[str, Measurement] = {
 }
 
 
+NUMERICS: dict[str, int] = dict.fromkeys((*STAGES, "drift", "causal"), 1)
+"""Raised when a stage's numbers change for the same inputs: what was measured before is then made again."""
+
+
 def options(stage: str, how: MeasureConfig, inside: int | None) -> dict[str, Any]:
     """What, beside weights, pairs and threads, decides a stage's numbers; `inside` as of `Pairs`."""
     if stage == "patching":

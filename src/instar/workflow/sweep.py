@@ -1,7 +1,7 @@
 """Measurements over many checkpoints: one model in memory at a time, what exists skipped, serial or with Ray.
 
-1. A `Job` is one file: stage, task, seed, step. Its key hashes the checkpoint's weights, the task's data, the stage's
-   options and instar's version; a file with the same key is not made again.
+1. A `Job` is one file: stage, task, seed, step. Its key hashes the checkpoint's weights and what decides how they are read,
+   the task's data, the stage's options and the version of its numbers; a file with the same key is not made again.
 2. Checkpoints with anything missing are loaded one by one, and all their missing jobs are done.
 3. With `executor: ray` checkpoints are fanned out over the cluster; the serial loop is the oracle.
 4. A checkpoint that cannot be loaded is reported and the rest goes on.
@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from instar import __version__
 from instar.between.causal import causal
 from instar.between.drift import drift
 from instar.circuits.circuit import Circuit
@@ -31,7 +30,7 @@ from instar.record.files import read_json
 from instar.record.keys import digest
 from instar.record.store import SHARED, Tuning
 from instar.workflow.experiment import Experiment
-from instar.workflow.stages import STAGES, Pairs, causal_prompts, options
+from instar.workflow.stages import NUMERICS, STAGES, Pairs, causal_prompts, options
 
 GENERAL_TEXTS = 64
 CONTROLLED = ("evaluate", "circuit", "drift")
@@ -73,6 +72,10 @@ def jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Jo
         if isinstance(seed, str):
             # Of a control only the end is wanted: what a fine-tuning of that length does by itself.
             rows, stages = rows[-1:], tuple(s for s in stages if s in CONTROLLED)
+
+        def weights_of(row: dict[str, Any], seed: Tuning = seed) -> tuple[str, str]:
+            return row["sha256"], experiment.read_by(seed, row)
+
         # While a training is being recorded, what stands last is not yet its end.
         ends = (index["steps"][0]["step"], index["steps"][-1]["step"] if index.get("ended", True) else None)
         for row in rows:
@@ -80,8 +83,8 @@ def jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Jo
                 for task in [SHARED] if stage == "drift" else tasks:
                     at_an_end = row["step"] in ends
                     choices = [_options(stage, config), *([at_an_end] if stage == "circuit" else [])]
-                    decides = [index["steps"][0]["sha256"], row["sha256"], choices]
-                    key = digest([__version__, stage, task, data_key, *decides])
+                    decides = [*weights_of(index["steps"][0]), *weights_of(row), choices]
+                    key = digest([NUMERICS[stage], stage, task, data_key, *decides])
                     path = store.measurement(stage, task, seed, row["step"])
                     # Of weights that were not kept there is what was measured in time, and no more.
                     if row.get("kept", True) or path.exists():
@@ -103,8 +106,9 @@ def causal_jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> 
             if not all(file.exists() for file in files):
                 continue
             choices = own.model_dump(exclude={"checkpoints", "controls"}) | _reading(config)
-            decides = [*map(store.key_of, files), rows[0]["sha256"], row["sha256"], choices, row["step"] == last]
-            key = digest([__version__, "causal", data_key, config.threads, *decides])
+            read = [experiment.read_by(seed, own) for own in (rows[0], row)]
+            decides = [*map(store.key_of, files), rows[0]["sha256"], row["sha256"], *read, choices, row["step"] == last]
+            key = digest([NUMERICS["causal"], "causal", data_key, config.threads, *decides])
             path = store.measurement("causal", SHARED, seed, row["step"])
             every.append(Job("causal", SHARED, seed, row["step"], path, key, row["step"] == last))
     return every
