@@ -111,8 +111,8 @@ def test_a_run_under_way_says_what_makes_the_rest(small_run, tmp_path):
     shutil.copy(small_run / "config.yaml", part)
     run = instar.load_run(part)
     for ask, command in (
-        (lambda: run.tasks, f"instar train '{part}/config.yaml' --out '{part}'"),
-        (lambda: run.steps, f"instar train '{part}/config.yaml' --out '{part}'"),
+        (lambda: run.tasks, f"instar train '{part}'"),
+        (lambda: run.steps, f"instar train '{part}'"),
         (lambda: run.summary, f"instar compare '{part}'"),
         (lambda: run.page, f"instar report '{part}'"),
     ):

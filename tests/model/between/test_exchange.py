@@ -334,7 +334,8 @@ def patched_by_hooks(module, base, source, rest, site, members):
 def test_sets_patched_from_the_first_difference_equal_whole_runs(family, site, monkeypatch):
     module = families.tiny(family)
     model, (batch, (clean, corrupted, *rest)) = named(module, family), uneven()
-    starts = set()
+    # All but GPT-2 norm or take the softmax in float32, which some processors sum otherwise for other numbers of rows.
+    starts, exact = set(), 1e-9 if family == "gpt2" else FLOAT32
     whole = Engine.run
 
     def run(self, frame, start=0, *rest, **options):
@@ -348,8 +349,8 @@ def test_sets_patched_from_the_first_difference_equal_whole_runs(family, site, m
         for chunk in (1, 3):
             found = instar.set_patching(model, batch, PATCHED, site=site, direction=direction, chunk=chunk)
             for name, theirs in expected.items():
-                close(found["metric"].sel(set=name), theirs, 1e-9)
-            close(found["metric"].sel(set="none"), found["corrupted" if direction == "denoising" else "clean"], 1e-9)
+                close(found["metric"].sel(set=name), theirs, exact)
+            close(found["metric"].sel(set="none"), found["corrupted" if direction == "denoising" else "clean"], exact)
     assert starts == {0, 1, 3, 4, 6}
     moved = np.abs(found["change"]).max("pair").drop_sel(set="none")
     assert (moved > 1e-4).all()
