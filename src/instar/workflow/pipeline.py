@@ -136,7 +136,10 @@ def measure_stage(experiment: Experiment, stages: tuple[str, ...] | None = None)
             failures += sweep(experiment, pairwise, tell)
     for failure in failures:
         console.print(
-            f"{tuning_name(failure.seed)}, step {failure.step} failed: {failure.reason}", style="bold red", markup=False
+            f"{tuning_name(failure.seed)}, step {failure.step} failed: {failure.reason}",
+            style="bold red",
+            markup=False,
+            soft_wrap=True,
         )
     write_json(store.root / "measure" / "failed.json", [asdict(f) for f in failures])
     return failures

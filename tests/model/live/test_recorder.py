@@ -147,7 +147,7 @@ def test_everything_is_as_it_was_also_after_an_error(embedded, batches, tmp_path
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         before = state(model)
         if broken:
-            with pytest.raises(ValueError, match="relative error nan"):
+            with pytest.raises(ValueError, match="not finite numbers"):
                 r.step(1)
         else:
             assert r.step(1)
