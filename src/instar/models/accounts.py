@@ -17,6 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+ADAPTER = "adapter_config.json"
 CONVERT = (
     'python -c "import sys, transformers as t; t.AutoModelForCausalLM.from_pretrained(sys.argv[1])'
     '.save_pretrained(sys.argv[2], safe_serialization=True)" OLD NEW'
@@ -24,12 +25,12 @@ CONVERT = (
 # The Trainer leaves these beside the weights; they hold none and are never opened.
 _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
 HARMLESS = {
-    "buffers that the model makes itself": r"rotary_emb\.inv_freq|\.attn(ention)?\.(masked_)?bias|rotary_pos_emb\.",
+    "buffers that the model makes itself": r"rotary_emb\.inv_freq$|\.attn(ention)?\.(masked_)?bias$",
     "a value or reward head": r"(^|\.)(v_head|value_head|score|reward_head|summary)\.",
 }
 """What a file may hold beyond the model, and what that is. No prompt's logits depend on it."""
 READ_BY = (
-    *("config.json", "adapter_config.json", "instar-delta.json", "*.safetensors.index.json", "*.py"),
+    *("config.json", ADAPTER, "instar-delta.json", "*.safetensors.index.json", "*.py"),
     *(
         "tokenizer*",
         "special_tokens_map.json",
@@ -90,9 +91,9 @@ def check_folder(folder: Path) -> None:
             )
         raise FileNotFoundError(f"{folder} holds no *.safetensors; it has {sorted(p.name for p in folder.iterdir())}")
     whole_files = sorted(p.name for p in folder.glob("model*.safetensors"))
-    if whole_files and (folder / "adapter_config.json").exists():
+    if whole_files and (folder / ADAPTER).exists():
         raise ValueError(
-            f"{folder} holds whole weights ({whole_files[0]}) and an adapter (adapter_config.json): which is meant? Put "
+            f"{folder} holds whole weights ({whole_files[0]}) and an adapter ({ADAPTER}): which is meant? Put "
             "them into two folders"
         )
     for index in folder.glob("*.safetensors.index.json"):

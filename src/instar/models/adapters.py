@@ -8,8 +8,8 @@
 4. How far merging moves the logits of a short prompt is kept; where it is more than rounding, it is an error.
 """
 
-import json
 import re
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +21,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from instar.models.accounts import some
+from instar.models.accounts import ADAPTER, some
 
-ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ROUNDING = 1e-3
-"""Of the largest logit. Merging in float32 moves logits by 1e-6 of it, in a model trained in 16 bits by no more."""
+"""Of the largest logit. Merging in float32 moves logits by about 1e-6 of it."""
 _WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")
 """What DistributedDataParallel and torch.compile put into names, wherever they wrapped."""
 
@@ -150,8 +149,7 @@ def _as_file(folder: Path, tensors: dict[str, Tensor], changed: bool) -> Iterato
         return
     with TemporaryDirectory() as scratch:
         save_file(tensors, Path(scratch) / ADAPTER_WEIGHTS)
-        text = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
-        (Path(scratch) / ADAPTER).write_text(json.dumps(text), encoding="utf-8")
+        shutil.copy(folder / ADAPTER, scratch)
         yield Path(scratch)
 
 

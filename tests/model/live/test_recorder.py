@@ -233,7 +233,9 @@ def test_an_error_does_not_end_the_training(embedded, batches, tmp_path):
         if n == 2:
             good.update({k: v.clone() for k, v in model.state_dict().items()})
             model.transformer.ln_f.weight.data.fill_(torch.nan)
-            with pytest.warns(UserWarning, match="instar failed at step 2, and training goes on: ValueError: .*not finite numbers"):
+            with pytest.warns(
+                UserWarning, match="instar failed at step 2, and training goes on: ValueError: .*not finite numbers"
+            ):
                 assert not r.step(n)
             model.load_state_dict(good)
         else:

@@ -69,6 +69,11 @@ def test_what_is_harmless_by_rule_is_said_in_the_measurement(tmp_path, embedded)
     assert "a value or reward head (v_head.summary.weight)" in found.facts["left_over"]
     result = instar.evaluate(found, instar.ioi(2).batch(found, n=4))
     assert result.attrs["left_over"] == found.facts["left_over"]
+    # A name that only begins like a harmless one is not one.
+    edit(tmp_path, lambda state: state | {"transformer.rotary_emb.inv_freq_scale": torch.ones(2)})
+    with pytest.raises(ValueError, match=r"1 tensors in its files have no place .*inv_freq_scale"):
+        load(tmp_path, like=embedded)
+    edit(tmp_path, lambda state: {n: v for n, v in state.items() if not n.endswith("inv_freq_scale")})
     edit(tmp_path, lambda state: state | {"v_headless.weight": torch.ones(2, 3)})
     with pytest.raises(ValueError, match=r"1 tensors in its files have no place .*v_headless.weight \[2, 3\]"):
         load(tmp_path, like=embedded)
