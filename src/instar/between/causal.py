@@ -26,6 +26,7 @@ from instar.measure.common import about, prompts
 from instar.measure.faithfulness import faithfulness
 from instar.measure.paths import set_patching
 from instar.models.load import Model
+from instar.models.plain import measured
 from instar.models.weights import permuted
 from instar.tasks.batch import Batch
 
@@ -40,6 +41,7 @@ class Prompts:
     givers: Batch
 
 
+@measured
 def causal(
     base: Model,
     tuned: Model,

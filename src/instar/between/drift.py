@@ -15,9 +15,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from instar.models.load import Model
+from instar.models.plain import measured
 from instar.models.taps import record
 
 
+@measured
 @torch.no_grad()
 def drift(
     base: Model, tuned: Model, tokens: Int[Tensor, "text pos"] | None, mask: Bool[Tensor, "text pos"] | None = None

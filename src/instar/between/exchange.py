@@ -28,6 +28,7 @@ from instar.circuits.graph import Graph
 from instar.measure.common import about, answer_direction, at_end, foil_values, numpy, pair_coords, pieces
 from instar.models.load import Model
 from instar.models.norms import frozen
+from instar.models.plain import measured
 from instar.models.replay import Engine, rows_of
 from instar.models.taps import Record, logits_at, record
 from instar.progress import slow
@@ -38,6 +39,7 @@ CONVENTION = (
 )
 
 
+@measured
 @torch.no_grad()
 def exchange(base: Model, tuned: Model, batch: Batch, sets: Sets, *, chunk: int = 64) -> xr.Dataset:
     """Outputs of every set exchanged, both ways.
@@ -114,6 +116,7 @@ def _metric(model: Model, part: Batch, run: Record) -> Float[np.ndarray, " pair"
     return numpy((logits.gather(1, part.answer[:, None]) - foil_values(logits, part.foils)).nanmean(1))
 
 
+@measured
 @torch.no_grad()
 def residual_learning(base: Model, tuned: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
     """What each layer's new weights add, on the base's own input: `added` (logits) on `layer, part, pair`."""

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from instar.circuits.graph import Graph
 from instar.measure.common import about, foil_values, numpy, pair_coords, pieces
 from instar.models.load import Model
+from instar.models.plain import measured
 from instar.models.taps import logits_at, record
 from instar.models.weights import EMBEDDINGS, NORMS, QKVO, weights
 from instar.progress import slow
@@ -67,6 +68,7 @@ class Reading:
     """Whether the answer is the top token."""
 
 
+@measured
 @torch.no_grad()
 def read(model: Model, batch: Batch, chunk: int = 64, edit: Any = None) -> Reading:
     """The clean prompts' logit differences (logits), answer against all foils; `edit` as in `taps.record`."""
@@ -79,6 +81,7 @@ def read(model: Model, batch: Batch, chunk: int = 64, edit: Any = None) -> Readi
     return Reading(np.concatenate(found), np.concatenate(right))
 
 
+@measured
 @torch.no_grad()
 def graft(base: Model, tuned: Model, batch: Batch, sets: Sets, *, chunk: int = 64, share: float = 1.0) -> xr.Dataset:
     """Grafts of every set, both ways, on one task's clean prompts.
@@ -118,6 +121,7 @@ def graft(base: Model, tuned: Model, batch: Batch, sets: Sets, *, chunk: int = 6
     return dataset.assign_attrs(about(tuned, batch, **more))
 
 
+@measured
 def interpolate(
     base: Model,
     tuned: Model,

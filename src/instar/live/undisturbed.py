@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import extract_model_from_parallel
 
 from instar.models.adapters import folded
-from instar.models.arch import row
 from instar.models.load import Model
+from instar.models.plain import unwrapped as out_of_wrappers
 
 
 def unwrapped(model: Any) -> Any:
@@ -30,10 +29,8 @@ def unwrapped(model: Any) -> Any:
         ValueError: for what cannot be written as a plain model: quantized weights, adapters that cannot be merged, a family
             that instar does not know.
     """
-    module = model.module if isinstance(model, Model) else extract_model_from_parallel(model, keep_torch_compile=False)
+    module = model.module if isinstance(model, Model) else out_of_wrappers(model)
     name = type(module).__name__
-    if not hasattr(module, "config") or not hasattr(module, "save_pretrained"):
-        raise ValueError(f"model: {name} is not a transformers model; instar records models of transformers and peft")
     if (
         getattr(module, "hf_quantizer", None) is not None
         or getattr(module.config, "quantization_config", None) is not None
@@ -47,7 +44,6 @@ def unwrapped(model: Any) -> Any:
         raise ValueError(
             f"model: the adapters of {name} cannot be merged into its weights; use LoRA through peft.get_peft_model"
         )
-    row(module.config)
     return module
 
 

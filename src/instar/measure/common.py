@@ -1,5 +1,6 @@
 """What every measurement shares: going through a batch in pieces, and the answer's direction in the residual stream."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,8 @@ from instar.tasks.frame import form_of
 
 def pieces(batch: Batch, model: Model, size: int) -> Iterator[Batch]:
     """The batch in consecutive pieces of at most `size` pairs, on the model's device."""
-    for start in range(0, len(batch), size):
-        yield to(batch[slice(start, start + size)], model.device)
+    for rows in _alike(np.arange(len(batch)), batch, model, size):
+        yield to(batch[slice(rows[0], rows[-1] + 1)], model.device)
 
 
 def sorted_pieces(batch: Batch, model: Model, size: int) -> Iterator[tuple[np.ndarray, Batch]]:
@@ -29,9 +30,16 @@ def sorted_pieces(batch: Batch, model: Model, size: int) -> Iterator[tuple[np.nd
     """
     first = (batch.clean != batch.corrupted).int().argmax(1)
     order = np.lexsort((first.numpy(), batch.end.numpy()))
-    for start in range(0, len(batch), size):
-        rows = order[start : start + size]
+    for rows in _alike(order, batch, model, size):
         yield rows, to(batch[rows], model.device)
+
+
+def _alike(order: np.ndarray, batch: Batch, model: Model, size: int) -> Iterator[np.ndarray]:
+    """Rows in their order, `size` at a time, and never two that the model would rotate in different ways."""
+    limit = model.layout.rotates_otherwise_beyond
+    beyond = batch.end.numpy()[order] >= (np.inf if limit is None else limit)
+    for rows in np.split(order, np.flatnonzero(beyond[1:] != beyond[:-1]) + 1):
+        yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def fitting(size: int, batch: Batch, model: Model, sources: int) -> int:
@@ -50,7 +58,9 @@ def to(batch: Batch, device: torch.device) -> Batch:
     from dataclasses import fields, replace
 
     moved = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    return replace(batch, **{k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)})
+    # What was made under inference mode cannot be saved for gradients.
+    own = {k: v.clone() if v.is_inference() else v for k, v in moved.items() if isinstance(v, Tensor)}
+    return replace(batch, **{k: v.to(device) for k, v in own.items()})
 
 
 def at_end(x: Float[Tensor, "pair pos d_model"], end: Int[Tensor, " pair"]) -> Float[Tensor, "pair d_model"]:
@@ -101,7 +111,7 @@ def about(model: Model, batch: Batch, **more: Any) -> dict[str, Any]:
     """The attributes that every result carries: how it was made."""
     from instar import __version__
 
-    return {
+    own = {
         "instar": __version__,
         "model": model.name,
         "weights": model.weights,
@@ -113,6 +123,8 @@ def about(model: Model, batch: Batch, **more: Any) -> dict[str, Any]:
         **model.facts,
         **more,
     }
+    # As a netCDF file takes them.
+    return {k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in own.items()}
 
 
 def pair_coords(batch: Batch) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from instar.measure.edge_attribution import Groups, Rule, edge_scores, groups_of
 from instar.measure.edge_patching import exact_edges
 from instar.measure.faithfulness import curve
 from instar.models.load import Model
+from instar.models.plain import measured
 from instar.models.replay import Engine
 from instar.progress import Advance, slow
 from instar.stats.intervals import rank_correlation
@@ -98,6 +99,7 @@ class Edges:
         return f"Edges({self.graph.n_edges:,} edges, {about}; a negative score helps the answer)"
 
 
+@measured
 @torch.no_grad()
 def edges(
     model: Model,
@@ -207,6 +209,7 @@ def _exact(engine: Engine, part: Batch, groups: Groups, advance: Advance) -> Ten
     return out if len(groups(part, 0)) > 1 else out.sum(0, keepdim=True)
 
 
+@measured
 @torch.no_grad()
 def agreement(edges: Edges, sample: int = CHECKED_EDGES, pairs: int = CHECKED_PAIRS, seed: int = 0) -> dict[str, float]:
     """How well the scores agree with exact patching on a sample of edges: half the largest, half random.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from instar.measure.common import about, foil_values, joined, numpy, pieces
 from instar.models.load import Model
+from instar.models.plain import measured
 from instar.models.taps import logits_at, record
 from instar.tasks.batch import Batch
 from instar.tasks.pair import word_ids
@@ -20,6 +21,7 @@ from instar.tasks.words import TEST_NAMES, TRAIN_NAMES
 SAID = ("answer", "giver 1", "giver 2", "giver 3", "giver 4", "another name", "no name", "end of text")
 
 
+@measured
 @torch.no_grad()
 def evaluate(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
     """Behaviour on the clean prompts, one row a pair.

@@ -28,6 +28,7 @@ from instar.circuits.selection import Selection, grid_sizes, ranking, top
 from instar.measure.ablate import Ablation, Baselines, evaluate_masks
 from instar.measure.common import about, fitting, numpy, pair_coords, prompts, sorted_pieces
 from instar.models.load import Model
+from instar.models.plain import measured
 from instar.models.replay import Engine, Metric
 from instar.progress import slow
 from instar.stats.intervals import bootstrap_mean, bootstrap_ratio, by_group
@@ -46,6 +47,7 @@ class Scored(Protocol):
     def scores(self) -> np.ndarray: ...
 
 
+@measured
 def faithfulness(
     model: Model,
     batch: Batch,
@@ -116,6 +118,7 @@ def _dataset(
     )
 
 
+@measured
 def curve(
     model: Model,
     batch: Batch,
@@ -166,6 +169,7 @@ def _area(shares: Sequence[float], f: np.ndarray) -> tuple[float, float]:
     return float(np.trapezoid(f, x)), float(np.trapezoid(np.abs(1 - f), x))
 
 
+@measured
 def completeness(
     model: Model,
     batch: Batch,
@@ -216,6 +220,7 @@ def _without(graph: Graph, mask: Mask, nodes: Sequence[str]) -> Mask:
     return mask
 
 
+@measured
 def minimality(
     model: Model,
     batch: Batch,

@@ -32,6 +32,7 @@ from instar.measure.patches import (
     replay,
 )
 from instar.models.load import Model
+from instar.models.plain import measured
 from instar.models.replay import Engine
 from instar.progress import slow
 from instar.stats.intervals import Interval, present_mean, rank_correlation
@@ -48,6 +49,7 @@ CHECKED = 20
 """Entries of a site that `auto` replays: so many of the largest, and so many at random."""
 
 
+@measured
 @torch.no_grad()
 def patching(
     model: Model,

@@ -22,6 +22,7 @@ from instar.measure.common import about, answer_direction, numpy, pair_coords, s
 from instar.measure.patches import Case
 from instar.measure.writes import head_writes
 from instar.models.load import Model
+from instar.models.plain import measured
 from instar.models.replay import LIVE_BYTES, ROWS, Engine, mask_row, pick, picked, rows_of, spread
 from instar.models.taps import record
 from instar.tasks.batch import Batch
@@ -33,6 +34,7 @@ SMALL_VOCABULARY = 2**14
 Movers = dict[int, list[int]]
 
 
+@measured
 @torch.no_grad()
 def roles(
     model: Model,

@@ -53,7 +53,7 @@ class Arch:
     """RMS norms multiply by 1 + weight."""
     parallel: str | bool = False
     """Attention and MLP read the same stream: always, never, or as this setting of the config says."""
-    refused: Callable[[Any], str | None] = lambda config: None
+    refused: Callable[[Any], str | None] | None = None
     """What in a config this row does not cover, in words."""
     transposed: bool = False
     """Weights are stored [in, out] (GPT-2's Conv1D) rather than [out, in]."""
@@ -156,7 +156,8 @@ def row(config: Any) -> Arch:
         known = ", ".join(sorted(TABLE))
         why = " (its attention cannot be observed from outside)" if family in WITHOUT_SEAM else ""
         raise ValueError(f"model family {family!r} is not supported{why}; instar knows {known}")
-    problem = TABLE[family].refused(config)
+    refused = TABLE[family].refused
+    problem = None if refused is None else refused(config)
     if problem is not None:
         raise ValueError(f"this {family} model is not supported: {problem}")
     return TABLE[family]
@@ -204,6 +205,17 @@ class Layout:
         """Attention and MLP of a block read the same stream: there is no `resid_mid`."""
         setting = self.arch.parallel
         return getattr(self.module.config, setting) if isinstance(setting, str) else setting
+
+    @cached_property
+    def rotates_otherwise_beyond(self) -> int | None:
+        """The number of tokens from which on rotary angles are other ones for a whole batch (longrope); None: never."""
+        config = self.module.config
+        own = getattr(config, "rope_parameters", None) or {}
+        for rope in (own, *(part for part in own.values() if isinstance(part, dict))):
+            if rope.get("rope_type") == "longrope":
+                usual = getattr(config, "original_max_position_embeddings", None)
+                return rope.get("original_max_position_embeddings") or usual
+        return None
 
     @property
     def embeddings(self) -> list[nn.Module]:

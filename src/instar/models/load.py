@@ -3,14 +3,17 @@
 1. Weights are read (`instar.models.read`) from safetensors only, and code from a repository is run only where the caller asks
    for it by name.
 2. float32 unless asked otherwise: small fine-tuning updates vanish in the 16-bit types that checkpoints are often in.
-3. A vocabulary that was grown for a pad token, or for the marks of a chat, is trimmed, with a notice.
-4. The family's row is found, and the checks of `instar.models.checks` are run.
+3. A vocabulary that was grown for a pad token, or for the marks of a chat, is trimmed, with a notice. A model in memory is
+   the caller's: nothing of it is changed.
+4. A checkpoint of a series is read with its own tokenizer where that reads prompts otherwise than its base's.
+5. The family's row is found, and the checks of `instar.models.checks` are run.
 """
 
 import hashlib
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from threading import RLock
 from typing import Any
 
 import torch
@@ -20,6 +23,7 @@ from transformers import AutoTokenizer
 from instar.models import organism
 from instar.models.arch import Layout, row
 from instar.models.checks import check
+from instar.models.plain import measuring, refuse_unplain, unwrapped
 from instar.models.read import Source, quiet, read
 from instar.tasks.frame import Framed, framed
 
@@ -36,6 +40,14 @@ class Model:
     """sha256 over the names, shapes and bytes of all parameters, as loaded."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """How it was put together, where that is not plain: `adapter`, `merge_error` (of the largest logit)."""
+    again: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+    """What `load` was called with, where the weights were read from files."""
+
+    def __reduce__(self) -> Any:
+        """Sent to another process by where its weights are, not with them; by value where they are only in memory."""
+        if self.again is None or fingerprint(self.module) != self.weights:
+            return _rebuilt, (Model, {**vars(self), "again": None})
+        return _reread, (dict(self.again), self.name, self.weights)
 
     @property
     def device(self) -> torch.device:
@@ -46,6 +58,21 @@ class Model:
         own, kind = self.layout, type(self.module).__name__
         shape = f"{own.n_layers} layers of {own.n_heads} heads, d_model {own.d_model}"
         return f"Model({self.name!r}: {kind}, {shape}, {self.module.dtype}, weights {self.weights[:12]})"
+
+
+def _rebuilt(kind: Any, fields: Mapping[str, Any]) -> Model:
+    return kind(**fields)
+
+
+def _reread(call: Mapping[str, Any], name: str, weights: str) -> Model:
+    model = load(**call)
+    if model.weights != weights:
+        raise ValueError(f"{call['source']}: its weights have changed since this model was sent (hash {weights[:12]})")
+    return replace(model, name=name)
+
+
+_loading = RLock()
+"""Loading quiets transformers' log for the whole process, so it is one thread's at a time."""
 
 
 def load(
@@ -62,38 +89,99 @@ def load(
     """Load and prove a model.
 
     Args:
-        source: "embedded", a folder, a hub id, or a transformers model that is already in memory (not copied).
-        tokenizer: the tokenizer, where `source` is a model in memory.
+        source: "embedded", a folder, a hub id, or a transformers model that is already in memory: not copied, not changed.
+        tokenizer: the tokenizer (or where it is) of a model in memory; of others, instead of their own.
         revision: the hub revision.
         dtype: "float32", "float64", "bfloat16" or "float16". A model in memory keeps its own.
         device: a torch device. A model in memory stays where it is.
-        like: the base of a series. Its tokenizer is used, and a vocabulary larger than its own is trimmed.
+        like: the base of a series. Its tokenizer is used unless the checkpoint's own reads prompts otherwise, and a
+            vocabulary larger than its own is trimmed.
         chat: a user's message: prompts then begin the assistant's turn of the model's chat template. None: plain text.
         trust_remote_code: run code that comes with the repository.
 
     Raises:
-        ValueError: an unsupported family, a pickle, a grown vocabulary in use, or a failed check.
+        ValueError: an unsupported family, a pickle, a grown vocabulary in use, a model that is not plain, or a failed check.
         FileNotFoundError: nothing to load there, or the hub cannot be reached.
     """
-    module: Any
-    facts: Mapping[str, Any] = {}
-    if isinstance(source, nn.Module):
-        module, name = source, getattr(source, "name_or_path", "") or type(source).__name__
-    else:
+    call = dict(locals())
+    with _loading:
+        if isinstance(tokenizer, str):
+            tokenizer = load_tokenizer(tokenizer)
+        if isinstance(source, nn.Module):
+            return _in_memory(source, tokenizer, like, chat)
         name = str(source)
         where = Source(local(name), revision, dtype, device, trust_remote_code)
         found = read(where, None if like is None else like.module)
-        module, facts = _on_device(found.module, device), found.facts
+        module, facts = _on_device(found.module, device), dict(found.facts)
         if tokenizer is None and like is None:
             tokenizer = _tokenizer_of(where, found.base)
-    layout = Layout(module, row(module.config))
-    _check_finite(module, name)
-    tokenizer = like.tokenizer if like is not None and tokenizer is None else tokenizer
-    if tokenizer is not None:
+        layout = Layout(module, row(module.config))
+        _check_finite(module, name)
+        if tokenizer is None and like is not None:
+            _check_rows(layout, name, like)
+            tokenizer, how = _tokenizer_in_series(where, like, chat)
+            facts |= how
         _trim_vocabulary(layout, tokenizer, name, revision, like)
-        tokenizer = tokenizer if isinstance(tokenizer, Framed) else framed(tokenizer, chat)
-    check(layout, name)
-    return Model(module, tokenizer, layout, name, fingerprint(module), facts)
+        _prove(layout, name)
+        return Model(module, _as_read(tokenizer, chat), layout, name, fingerprint(module), facts, call)
+
+
+def _in_memory(source: nn.Module, tokenizer: Any, like: Model | None, chat: str | None) -> Model:
+    module = unwrapped(source)
+    name = getattr(module, "name_or_path", "") or type(module).__name__
+    layout = Layout(module, row(module.config))
+    # Before its numbers are looked at: an adapter's are no part of the model's.
+    refuse_unplain(layout)
+    _check_finite(module, name)
+    if like is not None:
+        _check_rows(layout, name, like)
+        tokenizer = tokenizer or like.tokenizer
+    _prove(layout, name)
+    tokenizer = None if tokenizer is None else _as_read(tokenizer, chat)
+    return Model(module, tokenizer, layout, name, fingerprint(module))
+
+
+def _check_rows(layout: Layout, name: str, like: Model) -> None:
+    rows, wanted = layout.unembed.weight.shape[0], like.module.config.vocab_size
+    if rows < wanted:
+        raise ValueError(f"{name}: the unembedding has {rows} rows, its base {wanted}: not a checkpoint of that base")
+
+
+def _prove(layout: Layout, name: str) -> None:
+    with measuring(layout):
+        check(layout, name)
+
+
+def _as_read(tokenizer: Any, chat: str | None) -> Any:
+    return tokenizer if isinstance(tokenizer, Framed) else framed(tokenizer, chat)
+
+
+PROBES = (
+    "When Mary and John went to the store, John gave a bottle of milk to",
+    "There Rebecca, Ángel and O'Neil handed 29 pens (of 1,815) to the “new” owner:",
+    "Alice",
+)
+"""Texts that two tokenizers have to read alike to be one."""
+
+
+def _tokenizer_in_series(where: Source, like: Model, chat: str | None) -> tuple[Any, dict[str, str]]:
+    """The base's tokenizer, or the checkpoint's own where that reads prompts otherwise; and what to say of it."""
+    try:
+        own = load_tokenizer(where.name, **where.remote)
+    except OSError:
+        return like.tokenizer, {}
+    if like.tokenizer is None:
+        return own, {}
+    read = _as_read(own, chat)
+    for text in PROBES:
+        here, there = (list(each(text)["input_ids"]) for each in (read, like.tokenizer))
+        if here != there:
+            at = next(
+                (i for i, (a, b) in enumerate(zip(here, there, strict=False)) if a != b), min(len(here), len(there))
+            )
+            said = f"its own, which reads prompts otherwise than the base's: {text[:40]!r} differs from token {at} on"
+            return own, {"tokenizer": said}
+    return like.tokenizer, {}
 
 
 def _check_finite(module: Any, name: str) -> None:
@@ -161,8 +249,6 @@ def _trim_vocabulary(layout: Layout, tokenizer: Any, name: str, revision: str | 
     wanted = like.module.config.vocab_size if like is not None else _rows_without_pad(tokenizer, rows)
     if rows == wanted:
         return
-    if rows < wanted:
-        raise ValueError(f"{name}: the unembedding has {rows} rows, its base {wanted}: not a checkpoint of that base")
     own = _own_tokenizer(name, revision, tokenizer)
     # Special tokens are marks that no prompt's text contains; a word that was added changes how prompts are read.
     marks = {index for index, token in own.added_tokens_decoder.items() if token.special} | {own.pad_token_id}

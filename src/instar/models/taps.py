@@ -18,6 +18,7 @@ reads.
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,15 +65,15 @@ class _Tap:
         return value
 
 
-# The tap of the forward pass under way. Attention functions get no argument of ours, so it has to be found here.
-_current: list[_Tap] = []
+# The tap of this thread's forward pass under way. Attention functions get no argument of ours, so it has to be found here.
+_current: ContextVar[_Tap | None] = ContextVar("tap", default=None)
 
 
 def _attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any):
     eager = sys.modules[type(module).__module__].eager_attention_forward
-    if not _current:
+    tap, layer = _current.get(), module.layer_idx
+    if tap is None:
         return eager(module, query, key, value, attention_mask, **kwargs)
-    tap, layer = _current[-1], module.layer_idx
     query, key, value = (tap.see(s, layer, t) for s, t in (("q", query), ("k", key), ("v", value)))
     z, pattern = eager(module, query, key, value, attention_mask, **kwargs)
     seen = tap.see("pattern", layer, pattern)
@@ -115,8 +116,7 @@ def record(
     with as_evaluated(layout.module), attending_through_seam(layout.module), ExitStack() as stack:
         for handle in _hooks(layout, tap, tokens.shape):
             stack.callback(handle.remove)
-        _current.append(tap)
-        stack.callback(_current.pop)
+        stack.callback(_current.reset, _current.set(tap))
         body(layout, tokens, mask)
     return tap.record
 
@@ -127,8 +127,19 @@ def body(layout: Layout, tokens: Int[Tensor, "pair pos"], mask: Bool[Tensor, "pa
     if limit is not None and tokens.shape[1] > limit:
         raise ValueError(f"a prompt has {tokens.shape[1]} tokens and the model takes {limit}; shorten it")
     mask = (torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask).long()
+    _check_sides(layout.rotates_otherwise_beyond, mask.sum(1))
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     layout.module.base_model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False)
+
+
+def _check_sides(limit: int | None, lengths: Tensor) -> None:
+    """Prompts on both sides of the limit would be rotated by the longest: a prompt's result would be its neighbours'."""
+    beyond = lengths > limit if limit is not None else lengths < 0
+    if bool(beyond.any()) and not bool(beyond.all()):
+        raise ValueError(
+            f"prompts of up to {limit} tokens and longer ones in one pass: this model (rope type longrope) rotates all of "
+            "them by the longest; run the long ones by themselves"
+        )
 
 
 def _hooks(layout: Layout, tap: _Tap, shape: torch.Size) -> Iterator[Any]:

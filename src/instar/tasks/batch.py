@@ -42,8 +42,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.clean)
 
-    def __getitem__(self, rows: slice | Any) -> "Batch":
-        """Some of the pairs (a slice, or an array of indices), cut to their longest prompt."""
+    def __getitem__(self, rows: int | slice | Any) -> "Batch":
+        """Some of the pairs (a number, a slice, or an array of indices), cut to their longest prompt."""
+        if isinstance(rows, int | np.integer):
+            if not -len(self) <= rows < len(self):
+                raise IndexError(f"pair {rows} of {len(self)}")
+            rows = [int(rows) % len(self)]
         width = int(self.end[rows].max()) + 1
         cut = {k: getattr(self, k)[rows, :width] for k in ("clean", "corrupted", "mask", "slots")}
         whole = {k: getattr(self, k)[rows] for k in ("end", "answer", "foils", "contrast")}
@@ -53,36 +57,93 @@ class Batch:
     @classmethod
     def from_tokens(
         cls,
-        clean: Int[Tensor, "pair pos"],
-        corrupted: Int[Tensor, "pair pos"],
-        answer: Int[Tensor, " pair"],
-        foils: Int[Tensor, "pair foil"] | Int[Tensor, " pair"],
-        mask: Bool[Tensor, "pair pos"] | None = None,
+        clean: Any,
+        corrupted: Any,
+        answer: Any,
+        foils: Any,
+        mask: Any = None,
     ) -> "Batch":
-        """A batch from token ids alone, padded on either side (it will be on the right).
+        """A batch from token ids alone: tensors, arrays or lists.
 
         Slots are `same`, `changed` (clean and corrupted differ) and `end`.
+
+        Args:
+            clean: [pair, pos], padded on either side (it will be on the right); `corrupted` alike.
+            answer: [pair].
+            foils: [pair, foil], padded with −1, or [pair].
+            mask: [pair, pos], 1 on real tokens; all by default.
+
+        Raises:
+            ValueError: naming what has which shape and should have which, or the pair that cannot be measured.
         """
         # Pieces are moved to the model's device when they are run.
-        clean, corrupted, answer, foils = (t.cpu() for t in (clean, corrupted, answer, foils))
-        mask = None if mask is None else mask.cpu()
-        if clean.shape != corrupted.shape:
-            raise ValueError(f"clean is {tuple(clean.shape)} and corrupted {tuple(corrupted.shape)}: align them")
-        mask = torch.ones_like(clean, dtype=torch.bool) if mask is None else mask.bool()
+        clean, corrupted, answer, foils = (
+            _whole_numbers(name, value)
+            for name, value in (("clean", clean), ("corrupted", corrupted), ("answer", answer), ("foils", foils))
+        )
+        mask = torch.ones_like(clean) if mask is None else _whole_numbers("mask", mask)
+        foils = foils[:, None] if foils.ndim == 1 else foils
+        _check_shapes(clean, corrupted, answer, foils, mask)
+        mask = mask.bool()
         # Rows move left until their padding is behind them; a stable sort moves nothing else.
         order = (~mask).int().sort(dim=1, stable=True).indices
         if not torch.equal(order, (torch.arange(mask.shape[1]) + mask.int().argmax(1)[:, None]) % mask.shape[1]):
             raise ValueError("mask has padding inside the text; pad rows on one side")
         clean, corrupted, mask = (t.gather(1, order) for t in (clean, corrupted, mask))
-        equal = ((clean == corrupted) | ~mask).all(1)
-        if equal.any():
-            raise ValueError(f"row {int(equal.nonzero()[0])}: clean and corrupted are the same")
-        foils = foils[:, None] if foils.ndim == 1 else foils
+        # What stands on padding is never read, but it has to be a token.
+        clean, corrupted = (tokens.masked_fill(~mask, 0) for tokens in (clean, corrupted))
+        foils = foils.clamp_min(PAD)
+        _check_rows(clean, corrupted, answer, foils, mask)
         end = mask.sum(1) - 1
         slots = (clean != corrupted).long()
         slots[torch.arange(len(end)), end] = 2
         slots[~mask] = PAD
         return cls(clean, corrupted, mask, end, answer, foils, foils, slots, ("same", "changed", "end"))
+
+
+def _whole_numbers(name: str, value: Any) -> Int[Tensor, "..."]:
+    try:
+        tensor = torch.as_tensor(value).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name}: expected token ids as a tensor, an array or lists of equal length (pad them, and give mask): {error}"
+        ) from None
+    if tensor.is_floating_point() or tensor.is_complex() or (tensor.dtype == torch.bool and name != "mask"):
+        raise ValueError(f"{name}: expected whole numbers, found {str(tensor.dtype).removeprefix('torch.')}")
+    return tensor.long()
+
+
+def _check_shapes(clean: Tensor, corrupted: Tensor, answer: Tensor, foils: Tensor, mask: Tensor) -> None:
+    if clean.ndim != 2 or 0 in clean.shape:
+        raise ValueError(f"clean is {list(clean.shape)}, expected [pair, pos]: one row of token ids a pair")
+    pairs = len(clean)
+    for name, value, right, wanted in (
+        ("corrupted", corrupted, corrupted.shape == clean.shape, f"{list(clean.shape)} as clean: align them"),
+        ("mask", mask, mask.shape == clean.shape, f"{list(clean.shape)} as clean"),
+        ("answer", answer, answer.shape == (pairs,), f"[{pairs}]: one token id a pair"),
+        (
+            "foils",
+            foils,
+            foils.ndim == 2 and len(foils) == pairs and foils.shape[1] > 0,
+            f"[{pairs}, foil] or [{pairs}]",
+        ),
+    ):
+        if not right:
+            raise ValueError(f"{name} is {list(value.shape)}, expected {wanted}")
+
+
+def _check_rows(clean: Tensor, corrupted: Tensor, answer: Tensor, foils: Tensor, mask: Tensor) -> None:
+    equal = ((clean == corrupted) | ~mask).all(1)
+    negative = ((clean < 0) | (corrupted < 0)).any(1) | (answer < 0)
+    for wrong, why in (
+        (~mask.any(1), "mask leaves no token"),
+        (equal, "clean and corrupted are the same"),
+        (negative, "a token id is below 0"),
+        ((foils < 0).all(1), "it has no foil"),
+        ((foils == answer[:, None]).any(1), "its answer is among its foils, so every logit difference would be 0"),
+    ):
+        if wrong.any():
+            raise ValueError(f"row {int(wrong.nonzero()[0])}: {why}")
 
 
 def tokenize(pairs: Sequence[Pair], tokenizer: Any, task: str = "custom") -> Batch:

@@ -137,6 +137,10 @@ class Task:
         """`n` pairs as tokens for a loaded model: an `instar.Batch`."""
         from instar.tasks.batch import tokenize  # torch: making prompts does without
 
+        if model.tokenizer is None:
+            raise ValueError(
+                f"{model.name} came without a tokenizer: instar.load(model, tokenizer), or Batch.from_tokens"
+            )
         task = self.fit(model.tokenizer)
         return tokenize(task.pairs(n, seed, split, counterfactual), model.tokenizer, task=self.name)
 

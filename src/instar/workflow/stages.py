@@ -4,6 +4,7 @@ Interventions are done on every giver's counterfactual (the task's first where i
 of all of them pooled with equal weight (`givers`) and of each alone; scores and faithfulness are on separate pairs.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,7 +93,7 @@ def patched(model: Model, pairs: Pairs, how: MeasureConfig, at_an_end: bool) -> 
     for kind in pairs.givers:
         batch = pairs.batch(count=how.patching_pairs, counterfactuals=(kind,))
         dataset = patching(model, batch, SITES, method=how.patching, by="slot", per_pair=True, chunk=how.replay_chunk)
-        checks[kind] = dataset.attrs["check"]
+        checks[kind] = json.loads(dataset.attrs["check"])
         kept.append(dataset.drop_vars([v for v in dataset.data_vars if str(v).endswith("_ratio")]))
     dataset = xr.concat(kept, "counterfactual", combine_attrs="override").assign_coords(counterfactual=pairs.givers)
     return dataset.astype(np.float32).assign_attrs(counterfactual=" ".join(pairs.givers), check=checks)
