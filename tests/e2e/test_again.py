@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import h5netcdf
 import pytest
 import yaml
 
@@ -33,6 +34,24 @@ def test_only_what_is_missing_is_made(finished, tmp_path):
     gone.unlink()
     instar("measure", copy)
     assert gone.read_bytes() == original and kept.stat().st_mtime_ns == time_before
+
+
+def test_measurements_of_several_versions_are_said_and_made_anew_when_asked(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["measure"]["stages"] = ["evaluate"]
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    old = copy / "measure" / "evaluate" / "ioi3" / "step-000004.nc"
+    original = old.read_bytes()
+    with h5netcdf.File(old, "a") as file:
+        file.attrs["made_with"] = "instar 0.1.0, torch 2.0.0"
+    time_before = old.stat().st_mtime_ns
+    said = " ".join(instar("compare", copy).stdout.split())
+    assert "measurements of several versions are compared" in said and "1 with instar 0.1.0, torch 2.0.0" in said
+    assert old.stat().st_mtime_ns == time_before, "another version makes nothing anew by itself"
+    assert "several versions" not in instar("compare", copy, "--remeasure").stdout
+    assert old.read_bytes() == original
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -11,11 +11,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import instar
 from hub import Hub, serving
 from instar.models.organism import FOLDER
+from instar.tasks.batch import tokenize
 from instar.workflow.adopt import expanded, sources
 
 SMALL = {
@@ -94,6 +96,33 @@ def test_a_series_of_mixed_forms_goes_on_past_what_cannot_be_read(tmp_path):
         assert row["weights"] == instar.load(saved, base.tokenizer).weights
     page = (tmp_path / "out" / "report" / "index.html").read_text()
     assert "half-written" in page and "somebody else" in page
+
+
+def test_a_checkpoint_s_own_tokenizer_is_used_and_said(tmp_path):
+    """Its prompts begin with a token that the base's do not; each is measured as it would be used."""
+    for step in (10, 20):
+        moved(0.01).save_pretrained(tmp_path / f"checkpoint-{step}")
+        AutoTokenizer.from_pretrained(FOLDER).save_pretrained(tmp_path / f"checkpoint-{step}")
+    own = AutoTokenizer.from_pretrained(FOLDER)
+    own._tokenizer.post_processor = TemplateProcessing(
+        single=f"{own.eos_token} $A", special_tokens=[(own.eos_token, own.eos_token_id)]
+    )
+    own.save_pretrained(tmp_path / "checkpoint-20")
+    done = run(tmp_path, "embedded", str(tmp_path / "checkpoint-*"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    [notice] = summary["notices"]
+    assert (notice["kind"], notice["steps"]) == ("tokenizer", [20]) and "otherwise than the base's" in notice["text"]
+    assert (
+        notice["text"][:40] in done.stdout
+        and "otherwise than the base" in (tmp_path / "out/report/index.html").read_text()
+    )
+    # The same weights, read in two ways.
+    values = summary["tasks"]["ioi3"]["logit_diff"]
+    found = instar.load(tmp_path / "checkpoint-20", like=instar.load("embedded"))
+    pairs = instar.load_run(tmp_path / "out").pairs("ioi3", "giver1")
+    truth = instar.evaluate(found, tokenize(pairs, found.tokenizer))["logit_diff"]
+    assert values[1] != values[2] and values[2] == pytest.approx(float(truth.mean()), rel=1e-4)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import xarray as xr
 
-from instar import __version__
 from instar.between.causal import causal
 from instar.calibrate.planted import KINDS, TRAPS, Subject
 from instar.circuits.circuit import Circuit
@@ -32,7 +31,7 @@ from instar.record.store import Store, plain_attrs
 from instar.tasks.batch import tokenize
 from instar.tasks.library import task
 from instar.tasks.prepare import prepare
-from instar.workflow.stages import Pairs, causal_prompts, circuit
+from instar.workflow.stages import NUMERICS, Pairs, causal_prompts, circuit
 
 Tell = Callable[[int, int, str], None]
 BASES = ("embedded", "seed-2")
@@ -85,14 +84,14 @@ def make_all(out: Path, todo: list[Instance], tell: Tell) -> None:
 
 
 def made(out: Path, one: Instance) -> bool:
-    """Whether it is there, made by this version."""
+    """Whether it is there, made as it would be now."""
     path = one.folder(out) / "plant.json"
     return path.exists() and read_json(path)["key"] == _key(one)
 
 
 def _key(one: Instance) -> str:
     decides = CONFIG.model_dump(mode="json", include={"tasks", "data", "measure", "compare"})
-    return digest([__version__, one.base, one.kind, one.seed, decides])
+    return digest([NUMERICS["circuit"], NUMERICS["causal"], one.base, one.kind, one.seed, decides])
 
 
 class _Bench:

@@ -19,6 +19,7 @@ Lora = Annotated[
     str | None, typer.Option("--lora", help='train low-rank adapters: "rank=8", "rank=8,alpha=16,dropout=0.05"')
 ]
 Seeds = Annotated[str | None, typer.Option("--seeds", help="one fine-tuning each: 0,1,2")]
+Remeasure = Annotated[bool, typer.Option("--remeasure", help="measure anew what is there, by the versions of today")]
 Controls = Annotated[str | None, typer.Option("--controls", help="control fine-tunings: old,shuffled")]
 
 
@@ -40,9 +41,10 @@ def run(
     dtype: Dtype = None,
     seeds: Seeds = None,
     controls: Controls = None,
+    remeasure: Remeasure = False,
 ) -> None:
     """Everything a configuration says: data, training, measurements, comparison, report."""
-    _run(_named(run, out, lora, device, dtype, seeds, controls))
+    _run(_named(run, out, lora, device, dtype, seeds, controls), remeasure)
 
 
 @app.command()
@@ -75,12 +77,12 @@ def evaluate(run: Run, out: Out = None) -> None:
 
 
 @app.command()
-def measure(run: Run, out: Out = None) -> None:
+def measure(run: Run, out: Out = None, remeasure: Remeasure = False) -> None:
     """Every missing measurement of every checkpoint."""
     from instar.workflow.pipeline import measure_stage
 
     experiment = _named(run, out).trained()
-    failures = measure_stage(experiment)
+    failures = measure_stage(experiment, remeasure=remeasure)
     _end(experiment, failed=bool(failures))
 
 
@@ -105,6 +107,7 @@ def compare(
     ] = False,
     device: Device = None,
     dtype: Dtype = None,
+    remeasure: Remeasure = False,
 ) -> None:
     """What changed, and the verdict: of a run, or of checkpoints that somebody else trained."""
     from instar.record.config import RunConfig
@@ -116,7 +119,7 @@ def compare(
         if base or checkpoints or device or dtype:
             raise ValueError("compare takes a RUN, or --base, --checkpoints and --out with their options; not both")
         experiment = _named(run, out).trained()
-        failures = measure_stage(experiment)
+        failures = measure_stage(experiment, remeasure=remeasure)
         summary = compare_stage(experiment, failures)
         _end(experiment, lambda: show_summary(summary), failed=bool(failures))
         return
@@ -128,7 +131,7 @@ def compare(
         "series": {"checkpoints": checkpoints, "evict": evict},
         "data": {"train_file": None if train_file is None else str(train_file)},
     }
-    _run(Experiment.create(out, RunConfig.checked(chosen, "compare")))
+    _run(Experiment.create(out, RunConfig.checked(chosen, "compare")), remeasure)
 
 
 @app.command()
@@ -165,11 +168,11 @@ def _named(
     return Experiment.named(run, out, instead)
 
 
-def _run(experiment: Any) -> None:
+def _run(experiment: Any, remeasure: bool = False) -> None:
     from instar.report.terminal import show_summary
     from instar.workflow.pipeline import run_all
 
-    summary = run_all(experiment)
+    summary = run_all(experiment, remeasure)
     _end(experiment, lambda: show_summary(summary), failed=bool(summary["failed"]))
 
 

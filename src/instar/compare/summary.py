@@ -59,6 +59,7 @@ def summarise(store: Store, of: Compared, failures: list[dict[str, Any]]) -> dic
         "circuits": {name: _circuits(store, name, steps) for name in tasks.values()},
         "audit": _audit(store),
         "failed": failures,
+        "notices": _notices(store, seeds[0], tasks["old"]),
         "diff": diffs(store, tasks, steps, of.controls),
         "dynamics": dynamics(store, tasks, seeds, steps),
         "controls": controls,
@@ -159,6 +160,32 @@ def _checkpoints(store: Store, seed: int, task: str) -> list[dict[str, Any]]:
         made = {name: own.get(name) for name in ("weights", "dtype", "prompts", "adapter", "merge_error")}
         found.append({"step": row["step"], "source": row.get("source"), "revision": row.get("revision"), **made})
     return found
+
+
+SAID_OF_CHECKPOINTS = {"left_over": "weights", "adapter_base": "adapter", "tokenizer": "tokenizer"}
+"""What measurements carry of how a checkpoint was read, where that is not plain."""
+
+
+def _notices(store: Store, seed: int, task: str) -> list[dict[str, Any]]:
+    """What a reader has to know beside the numbers: how checkpoints were read, and results of several versions."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for row in (store.index() or {"steps": []})["steps"]:
+        own = store.attributes("evaluate", task, seed, row["step"])
+        for name, kind in SAID_OF_CHECKPOINTS.items():
+            if own.get(name):
+                found.setdefault((kind, str(own[name])), []).append(row["step"])
+    notices: list[dict[str, Any]] = []
+    for (kind, text), steps in found.items():
+        where = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
+        notices.append({"kind": kind, "steps": steps, "text": f"{where}: {kind}: {text}"})
+    versions = store.made_with()
+    if len(versions) > 1:
+        parts = (
+            f"{count} with {made or 'an earlier instar, which did not say'}" for made, count in versions.most_common()
+        )
+        text = f"measurements of several versions are compared: {'; '.join(parts)}. --remeasure makes all of them anew"
+        notices.append({"kind": "versions", "steps": [], "text": text})
+    return notices
 
 
 def _divergence(store: Store, steps: list[int]) -> dict[str, Any] | None:

@@ -18,16 +18,19 @@ decided it, and is skipped exactly when the key is the same.
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5netcdf
 import xarray as xr
 
 from instar.record.config import RunConfig
 from instar.record.files import read_json, whole, write_text
+from instar.record.keys import made_with
 
 Tuning = int | str
 """One fine-tuning: a seed of the main one, or the name of a control."""
@@ -114,8 +117,11 @@ class Store:
     # Measurements
 
     def write_measurement(self, path: Path, dataset: xr.Dataset, key: str) -> None:
-        """A dataset with the key of what decided it. Attributes that are not text or numbers are written as JSON."""
-        dataset = plain_attrs(dataset).assign_attrs(key=key)
+        """A dataset with the key of what decided it and the versions that made it.
+
+        Attributes that are not text or numbers are written as JSON.
+        """
+        dataset = plain_attrs(dataset).assign_attrs(key=key, made_with=made_with())
         with whole(path) as scratch:
             dataset.to_netcdf(scratch, engine="h5netcdf")
 
@@ -126,6 +132,10 @@ class Store:
     def key_of(self, path: Path) -> str | None:
         """The key of what decided a measurement; None where it cannot be read."""
         return _attributes(path).get("key")
+
+    def made_with(self) -> Counter[str]:
+        """How many measurements there are of each set of versions; "" for those that do not say."""
+        return Counter(str(_attributes(file).get("made_with", "")) for file in (self.root / "measure").rglob("*.nc"))
 
     def attributes(self, stage: str, task: str, seed: Tuning, step: int) -> dict[str, Any]:
         """How one measurement was made; nothing where there is none."""
@@ -192,8 +202,9 @@ class Store:
 
 
 def _attributes(path: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError), xr.open_dataset(path, engine="h5netcdf") as dataset:
-        return dict(dataset.attrs)
+    # Not through xarray, which would decode every variable first.
+    with suppress(OSError, ValueError), h5netcdf.File(path, "r") as file:
+        return dict(file.attrs)
     return {}
 
 

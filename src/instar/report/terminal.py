@@ -60,6 +60,8 @@ def show_summary(summary: dict[str, Any]) -> None:
         console.print(
             f"adapters were merged in float32: logits moved by up to {max(errors):.1e} of the largest", markup=False
         )
+    for notice in summary.get("notices", ()):
+        console.print(f"notice: {notice['text']}", style="yellow", markup=False)
     for finding in summary["health"]:
         text = f"health: seed {finding['seed']}, step {finding['step']}: {finding['kind']}: {finding['text']}"
         console.print(text, style="yellow", markup=False)

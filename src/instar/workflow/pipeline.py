@@ -29,10 +29,10 @@ NUMERICS = 1
 """Raised when the same training would come out otherwise."""
 
 
-def run_all(experiment: Experiment) -> dict[str, Any]:
+def run_all(experiment: Experiment, remeasure: bool = False) -> dict[str, Any]:
     """All stages. Returns the summary."""
     train_stage(experiment)
-    failures = measure_stage(experiment)
+    failures = measure_stage(experiment, remeasure=remeasure)
     summary = compare_stage(experiment, failures)
     report_stage(experiment)
     return summary
@@ -119,8 +119,10 @@ def _warn(finding: Finding) -> None:
     console.print(note, style="bold yellow", markup=False)
 
 
-def measure_stage(experiment: Experiment, stages: tuple[str, ...] | None = None) -> list[Failure]:
-    """Every missing measurement of every checkpoint."""
+def measure_stage(
+    experiment: Experiment, stages: tuple[str, ...] | None = None, remeasure: bool = False
+) -> list[Failure]:
+    """Every missing measurement of every checkpoint; with `remeasure` also those that are there."""
     store = experiment.store
     _pin(experiment.config.threads)
     prepared = data_stage(experiment)
@@ -129,11 +131,11 @@ def measure_stage(experiment: Experiment, stages: tuple[str, ...] | None = None)
     store.forget_all_but({job.path for job in (*todo, *known)})
     todo = [job for job in todo if stages is None or job.stage in stages]
     with bar("measuring") as tell:
-        failures = sweep(experiment, todo, tell)
+        failures = sweep(experiment, todo, tell, remeasure)
     pairwise = causal_jobs(experiment, prepared.tasks, prepared.key) if stages is None else []
     if pairwise:
         with bar("causal tests between checkpoints") as tell:
-            failures += sweep(experiment, pairwise, tell)
+            failures += sweep(experiment, pairwise, tell, remeasure)
     for failure in failures:
         console.print(
             f"{tuning_name(failure.seed)}, step {failure.step} failed: {failure.reason}",

@@ -49,6 +49,8 @@ class Job:
     key: str
     at_an_end: bool
     """Whether this is the first or the last step."""
+    weights: bool = True
+    """Whether the checkpoint's weights were kept."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,9 @@ def jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Jo
                     key = digest([NUMERICS[stage], stage, task, data_key, *decides])
                     path = store.measurement(stage, task, seed, row["step"])
                     # Of weights that were not kept there is what was measured in time, and no more.
-                    if row.get("kept", True) or path.exists():
-                        every.append(Job(stage, task, seed, row["step"], path, key, at_an_end))
+                    kept = row.get("kept", True)
+                    if kept or path.exists():
+                        every.append(Job(stage, task, seed, row["step"], path, key, at_an_end, kept))
     return every
 
 
@@ -133,10 +136,10 @@ def _reading(config: RunConfig) -> dict[str, Any]:
     return config.model.model_dump(include={"device", "dtype", "chat"})
 
 
-def sweep(experiment: Experiment, todo: list[Job], tell: Tell) -> list[Failure]:
-    """Make what is missing. Returns what could not be made."""
+def sweep(experiment: Experiment, todo: list[Job], tell: Tell, anew: bool = False) -> list[Failure]:
+    """Make what is missing, or `anew` all of which there are weights. Returns what could not be made."""
     store = experiment.store
-    missing = [job for job in todo if not store.has_measurement(job.path, job.key)]
+    missing = [job for job in todo if (anew and job.weights) or not store.has_measurement(job.path, job.key)]
     for job in missing:
         # What is there was decided by something else; it must not stand in for what fails now.
         job.path.unlink(missing_ok=True)
@@ -214,7 +217,9 @@ class Worker:
             elif job.stage == "causal":
                 dataset = self._causal(base, model, job)
             else:
-                dataset = STAGES[job.stage](model, self._pairs(job.task, base), self.config.measure, job.at_an_end)
+                dataset = STAGES[job.stage](
+                    model, self._pairs(job.task, base, model), self.config.measure, job.at_an_end
+                )
             self.store.write_measurement(job.path, dataset, job.key)
             yield job.stage
 
@@ -231,10 +236,18 @@ class Worker:
             if ours and holds_weights(name, revision):
                 evict(name, revision)
 
-    def _pairs(self, task: str, base: Model) -> Pairs:
+    def _pairs(self, task: str, base: Model, model: Model | None = None) -> Pairs:
+        """A task's pairs, tokenised once; once more for a checkpoint that its own tokenizer reads otherwise."""
+        if model is not None and model.tokenizer is not base.tokenizer:
+            return Pairs(self.store, task, model.tokenizer, self.config.data.measure_pairs)
         return self.pairs.setdefault(task, Pairs(self.store, task, base.tokenizer, self.config.data.measure_pairs))
 
     def _causal(self, base: Model, model: Model, job: Job) -> Any:
+        if model.tokenizer is not base.tokenizer:
+            raise ValueError(
+                "causal tests put one model's activations and weights into the other, and this checkpoint's own tokenizer "
+                "reads prompts otherwise than its base's: none are made of it"
+            )
         old, new = (self._pairs(name, base) for name in read_json(self.store.data("prepared.json"))["counterfactuals"])
         measured = [
             self.store.read_measurement("circuit", pairs.task, job.seed, step)

@@ -18,6 +18,7 @@ def made(panels: Panels, store: Store, train: TrainConfig, series: SeriesConfig 
         ("weights at step 0 (sha256)", index["steps"][0]["sha256"]),
         ("fine-tuning", _fine_tuning(train, series)),
         *_checkpoints(summary["checkpoints"]),
+        *(("notice", notice["text"]) for notice in summary.get("notices", ())),
         ("training rows", f"{summary['audit']['rows'] if summary['audit'] else '?'}"),
         ("pairs for behaviour", behaviour),
         ("pairs for what is inside", inside),
