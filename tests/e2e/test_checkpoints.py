@@ -82,11 +82,15 @@ def test_a_series_of_mixed_forms_goes_on_past_what_cannot_be_read(tmp_path):
     shutil.copytree(tmp_path / "checkpoint-20", tmp_path / "checkpoint-60")
     half = tmp_path / "checkpoint-60" / "model.safetensors"
     half.write_bytes(half.read_bytes()[:1_000_000])
+    shutil.copytree(tmp_path / "checkpoint-20", tmp_path / "checkpoint-70")
+    strange = json.loads((tmp_path / "checkpoint-70" / "config.json").read_text()) | {"n_layer": "two"}
+    (tmp_path / "checkpoint-70" / "config.json").write_text(json.dumps(strange))
     done = run(tmp_path, "embedded", str(tmp_path / "checkpoint-*"))
     assert done.returncode == 1, "checkpoints failed, and the exit code must say so"
+    assert "Traceback" not in done.stderr
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["tasks"]["ioi3"]["steps"] == [0, 10, 20, 30]
-    assert {f["step"]: f["reason"] for f in summary["failed"]}.keys() == {50, 60}
+    assert {f["step"]: f["reason"] for f in summary["failed"]}.keys() == {50, 60, 70}
     reasons = " ".join(f["reason"] for f in summary["failed"])
     assert "pytorch_model.bin" in reasons and "half-written" in reasons and "half-written" in done.stdout + done.stderr
     # Each was measured as the weights that were saved, whatever the form.

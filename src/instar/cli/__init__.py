@@ -1,6 +1,7 @@
 """The command line: one command a stage. Nothing heavy is imported until a command runs."""
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -19,14 +20,34 @@ INTERRUPTED = 130
 """What typer makes of Ctrl-C, without a word."""
 
 
+OURS = (ValueError, OSError, ArithmeticError, MemoryError)
+"""Errors that are sentences for a user already."""
+_debug = False
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option("--debug", help="of an error, show where it arose")] = False) -> None:
+    global _debug
+    _debug = debug
+
+
 def main() -> None:
-    """The entry point: errors that a user can mend are one message, not a traceback."""
+    """The entry point: every error is one message, not a traceback; `instar --debug …` shows that."""
     try:
         app()
-    except (ValueError, OSError, ArithmeticError) as error:
-        typer.echo(f"error: {error}", err=True)
+    except Exception as error:
+        if _debug:
+            raise
+        typer.echo(f"error: {said(error)}", err=True)
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:
             typer.echo("interrupted; what is finished is kept, and the same command goes on from there", err=True)
         raise
+
+
+def said(error: Exception) -> str:
+    """An error in words; one that nobody foresaw by its kind, too."""
+    if isinstance(error, OURS):
+        return str(error) or type(error).__name__
+    return f"{type(error).__name__}: {error} (nobody foresaw this; please report it with what `instar --debug …` shows)"

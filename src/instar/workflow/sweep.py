@@ -201,8 +201,11 @@ class Worker:
         try:
             for _ in self.make(group):
                 pass
-        except (ValueError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError) as error:
-            return Failure(seed, step, str(error) or type(error).__name__)
+        except Exception as error:
+            # Whatever one checkpoint is, the others go on. What nobody foresaw is named by its kind, too.
+            foreseen = isinstance(error, (ValueError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError))
+            reason = str(error) if foreseen and str(error) else f"{type(error).__name__}: {error}"
+            return Failure(seed, step, reason)
         return None
 
     def make(self, group: list[Job]) -> Iterator[str]:
