@@ -34,7 +34,7 @@ _INFINITIVE = re.compile(
 )
 # "a picture of Mary", not "a slice of Mary".
 _OF_SOMEBODY = re.compile(
-    r"\b(?:ahead|afraid|behalf|because|care|drawing|fond|front|honou?r|instead|jealous|memory|painting|photo|photograph|picture|"
+    r"\b(?:ahead|afraid|behalf|because|care|drawing|fond|front|hands?|honou?r|instead|jealous|memory|painting|photo|photograph|picture|"
     r"portrait|proud|selfie|sketch|statue|thought|video) of$"
 )
 _SOMEBODY_ELSE = re.compile(
@@ -128,7 +128,7 @@ def _check_ending(prompt: str) -> None:
     if verb := _INFINITIVE.search(prompt[-40:]):
         raise UnparsableError(f"the prompt ends in {verb.group()!r}: a verb would follow, not a name")
     if last == "of" and not _OF_SOMEBODY.search(prompt[-40:]):
-        raise UnparsableError(f"the prompt ends in {' '.join(prompt.split()[-2:])!r}: a thing would follow, not a name")
+        raise UnparsableError(f"the prompt ends in {' '.join(prompt.split()[-2:])!r}: cannot tell that a name follows")
 
 
 def _people(prompt: str, found: list[Mention], chains: list[list[Mention]], answer: str) -> set[str]:
