@@ -56,7 +56,11 @@ _COMPANY = re.compile(
     re.IGNORECASE,
 )
 _SUBJECT = re.compile(r"(?:\b(?:and|while|as|when|because|that|so|but|before|after|until|if)|[,;])\s+$")
-_BYSTANDER = re.compile(r"(?:\w[^.!?]* (?:while|when|because|as)|\b(?:meeting|met|met with|talked (?:to|with))) $")
+# Before a word that is no known name, and may be one.
+_BYSTANDER = re.compile(
+    r"\b(?:(?<=[\w,] )(?:while|when|because|as)|with|(?:meet|invit|join|thank|call|greet|hugg|help|ask)(?:ing|ed)|met|told|"
+    r"talk(?:ed|ing) to) $"
+)
 _ADVERB = re.compile(r".+(?:ed|ing|ly|ful|ous|less|able|ible)$")
 _SENTENCE_END = re.compile(r"(?<!\bSt)(?<!\bMt)(?<!\bDr)(?<!\bMr)(?<!\bMrs)(?<!\bMs)[.!?;][\"”’)]?\s+")
 
@@ -84,8 +88,8 @@ def read_ioi(prompt: str, answer: str) -> Reading:
         UnparsableError: with the reason.
     """
     text = re.sub(r"\s", " ", prompt)
-    found = mentions(text, answer)
-    _check_answer(found, answer)
+    found = mentions(text)
+    _check_answer(text, found, answer)
     _check_ending(text.strip())
     chains = lists(text, found)
     people = _people(text, found, chains, answer)
@@ -110,12 +114,13 @@ def read_ioi(prompt: str, answer: str) -> Reading:
     return Reading(introduced, givers, introduced.index(answer), spans)
 
 
-def _check_answer(found: list[Mention], answer: str) -> None:
+def _check_answer(prompt: str, found: list[Mention], answer: str) -> None:
     names = sorted({m.name for m in found})
     if len(names) < 2:
         raise UnparsableError(f"fewer than two names found: {names}")
     if answer not in names:
-        raise UnparsableError(f"the answer {answer!r} is not named in the prompt")
+        there = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", prompt)
+        raise UnparsableError(f"the answer {answer!r} is not {'a name' if there else 'named'} in the prompt")
 
 
 def _check_ending(prompt: str) -> None:
@@ -133,11 +138,9 @@ def _check_ending(prompt: str) -> None:
 
 def _people(prompt: str, found: list[Mention], chains: list[list[Mention]], answer: str) -> set[str]:
     """The answer, and all that are named twice and are not places."""
-    listed = {m.name for chain in chains for m in chain[1:]} | {
-        chain[0].name for chain in chains if len(chain) > 1 and not placed(prompt, chain[0])
-    }
     free = {m.name for m in found if not placed(prompt, m) and not seen(prompt, m)}
-    places = {m.name for m in found if placed(prompt, m)} - free - listed - KNOWN
+    free |= {m.name for chain in chains for m in chain[1:]}
+    places = {m.name for m in found if placed(prompt, m)} - free - KNOWN
     twice = {name for name, count in Counter(m.name for m in found).items() if count > 1 and name not in places}
     if not twice:
         raise UnparsableError("nobody is named again: who gives must be introduced and then named again")
@@ -157,7 +160,7 @@ def _giving(prompt: str, chains: list[list[Mention]], others: set[str], first: d
     people = [[m for m in chain if m.name in first] for chain in chains]
     for chain in reversed(people):
         for part in (chain, *_clauses(prompt, chain)):
-            if {m.name for m in part} == others and all(m is not first[m.name] for m in part):
+            if part and {m.name for m in part} == others and all(m is not first[m.name] for m in part):
                 return part
     return [chain for chain in people if chain][-1]
 

@@ -60,10 +60,9 @@ tonight too towards two under unfortunately until up upon us usually very walkin
 wherever whether which while who whom whose why with within without working yesterday yet you young your
 """
 _NOT_NAMES = frozenset(_NEVER.split())
-# Names only where they come back in lists: "In August" is a month, "August and Mary" may be people.
+# Not names unless they come back. April, May, June and August may be people; "in August" they are like any place.
 _DATES = """
-monday tuesday wednesday thursday friday saturday sunday january february march april june july august september
-october november december christmas easter halloween thanksgiving hanukkah ramadan diwali
+monday tuesday wednesday thursday friday saturday sunday january february march july september october november december christmas easter halloween thanksgiving hanukkah ramadan diwali
 """
 _CALENDAR = frozenset(_DATES.split())
 
@@ -83,7 +82,7 @@ _TITLE = re.compile(
 )
 _CAPITALS = r"(?:the\s+)?(?-i:[A-Z][\w’']*\s){0,3}$"
 _PLACE = re.compile(
-    rf"\b(?:in|at|to|into|from|near|of|on|through|around|via|inside|outside|toward|towards|during|for|last|next|every|this)\s+"
+    rf"\b(?:in|at|to|into|from|near|of|on|through|around|via|inside|outside|toward|towards|during|for|last|next|every|this|early|late)\s+"
     rf"{_CAPITALS}",
     re.IGNORECASE,
 )
@@ -107,11 +106,12 @@ _AND = (
     r"(?:and|or|nor|as well as|together with|along with|alongside|plus|with|but also|but not|not|rather than|instead of|without|"
     r"except|(?:accompanied|followed|joined|helped|assisted|aided|supported) by)"
 )
-# "Anna, the owner, and Ben"; "Anna, who was late, and Ben"; "Anna (still sleepy) and Ben".
-_ASIDE = r"(?:,\s(?:the|a|an|his|her|their|our|who|whose)\b[^,.;:!?()A-Z]{1,60}(?=,)|\s\([^()A-Z]{1,60}\))?"
+# "Anna, the owner, Ben and …"; "Anna (still sleepy) and Ben"; and, where "and" follows, "Anna, tired as ever, and Ben".
+_INSIDE = r"[^,.;:!?()A-Z]{1,60}"
+_ASIDE = rf"(?:,\s(?:the|a|an|his|her|their|our|who|whose)\b{_INSIDE}(?=,)|\s\([^()A-Z]{{1,60}}\)|,\s{_INSIDE}(?=,\s?(?:&|and)\b))?"
 _JOIN = re.compile(
-    rf"{_ASIDE}(?:,|,?\s?(?:&|\b{_AND}\b))"
-    rf"(?:\s(?:also|finally|both|then|later|even|only|(?:his|her|their|the)\s(?:\w+\s)?\w+,?))?\s?"
+    rf"{_ASIDE}(?:,|,?\s?(?:&|\b{_AND}\b))(?:,\s{_INSIDE},)?"
+    r"(?:\s(?:also|finally|both|then|later|even|only|(?:his|her|their|the)\s(?:\w+\s)?\w+,?))?\s?"
 )
 _EITHER = re.compile(r"\b(?:or|but not|not|rather than|instead of|without|except)\b")
 
@@ -130,17 +130,17 @@ class Mention:
         return self.start + len(self.name)
 
 
-def mentions(prompt: str, answer: str) -> list[Mention]:
-    """Capitalised words that may be names; the answer whatever it is."""
+def mentions(prompt: str) -> list[Mention]:
+    """Capitalised words that may be names."""
     found = []
     for word in _WORD.finditer(prompt):
         text = word.group()
         name = _POSSESSIVE.sub("", text).rstrip("’'")
-        if text[0].isupper() and re.split(r"[’']", name.lower())[0] not in _NOT_NAMES - {answer.lower()}:
+        if text[0].isupper() and re.split(r"[’']", name.lower())[0] not in _NOT_NAMES:
             found.append(Mention(name, word.start(), bool(_POSSESSIVE.search(text))))
     counts = Counter(m.name for m in found)
     dropped = {m.name for m in found if _ARTICLE.search(before(prompt, m))}
-    dropped |= {name for name, count in counts.items() if count == 1 and name.lower() in _CALENDAR and name != answer}
+    dropped |= {name for name, count in counts.items() if count == 1 and name.lower() in _CALENDAR}
     return [m for m in found if m.name not in dropped]
 
 
