@@ -16,16 +16,31 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from instar.tasks.pair import Span
-from instar.tasks.people import KIN, KNOWN, Mention, either, governor, lists, mentions, opens, placed, seen, title
-
-_ENDINGS = frozenset(
-    """
-    about across after against alongside around at before behind beside between beyond by for from in into near of off on onto
-    opposite over past round than to toward towards under unto upon via with without
-    asked bought brought called congratulated fed gave give given greeted hand handed helped hugged invited joined lent met
-    offered paid passed read sent served show showed sold surprised taught thanked threw told tossed visited wrote
-    """.split()
+from instar.tasks.people import (
+    KIN,
+    KNOWN,
+    Mention,
+    either,
+    governor,
+    lists,
+    mentions,
+    opens,
+    placed,
+    seen,
+    surely_somebody,
+    title,
 )
+
+_PREPOSITIONS = """
+about across after against alongside around at before behind beside besides between beyond by for from in into near of off on
+onto opposite over past round than to toward towards under unto upon via with without
+"""
+_GIVE = """
+asked bought brought called congratulated fed gave give given greeted hand handed helped hugged invited joined lent met
+offered paid passed read sent served show showed sold surprised taught thanked threw told tossed visited wrote
+"""
+_VERBS = frozenset(_GIVE.split())
+_ENDINGS = _VERBS | set(_PREPOSITIONS.split())
 """Words that a name may follow: prepositions, and verbs that have a person for their object."""
 _INFINITIVE = re.compile(
     r"\b(?:able|about|agreed|began|chose|continued|decided|expected|failed|forgot|going|ha[ds]|happened|have|hoped|how|intended|"
@@ -34,11 +49,13 @@ _INFINITIVE = re.compile(
 )
 # "a picture of Mary", not "a slice of Mary".
 _OF_SOMEBODY = re.compile(
-    r"\b(?:ahead|afraid|behalf|because|care|drawing|fond|front|hands?|honou?r|instead|jealous|memory|painting|photo|photograph|picture|"
-    r"portrait|proud|selfie|sketch|statue|thought|video) of$"
+    r"\b(?:ahead|afraid|behalf|because|care|drawing|fond|front|hands?|honou?r|instead|jealous|memory|painting|photo|photograph|"
+    r"picture|portrait|proud|selfie|sketch|statue|thought|video) of$"
 )
 _SOMEBODY_ELSE = re.compile(
-    r"\b(?<!-)(?:he|she|i|we|you|some(?:one|body)|every(?:one|body)|nobody|no one|one of (?:the|them))\b(?!-)", re.IGNORECASE
+    r"\b(?<!-)(?:he|she|i|we|you|some(?:one|body)|every(?:one|body)|nobody|no one|one of (?:the|them)|him|me|us|"
+    r"her (?=(?:an?|the|some|and)\b)|(?:to|for) (?:her|them) (?=(?:and|but|with)\b))\b(?!-)",
+    re.IGNORECASE,
 )
 _GAVE = (
     r"(?:gave|gives?|handed|passed|offered|bought|sent|lent|brought|threw|tossed|wrote|showed|sold|made|presented|served|"
@@ -55,12 +72,14 @@ _COMPANY = re.compile(
     rf"(?:together )?with (?:\w+ ){{0,3}}{KIN}s?\b)",
     re.IGNORECASE,
 )
+_PASSIVE = re.compile(r" (?:was|were|is|are|got|been|being) (?:\w+ ){1,2}by $")
 _SUBJECT = re.compile(r"(?:\b(?:and|while|as|when|because|that|so|but|before|after|until|if)|[,;])\s+$")
 # Before a word that is no known name, and may be one.
 _BYSTANDER = re.compile(
     r"\b(?:(?<=[\w,] )(?:while|when|because|as)|with|(?:meet|invit|join|thank|call|greet|hugg|help|ask)(?:ing|ed)|met|told|"
     r"talk(?:ed|ing) to) $"
 )
+_TOLD_OF = re.compile(r", (?:an?|who|whose)\b")
 _ADVERB = re.compile(r".+(?:ed|ing|ly|ful|ous|less|able|ible)$")
 _SENTENCE_END = re.compile(r"(?<!\bSt)(?<!\bMt)(?<!\bDr)(?<!\bMr)(?<!\bMrs)(?<!\bMs)[.!?;][\"”’)]?\s+")
 
@@ -129,7 +148,9 @@ def _check_ending(prompt: str) -> None:
         raise UnparsableError("the prompt is a whole sentence: expected it to stop where the name would follow")
     last = prompt.split()[-1]
     if last.lower() not in _ENDINGS:
-        raise UnparsableError(f"the prompt ends in {last!r}: expected a word that a name follows, such as 'to' or 'for'")
+        raise UnparsableError(
+            f"the prompt ends in {last!r}: expected a word that a name follows, such as 'to' or 'for'"
+        )
     if verb := _INFINITIVE.search(prompt[-40:]):
         raise UnparsableError(f"the prompt ends in {verb.group()!r}: a verb would follow, not a name")
     if last == "of" and not _OF_SOMEBODY.search(prompt[-40:]):
@@ -167,9 +188,11 @@ def _giving(prompt: str, chains: list[list[Mention]], others: set[str], first: d
 
 def _clauses(prompt: str, chain: list[Mention]) -> list[list[Mention]]:
     """What a list may be without its beginning, the end of a clause: "when they met Sue, Tom and Kim gave"."""
-    if not chain or (governor(prompt, chain[0]).lower() in ("", "with", "without", "like", "unlike", "not", "besides")):
+    word = governor(prompt, chain[0]) if chain else ""
+    if word in ("", "With") or word.lower() in ("without", "like", "unlike", "not", "besides", "except"):
         return []
-    return [chain[i:] for i in range(1, len(chain)) if prompt[chain[i - 1].stop : chain[i].start].strip() == ","]
+    cuts = (i for i in range(1, len(chain)) if prompt[chain[i - 1].stop : chain[i].start] in (", ", ", and ", ", but "))
+    return [chain[i:] for i in cuts]
 
 
 def _check_words(prompt: str, found: list[Mention], people: set[str]) -> None:
@@ -208,11 +231,19 @@ def _check_strangers(prompt: str, chains: list[list[Mention]], people: set[str],
         strangers = [m for m in chain if m.name not in people]
         for m in strangers:
             introduces = len(chain) > len(strangers) and not _leads(prompt, m, chain)
-            somebody = m.name in KNOWN or (title(prompt, m) and not placed(prompt, m))
-            if introduces or (somebody and not m.possessive):
-                raise UnparsableError(f"{m.name!r} is named once and is not the answer: everybody else must be introduced and give")
-            if m.start < until and not m.possessive and _BYSTANDER.search(prompt[max(0, m.start - 60) : m.start]):
+            if introduces or surely_somebody(prompt, m):
+                raise UnparsableError(
+                    f"{m.name!r} is named once and is not the answer: everybody else must be introduced and give"
+                )
+            if m.start < until and not m.possessive and _maybe_somebody(prompt, m):
                 raise UnparsableError(f"{m.name!r} may be somebody who neither gives nor receives")
+
+
+def _maybe_somebody(prompt: str, mention: Mention) -> bool:
+    """No known name, and in the place of one: "while Zorg slept", "with Zorg", "Zorg, a stranger, came"."""
+    adverb = opens(prompt, mention) and bool(_ADVERB.fullmatch(mention.name))
+    told = not adverb and not placed(prompt, mention) and _TOLD_OF.match(prompt, mention.stop)
+    return bool(told or _BYSTANDER.search(prompt[max(0, mention.start - 20) : mention.start]))
 
 
 def _leads(prompt: str, mention: Mention, chain: list[Mention]) -> bool:
@@ -226,6 +257,12 @@ def _leads(prompt: str, mention: Mention, chain: list[Mention]) -> bool:
 def _check_clause(prompt: str, giving: list[Mention], found: list[Mention], people: set[str]) -> None:
     """The givers act up to the end of the prompt."""
     rest, names = prompt[giving[-1].stop :], [m.name for m in giving]
+    passive = _PASSIVE.search(prompt[: giving[0].start][-60:])
+    whom = [m.name for m in found if passive and m.stop == giving[0].start - len(passive.group())]
+    if passive and whom:
+        raise UnparsableError(f"'{whom[0]}{passive.group()}' {names}: cannot tell what they give")
+    if not passive and len(rest.split()) < 2 and rest.strip() not in _VERBS:
+        raise UnparsableError(f"nothing is said of what {names} do")
     later = [m for m in found if m.start > giving[-1].start]
     if also := [m.name for m in later if m.name in people]:
         raise UnparsableError(f"{also[0]!r} is named again after the givers {names}")

@@ -15,32 +15,33 @@ from instar.tasks.words import TEST_NAMES, TRAIN_NAMES
 
 # First names that are hardly ever anything else: no places (Paris, Jordan), months or plain words (Will, Grace, Mark).
 _NAMES = """
-Aaliyah Abigail Adele Adrian Aditya Agnes Ahmed Aisha Alan Albert Alejandro Alex Alexa Alexander Alexandra Alexis Alfred Ali
-Alicia Alina Alison Allison Amanda Amelia Amir Amira Ana Andre Andy Angelica Angelo Anita Ann Anne Annie Antonio Anya Ari Aria
-Ariana Ariel Arjun Arthur Asher Astrid Audrey Ava Barbara Beatrice Becky Bella Benny Beth Bethany Betty Beverly Bianca Billy Bobby
-Brad Bradley Brenda Brent Brett Brianna Brooke Bruce Bruno Bryan Caleb Cameron Carla Carlos Carly Carmen Carol Caroline Carolyn
-Carrie Carter Catherine Cathy Cecilia Chad Chen Chloe Chris Christian Christine Christopher Cindy Claire Clara Claudia Colin Connor
-Cora Cory Craig Curtis Cynthia Dana Danielle Danny Daphne Darius Debbie Deborah Delilah Dennis Derek Devon Diana Diane Diego Dmitri
-Dolly Dominic Donald Donna Dora Doris Dorothy Douglas Dylan Ed Eddie Edgar Edith Edward Edwin Eileen Elaine Eleanor Elena Eli Eliana
-Elias Elijah Elise Ella Ellen Ellie Elliot Emma Emilia Enrique Erica Erik Ernest Esther Ethan Eugene Eva Evan Eve Evelyn Ezra Farah
-Fatima Felix Fernando Fiona Finn Fleming Fran Frances Francis Franklin Freddie Freya Gabriel Gabriella Gavin Geoffrey Gerald Gina
-Giovanni Gloria Gordon Greta Gwen Hailey Hamed Hana Hannah Harold Harriet Harrison Harvey Hassan Hazel Hector Heidi Helen Helena
-Herbert Holly Howard Hugh Hugo Ian Ibrahim Igor Ines Ingrid Irene Irina Irving Isaac Isabel Isabella Isla Ivan Jackie Jaime Jake
-Jamal Jamie Jan Janet Janice Jared Javier Jean Jed Jenna Jenny Jerome Jerry Jesse Jill Jimmy Jing Joan Joanna Joel Johanna Johnny Jon
-Jonas Jonah Jorge Jose Josephine Joyce Juan Juanita Judith Judy Jules Julian Julie Juliet Justine Kai Kara Karim Karl Kathleen
-Kathryn Kathy Katie Kayla Kenji Kim Kira Kristen Kristin Kurt Lara Laurie Layla Leah Lena Leo Leon Leonard Leslie Lewis Liam Lila
-Lillian Lily Lina Ling Lisa Liz Lois Lorenzo Lorraine Louis Louise Luca Lucas Lucia Luis Luna Lydia Lynn Mabel Mable Maddie Maggie Malik
-Marco Marcus Margaret Marie Marilyn Mario Marta Martha Marvin Mateo Maureen Maurice Maya Mei Melanie Melody Mia Miguel Mila Mildred
-Miles Milly Mina Ming Miranda Miriam Mohamed Mohammed Molly Mona Monica Muhammad Nadia Nancy Naomi Natalia Natalie Natasha Ned
-Neil Nelly Nia Nigel Nina Noah Noel Nora Norman Olga Olivia Omar Owen Pablo Pam Pamela Patricia Patty Paula Pauline Pedro Peggy
-Penelope Percy Petra Phil Phoebe Phyllis Pierre Polly Priya Quentin Quincy Quinn Rafael Raj Rajesh Ravi Raymond Rebekah Reginald
-Reilly Rhonda Ricardo Rick Ricky Riley Rita Rob Roberto Robin Rodney Roland Roman Ronald Ronnie Rosa Rosie Ross Roy Ruben Ruby Rupert
-Russell Ruth Sabrina Saeed Samir Samuel Sandra Sanjay Santiago Sara Sasha Sebastian Serena Seth Shane Shannon Sharon Shawn Sheila
-Shelly Shirley Silvia Simone Sofia Sonia Sophia Sophie Spencer Stacy Stan Stanley Stella Sterling Stuart Sue Susanna Suzanne Sven
-Sylvia Talia Tamara Tanya Tara Taylor Ted Teresa Terry Theo Theodore Theresa Tia Tiana Tim Tilly Tina Todd Tommy Tracy Travis Trevor
-Trisha Troy Uma Valerie Vanessa Vera Vernon Veronica Vicky Victor Vince Vincent Vivian Wally Walter Wanda Warren Wendy Wesley
-Wilfred Winifred Xander Xavier Yara Yasmin Yolanda Yusuf Yvonne Zach Zachary Zara Zelda Zoe Zoey
-Mom Mommy Mum Dad Daddy Grandma Grandpa Granny Auntie Santa
+Aaliyah Abigail Adele Aditya Adrian Agnes Ahmed Aisha Alan Albert Alejandro Alex Alexa Alexander Alexandra Alexis Alfred Ali
+Alicia Alina Alison Allison Amanda Amelia Amir Amira Ana Andre Andy Angelica Angelo Anita Ann Anne Annie Antonio Anya Ari
+Aria Ariana Ariel Arjun Arthur Asher Astrid Audrey Auntie Ava Barbara Beatrice Becky Bella Benny Beth Bethany Betty Beverly
+Bianca Billy Bobby Brad Bradley Brenda Brent Brett Brianna Brooke Bruce Bruno Bryan Caleb Cameron Carla Carlos Carly Carmen
+Carol Caroline Carolyn Carrie Carter Catherine Cathy Cecilia Chad Chen Chloe Chris Christian Christine Christopher Cindy
+Claire Clara Claudia Colin Connor Cora Cory Craig Curtis Cynthia Dad Daddy Dana Danielle Danny Daphne Darius Debbie Deborah
+Delilah Dennis Derek Devon Diana Diane Diego Dmitri Dolly Dominic Donald Donna Dora Doris Dorothy Douglas Dylan Ed Eddie
+Edgar Edith Edward Edwin Eileen Elaine Eleanor Elena Eli Eliana Elias Elijah Elise Ella Ellen Ellie Elliot Emilia Emma
+Enrique Erica Erik Ernest Esther Ethan Eugene Eva Evan Eve Evelyn Ezra Farah Fatima Felix Fernando Finn Fiona Fleming Fran
+Frances Francis Franklin Freddie Freya Gabriel Gabriella Gavin Geoffrey Gerald Gina Giovanni Gloria Gordon Grandma Grandpa
+Granny Greta Gwen Hailey Hamed Hana Hannah Harold Harriet Harrison Harvey Hassan Hazel Hector Heidi Helen Helena Herbert
+Holly Howard Hugh Hugo Ian Ibrahim Igor Ines Ingrid Irene Irina Irving Isaac Isabel Isabella Isla Ivan Jackie Jaime Jake
+Jamal Jamie Jan Janet Janice Jared Javier Jean Jed Jenna Jenny Jerome Jerry Jesse Jill Jimmy Jing Joan Joanna Joel Johanna
+Johnny Jon Jonah Jonas Jorge Jose Josephine Joyce Juan Juanita Judith Judy Jules Julian Julie Juliet Justine Kai Kara Karim
+Karl Kathleen Kathryn Kathy Katie Kayla Kenji Kim Kira Kristen Kristin Kurt Lara Laurie Layla Leah Lena Leo Leon Leonard
+Leslie Lewis Liam Lila Lillian Lily Lina Ling Liz Lois Lorenzo Lorraine Louis Louise Luca Lucas Lucia Luis Luna Lydia Lynn
+Mabel Mable Maddie Maggie Malik Marco Marcus Margaret Marie Marilyn Mario Marta Martha Marvin Mateo Maureen Maurice Maya Mei
+Melanie Melody Mia Miguel Mila Mildred Miles Milly Mina Ming Miranda Miriam Mohamed Mohammed Molly Mom Mommy Mona Monica
+Muhammad Mum Nadia Nancy Naomi Natalia Natalie Natasha Ned Neil Nelly Nia Nigel Nina Noah Noel Nora Norman Olga Olivia Omar
+Owen Pablo Pam Pamela Patricia Patty Paula Pauline Pedro Peggy Penelope Percy Petra Phil Phoebe Phyllis Pierre Polly Priya
+Quentin Quincy Quinn Rafael Raj Rajesh Ravi Raymond Rebekah Reginald Reilly Rhonda Ricardo Rick Ricky Riley Rita Rob Roberto
+Robin Rodney Roland Roman Ronald Ronnie Rosa Rosie Ross Roy Ruben Ruby Rupert Russell Ruth Sabrina Saeed Samir Samuel Sandra
+Sanjay Santa Santiago Sara Sasha Sebastian Serena Seth Shane Shannon Sharon Shawn Sheila Shelly Shirley Silvia Simone Sofia
+Sonia Sophia Sophie Spencer Stacy Stan Stanley Stella Sterling Stuart Sue Susanna Suzanne Sven Sylvia Talia Tamara Tanya
+Tara Taylor Ted Teresa Terry Theo Theodore Theresa Tia Tiana Tilly Tim Tina Todd Tommy Tracy Travis Trevor Trisha Troy Uma
+Valerie Vanessa Vera Vernon Veronica Vicky Victor Vince Vincent Vivian Wally Walter Wanda Warren Wendy Wesley Wilfred
+Winifred Xander Xavier Yara Yasmin Yolanda Yusuf Yvonne Zach Zachary Zara Zelda Zoe Zoey
 """
 KNOWN = frozenset((*TRAIN_NAMES, *TEST_NAMES, *_NAMES.split()))
 """Surely somebody, wherever they stand."""
@@ -62,7 +63,8 @@ wherever whether which while who whom whose why with within without working yest
 _NOT_NAMES = frozenset(_NEVER.split())
 # Not names unless they come back. April, May, June and August may be people; "in August" they are like any place.
 _DATES = """
-monday tuesday wednesday thursday friday saturday sunday january february march july september october november december christmas easter halloween thanksgiving hanukkah ramadan diwali
+monday tuesday wednesday thursday friday saturday sunday january february march july september october november december
+christmas easter halloween thanksgiving hanukkah ramadan diwali
 """
 _CALENDAR = frozenset(_DATES.split())
 
@@ -77,13 +79,13 @@ _WORD = re.compile(r"(?<!\w[’'])(?<![\w-])[^\W\d_](?:[\w-]|[’'](?=\w))*[’'
 _POSSESSIVE = re.compile(r"([’']s|(?<=s)[’'])$")
 _ARTICLE = re.compile(r"\b(?:a|an|the|this|these|those|my|our|your|his|its|some|any|no|each|every)\s+$", re.IGNORECASE)
 _TITLE = re.compile(
-    r"\b(?:Mr|Mrs|Ms|Miss|Mister|Dr|Doctor|Prof|Professor|Sir|Madam|Lady|Lord|Aunt|Auntie|Uncle|Captain|Coach|Father|Sister|"
-    r"Brother|Officer|President|King|Queen|Prince|Princess|Grandma|Grandpa|St)\.?\s+$"
+    r"\b(?:(?P<street>Lady|Lord|Father|Sister|Brother|President|King|Queen|Prince|Princess|St)|Mr|Mrs|Ms|Miss|Mister|Dr|Doctor|"
+    r"Prof|Professor|Sir|Madam|Aunt|Auntie|Uncle|Captain|Coach|Officer|Grandma|Grandpa)\.?\s+$"
 )
 _CAPITALS = r"(?:the\s+)?(?-i:[A-Z][\w’']*\s){0,3}$"
 _PLACE = re.compile(
-    rf"\b(?:in|at|to|into|from|near|of|on|through|around|via|inside|outside|toward|towards|during|for|last|next|every|this|early|late)\s+"
-    rf"{_CAPITALS}",
+    r"\b(?:in|at|to|into|from|near|of|on|through|around|via|inside|outside|toward|towards|during|for|last|next|every|this|early|late)\s+"
+    r"(?:the\s+)?(?P<first>(?-i:[A-Z][\w’']*\s){0,3})$",
     re.IGNORECASE,
 )
 # "thanked Mary", "seeing Mary"; not "Excited Mary", "the wedding Mary …", "when it ended Mary …".
@@ -96,19 +98,23 @@ _VERB = (
 _SEEN = re.compile(rf"\b(?:{_VERB})\s+{_CAPITALS}", re.IGNORECASE)
 # What stands before a list that is the object of something, and gives nothing: "thanks to Mary and John", "thanked Mary".
 _OBJECT = re.compile(
-    rf"\b(?:to|for|from|with|without|at|of|about|between|among|near|like|unlike|than|beside|besides|behind|around|towards?|not|"
-    rf"except|(?:every(?:one|body)|all|none|nobody|no one|any(?:one|body)) but|{_VERB})\s+$",
+    rf"\b(?:to|for|from|(?<!(?-i:Together ))(?<!(?-i:Along ))with|without|at|of|about|between|among|near|like|unlike|than|"
+    rf"beside|besides|behind|around|towards?|not|except|(?:every(?:one|body)|all|none|nobody|no one|any(?:one|body)) but|"
+    rf"{_VERB})\s+$",
     re.IGNORECASE,
 )
 _MODIFIER = re.compile(r"\b(?:only|both|just|even|also|neither|either|first|not only)\s+$", re.IGNORECASE)
 
 _AND = (
-    r"(?:and|or|nor|as well as|together with|along with|alongside|plus|with|but also|but not|not|rather than|instead of|without|"
-    r"except|(?:accompanied|followed|joined|helped|assisted|aided|supported) by)"
+    r"(?:and|or|nor|as well as|together with|along with|alongside|plus|with|but also|but not|not|rather than|instead of|"
+    r"without|except|(?:accompanied|followed|joined|helped|assisted|aided|supported) by)"
 )
 # "Anna, the owner, Ben and …"; "Anna (still sleepy) and Ben"; and, where "and" follows, "Anna, tired as ever, and Ben".
 _INSIDE = r"[^,.;:!?()A-Z]{1,60}"
-_ASIDE = rf"(?:,\s(?:the|a|an|his|her|their|our|who|whose)\b{_INSIDE}(?=,)|\s\([^()A-Z]{{1,60}}\)|,\s{_INSIDE}(?=,\s?(?:&|and)\b))?"
+_ASIDE = (
+    rf"(?:,\s(?:the|a|an|his|her|their|our|who|whose)\b{_INSIDE}(?=,)|\s\([^()A-Z]{{1,60}}\)|"
+    rf",\s{_INSIDE}(?=,\s?(?:&|and)\b))?"
+)
 _JOIN = re.compile(
     rf"{_ASIDE}(?:,|,?\s?(?:&|\b{_AND}\b))(?:,\s{_INSIDE},)?"
     r"(?:\s(?:also|finally|both|then|later|even|only|(?:his|her|their|the)\s(?:\w+\s)?\w+,?))?\s?"
@@ -180,6 +186,15 @@ def governor(prompt: str, mention: Mention) -> str:
 def placed(prompt: str, mention: Mention) -> bool:
     """After "in", "at" …, also as the last word of several: "in New York"."""
     return bool(_PLACE.search(before(prompt, mention)))
+
+
+def surely_somebody(prompt: str, mention: Mention) -> bool:
+    """A first name or a title, and not "on Christmas Eve", "in King Street", "Ben's"."""
+    text = before(prompt, mention)
+    rank, place = _TITLE.search(text), _PLACE.search(text)
+    titled = rank and not (rank["street"] and place)
+    known = mention.name in KNOWN and not (place and place["first"])
+    return not mention.possessive and bool(titled or known)
 
 
 def seen(prompt: str, mention: Mention) -> bool:
