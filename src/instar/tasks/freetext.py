@@ -32,8 +32,9 @@ from instar.tasks.people import (
 )
 
 _PREPOSITIONS = """
-about across after against alongside around at before behind beside besides between beyond by for from in into near of off on
-onto opposite over past round than to toward towards under unto upon via with without
+about above across after against alongside among around at before behind below beside besides between beyond by for
+from in inside into like near of off on onto opposite outside over past round than to toward towards under underneath unto
+upon via with without
 """
 _GIVE = """
 asked bought brought called congratulated fed gave give given greeted hand handed helped hugged invited joined lent met
@@ -61,11 +62,11 @@ _GAVE = (
     r"(?:gave|gives?|handed|passed|offered|bought|sent|lent|brought|threw|tossed|wrote|showed|sold|made|presented|served|"
     r"delivered|donated|baked|read|told|waved|smiled)"
 )
-# "as the clown gave a balloon to", not "so the two gave a balloon to".
+# "as the clown gave a balloon to", "thanked a clown who gave", not "so the two gave a balloon to".
+_DETERMINED = r"(?:the(?! (?:two|pair|couple|duo|three|trio|four)\b)|an?|another|some|his|her|their) (?:\w+ ){1,2}"
 _SOMETHING_ELSE = re.compile(
-    r"\b(?:as|while|when|until|before|after|because|since|so|but|and|,) "
-    r"((?:the(?! (?:two|pair|couple|duo|three|trio|four)\b)|an?|another|some|his|her|their) (?:\w+ ){1,2}"
-    rf"{_GAVE})\b(?!.*\b(?:and|which) )"
+    rf"\b(?:as|while|when|until|before|after|because|since|so|but|and|,) ({_DETERMINED}{_GAVE})\b(?!.*\b(?:and|which) )|"
+    rf"\b({_DETERMINED}who)\b"
 )
 _COMPANY = re.compile(
     rf",? (?:(?:and|or|as well as|plus|along with) (?:(?:he|she|they|i|we|you)\b|(?:\w+ )?\w+)|"
@@ -76,12 +77,15 @@ _PASSIVE = re.compile(r" (?:was|were|is|are|got|been|being) (?:\w+ ){1,2}by $")
 _SUBJECT = re.compile(r"(?:\b(?:and|while|as|when|because|that|so|but|before|after|until|if)|[,;])\s+$")
 # Before a word that is no known name, and may be one.
 _BYSTANDER = re.compile(
-    r"\b(?:(?<=[\w,] )(?:while|when|because|as)|with|(?:meet|invit|join|thank|call|greet|hugg|help|ask)(?:ing|ed)|met|told|"
-    r"talk(?:ed|ing) to) $"
+    r"\b(?:while|when|because|(?<!such )as|with|(?:meet|invit|join|thank|call|greet|hugg|help|ask)(?:ing|ed)|met|told|"
+    r"talk(?:ed|ing) to) $",
+    re.IGNORECASE,
 )
 _TOLD_OF = re.compile(r", (?:an?|who|whose)\b")
 _ADVERB = re.compile(r".+(?:ed|ing|ly|ful|ous|less|able|ible)$")
-_SENTENCE_END = re.compile(r"(?<!\bSt)(?<!\bMt)(?<!\bDr)(?<!\bMr)(?<!\bMrs)(?<!\bMs)[.!?;][\"”’)]?\s+")
+_SENTENCE_END = re.compile(
+    r"(?<!\bSt)(?<!\bMt)(?<!\bDr)(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?:;|[.!?][\"”’)]?(?=\s+[\"“]?[A-Z]))\s+"
+)
 
 
 class UnparsableError(ValueError):
@@ -134,6 +138,8 @@ def read_ioi(prompt: str, answer: str) -> Reading:
 
 
 def _check_answer(prompt: str, found: list[Mention], answer: str) -> None:
+    if " " in answer:
+        raise UnparsableError(f"the answer {answer!r} is a name of several words")
     names = sorted({m.name for m in found})
     if len(names) < 2:
         raise UnparsableError(f"fewer than two names found: {names}")
@@ -273,8 +279,8 @@ def _check_clause(prompt: str, giving: list[Mention], found: list[Mention], peop
         raise UnparsableError(f"{word.group()!r} after {names}: cannot tell who gives")
     if len(names) == 1 and (word := re.search(r"\b(?:they|both)\b", rest)):
         raise UnparsableError(f"{word.group()!r} after {names}: cannot tell who gives")
-    if else_ := _SOMETHING_ELSE.search(rest):
-        raise UnparsableError(f"{else_.group(1)!r} after {names}: cannot tell who gives")
+    if other := _SOMETHING_ELSE.search(rest):
+        raise UnparsableError(f"{(other.group(1) or other.group(2))!r} after {names}: cannot tell who gives")
     sentences = _SENTENCE_END.split(rest)
     if len(sentences) > 1 and not re.search(r"\b(?:they|the two|both|each)\b", sentences[-1], re.IGNORECASE):
         raise UnparsableError(f"the last sentence does not say that {names} give")

@@ -82,10 +82,10 @@ _TITLE = re.compile(
     r"\b(?:(?P<street>Lady|Lord|Father|Sister|Brother|President|King|Queen|Prince|Princess|St)|Mr|Mrs|Ms|Miss|Mister|Dr|Doctor|"
     r"Prof|Professor|Sir|Madam|Aunt|Auntie|Uncle|Captain|Coach|Officer|Grandma|Grandpa)\.?\s+$"
 )
-_CAPITALS = r"(?:the\s+)?(?-i:[A-Z][\w’']*\s){0,3}$"
+_CAPITALS = r"(?:the\s+)?(?-i:(?:[A-Z][\w’']*|St\.|Mt\.)\s){0,3}$"
 _PLACE = re.compile(
     r"\b(?:in|at|to|into|from|near|of|on|through|around|via|inside|outside|toward|towards|during|for|last|next|every|this|early|late)\s+"
-    r"(?:the\s+)?(?P<first>(?-i:[A-Z][\w’']*\s){0,3})$",
+    r"(?:the\s+)?(?P<first>(?-i:(?:[A-Z][\w’']*|St\.|Mt\.)\s){0,3})$",
     re.IGNORECASE,
 )
 # "thanked Mary", "seeing Mary"; not "Excited Mary", "the wedding Mary …", "when it ended Mary …".
