@@ -154,9 +154,7 @@ def _check_ending(prompt: str) -> None:
         raise UnparsableError("the prompt is a whole sentence: expected it to stop where the name would follow")
     last = prompt.split()[-1]
     if last.lower() not in _ENDINGS:
-        raise UnparsableError(
-            f"the prompt ends in {last!r}: expected a word that a name follows, such as 'to' or 'for'"
-        )
+        raise UnparsableError(f"the prompt ends in {last!r}: expected a word that a name follows, such as to or for")
     if verb := _INFINITIVE.search(prompt[-40:]):
         raise UnparsableError(f"the prompt ends in {verb.group()!r}: a verb would follow, not a name")
     if last == "of" and not _OF_SOMEBODY.search(prompt[-40:]):
@@ -205,12 +203,12 @@ def _check_words(prompt: str, found: list[Mention], people: set[str]) -> None:
     """Names are one word."""
     for m in found:
         if m.name in people and (before := title(prompt, m)):
-            raise UnparsableError(f"'{before}{m.name}' is a name with a title, which is several words")
+            raise UnparsableError(f"{before + m.name!r} is a name with a title, which is several words")
     for left, right in pairwise(found):
         if {left.name, right.name} & people and prompt[left.stop : right.start].isspace() and not left.possessive:
             if left.name not in people and (placed(prompt, left) or opens(prompt, left)):
                 continue  # "In Paris John …", "Young John …"
-            raise UnparsableError(f"'{left.name} {right.name}' is a name of several words")
+            raise UnparsableError(f"{prompt[left.start : right.stop]!r} is a name of several words")
 
 
 def _check_list(prompt: str, giving: list[Mention], answer: str) -> None:
@@ -266,7 +264,7 @@ def _check_clause(prompt: str, giving: list[Mention], found: list[Mention], peop
     passive = _PASSIVE.search(prompt[: giving[0].start][-60:])
     whom = [m.name for m in found if passive and m.stop == giving[0].start - len(passive.group())]
     if passive and whom:
-        raise UnparsableError(f"'{whom[0]}{passive.group()}' {names}: cannot tell what they give")
+        raise UnparsableError(f"{whom[0] + passive.group()!r} {names}: cannot tell what they give")
     if not passive and len(rest.split()) < 2 and rest.strip() not in _VERBS:
         raise UnparsableError(f"nothing is said of what {names} do")
     later = [m for m in found if m.start > giving[-1].start]

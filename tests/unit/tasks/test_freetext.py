@@ -97,7 +97,11 @@ def test_a_whole_sentence_is_refused():
 @settings(max_examples=300, deadline=None)
 def test_other_names_give_the_same_structure(row, data):
     reading = read_ioi(row.prompt, row.answer)
-    free = [name for name in (*TRAIN_NAMES, *TEST_NAMES, "Zorg", "Mei-Ling", "O'Neil", "Zoë") if name not in row.prompt]
+    free = [
+        name
+        for name in (*TRAIN_NAMES, *TEST_NAMES, "Zorg", "Mei-Ling", "O'Neil", "Zoë", "Paris", "May", "Grace")
+        if name not in row.prompt
+    ]
     fresh = data.draw(st.lists(st.sampled_from(free), min_size=5, max_size=5, unique=True))
     new = dict(zip(row.introduced, fresh, strict=False))
     prompt, end = "", 0
