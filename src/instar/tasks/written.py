@@ -78,7 +78,7 @@ def _read(rows: Sequence[DataRow]) -> tuple[dict[int, Reading], list[Rejected]]:
             readings[index] = read_ioi(row.prompt, row.answer)
         except UnparsableError as reason:
             # The names are the row's own; what is left of the reason can be counted.
-            kind = re.sub(r"\[.*?\]|'[^']*'", "…", str(reason))
+            kind = re.sub(r"\[.*?\]|'[^']*'|\"[^\"]*\"", "…", str(reason))
             rejected.append(Rejected(row.number, str(reason), row.prompt, kind, row.split))
     return readings, rejected
 

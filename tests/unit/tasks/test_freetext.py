@@ -1,115 +1,152 @@
-"""Reading IOI in free wording: what is read is right, and what could be read in two ways is refused."""
+"""Reading IOI in free wording: what is read is right, and what could be read in two ways is refused for a right reason.
 
-# ruff: noqa: E501 — the prompts are the table
+The sentences and their judgement are in free_wording.txt.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from instar.tasks.freetext import UnparsableError, read_ioi
 from instar.tasks.library import ioi
-
-# prompt; who is introduced, the answer marked with *; who gives.
-READ = """
-John, Mary and Jim went to the store. Mary and John gave a drink to | John Mary Jim* | Mary John
-In Paris, John and Mary met. Yesterday, Mary gave a ring to | John* Mary | Mary
-When Tom met Sue and Kim at the zoo, Sue and Kim gave a toy to | Tom* Sue Kim | Sue Kim
-When Tom met Sue and Kim, Kim and Sue gave a toy to | Tom* Sue Kim | Kim Sue
-After Ann & Bob & Eve met, Bob & Ann gave a pen to | Ann Bob Eve* | Bob Ann
-After John, Mary, and Jim ate, Jim was tired. Mary, together with John, gave a cup to | John Mary Jim* | Mary John
-After Al, Bo, Cy and Di met, Di, Al and Cy gave a pen to | Al Bo* Cy Di | Di Al Cy
-Élodie, Mary and Jim met in Paris. Mary and Élodie gave a book to | Élodie Mary Jim* | Mary Élodie
-John, Mary and Jim sat in Rome. In Rome, John and Mary gave a map to | John Mary Jim* | John Mary
-John's dog ran. John, Mary and Jim saw it. Jim and Mary gave a bone to | John* Mary Jim | Jim Mary
-After Will, Grace and Mark finished dinner, Mark and Will handed a plate of cookies to | Will Grace* Mark | Mark Will
-Rose, May and Hope shared a flat in Berlin. One morning, May and Rose passed a cup of coffee to | Rose May Hope* | May Rose
-Jean-Luc, Anne-Marie and Zoë visited the Louvre. Zoë and Jean-Luc offered a postcard to | Jean-Luc Anne-Marie* Zoë | Zoë Jean-Luc
-José, Renée and François were at the café; François and Renée gave a croissant to | José* Renée François | François Renée
-When O'Brien, Tom and Lucy camped in the woods, Tom and Lucy lent a tent to | O'Brien* Tom Lucy | Tom Lucy
-While Alice, Bob and Carol were at the Christmas party, a present was handed by Carol and Bob to | Alice* Bob Carol | Carol Bob
-A bottle of wine was brought by Anna. Anna, Ben and Chris toasted, and then Ben as well as Chris gave a glass to | Anna* Ben Chris | Ben Chris
-Together, Daniel, Emma and Frank built a treehouse. Emma, along with Frank, gave the hammer to | Daniel* Emma Frank | Emma Frank
-On a sunny Monday, Kate, Leo and Mia walked to the park. There, both Leo and Kate threw the ball to | Kate Leo Mia* | Leo Kate
-Last Christmas, Peter, Quinn and Ruth stayed home. Ruth and her brother Quinn gave a new iPhone to | Peter* Quinn Ruth | Ruth Quinn
-In August, Sam, Tina and Uma flew to New York. Uma and Sam gave a ticket to | Sam Tina* Uma | Uma Sam
-In New York, Sam, Tina and Uma got lost. Uma and Sam gave a map to | Sam Tina* Uma | Uma Sam
-August, Mary and Jim rowed across the lake. Later August and Mary gave an oar to | August Mary Jim* | August Mary
-Excited, Nora, Owen and Paul ran to the beach, where Owen and Nora gave a shell to | Nora Owen Paul* | Owen Nora
-Suddenly it rained. Vera, Walt and Xena ran inside, and Xena and Vera gave a towel to | Vera Walt* Xena | Xena Vera
-Vera's umbrella was broken. When Vera, Walt and Xena got home, Walt and Xena gave a new umbrella to | Vera* Walt Xena | Walt Xena
-Before Mary and John left for work, John gave a kiss to | Mary* John | John
-At the bakery, Olivia asked Noah for help. Noah gave a warm loaf to | Olivia* Noah | Noah
-"We should go," said Liam. Liam, Emma and Ava left the museum, and Ava and Liam gave a leaflet to | Liam Emma* Ava | Ava Liam
-“Ready?” asked Liam. Liam and Emma smiled. Emma gave a balloon to | Liam* Emma | Emma
-Because Jack, Jill and Joe had a picnic by the river, Joe and Jill, who were not hungry, gave a sandwich to | Jack* Jill Joe | Joe Jill
-John went to the store with Mary. At the counter they met Jim. Mary and John decided to give a bottle of milk to | John Mary Jim* | Mary John
-John, Mary and Jim bought a TV. Mary and John gave the TV to | John Mary Jim* | Mary John
-John, Mary and Jim had been friends for years. Mary and John were tired, so they gave the car keys to | John Mary Jim* | Mary John
-John, Mary and Jim played chess. Mary and John had won twice; the two of them gave a medal to | John Mary Jim* | Mary John
-Friends John, Mary and Jim met at noon. Soon Jim and John gave a flower to | John Mary* Jim | Jim John
-When Amy, Ben, Cara, Dan and Eli hiked up the hill, Eli, Cara, Amy and Ben gave their water to | Amy Ben Cara Dan* Eli | Eli Cara Amy Ben
-Amy sat between Ben and Cara in class. Cara and Amy secretly passed a note to | Amy Ben* Cara | Cara Amy
-After meeting John and Mary at Jim's house, Mary and John gave a bunch of flowers to | John Mary Jim* | Mary John
-Once upon a time, Hansel, Gretel and Rapunzel lived near a forest. Gretel, with Hansel, gave a basket to | Hansel Gretel Rapunzel* | Gretel Hansel
-John, Mary and Jim were in line. Mary and John each gave a dollar to | John Mary Jim* | Mary John
-After John and Mary left Jim, Mary and John mailed a letter to | John Mary Jim* | Mary John
-That evening John, Mary and Jim cooked. In the kitchen Mary and John gave a spoon to | John Mary Jim* | Mary John
-"""
-
-REFUSED = """
-Jim was late. When Mary and John saw Jim, John and Mary gave a coffee to | Jim | among the givers
-As John, Mary and Jim left Starbucks, Mary and Jim gave a muffin from Starbucks to | John | expected all introduced names but one
-The cat sat on the mat and gave it to | John | fewer than two
-after john, mary and jim met, mary and john gave a pen to | Jim | fewer than two
-After John, Mary and Jim met, he gave a pen to | Jim | 'John' is named and neither
-After John and Mary met, John gave a pen to | John | among the givers
-After John, Mary and Jim met, Mary and Jim gave a pen to | Jim | among the givers
-John, Mary and Jim met. Mary gave a pen to | Jim | 'John' is named and neither
-John, Mary, Jim and Bob met. Mary and John gave a pen to | Jim | 'Bob' is named and neither
-John, Mary and Jim visited Bob. Mary and John gave a pen to | Jim | 'Bob' is named and neither
-John, Mary and Jim met Bob Smith. Bob, Mary and John gave a pen to | Jim | several words
-After John Smith, Mary and Jim met, John and Mary gave a pen to | Jim | several words
-Mary Jane, John and Jim met. Mary Jane and John gave a pen to | Jim | several words
-Mr. Brown, Mary and Jim met. Mr. Brown and Mary gave a pen to | Jim | title
-Dr. Lee, Mary and Jim met. Jim and Mary gave a pen to | Lee | title
-Aunt May, Rose and Jim met. Jim and Rose gave a pen to | May | title
-John, Mary and Jim met. The two friends gave a pen to | Jim | 'John' is named and neither
-John, Mary and Jim met. Mary and John were tired, so he gave a pen to | Jim | 'he' after
-John and Mary met. Mary was kind, so they gave a pen to | John | 'they' after
-John, Mary and Jim met. Mary asked John for help, and John gave a pen to | Jim | expected all introduced names but one
-John, Mary and Jim met. Mary or John gave a pen to | Jim | expected all introduced names but one
-John, Mary and Jim met. Thanks to Mary and John, a pen was given to | Jim | follow 'to'
-John, Mary and Jim met. Jim thanked Mary and John and gave a pen to | Jim | follow 'thanked'
-John, Mary and Jim met. Mary and John's dog gave a pen to | Jim | belongs to
-John, Mary and Jim met. Mary and John gave Jim's pen to | Jim | among the givers
-John, Mary and Jim met. Mary and John gave a pen to Jim | Jim | among the givers
-John, Mary and Jim met. Mary and John watched while Zorg gave a pen to | Jim | 'Zorg' may be who gives
-John, Mary and Jim met. Mary and John gave a pen to a stranger. | Jim | whole sentence
-John, Mary and Jim met. Mary and John gave a pen to | Ann | not named
-John, Mary and Jim met. Jim was sad. Mary gave a pen and John gave a cup to | Jim | expected all introduced names but one
-"""
+from instar.tasks.words import TEST_NAMES, TRAIN_NAMES
 
 
-def rows(text):
-    return [[cell.strip() for cell in line.split(" | ")] for line in text.strip().splitlines()]
+class Judged(NamedTuple):
+    """A line of the corpus."""
+
+    prompt: str
+    answer: str
+    introduced: tuple[str, ...] = ()
+    givers: tuple[str, ...] = ()
+    reason: str = ""
 
 
-@pytest.mark.parametrize(("prompt", "people", "givers"), rows(READ))
-def test_free_wording_is_read(prompt, people, givers):
-    introduced = tuple(name.rstrip("*") for name in people.split())
-    answer = next(name.rstrip("*") for name in people.split() if name.endswith("*"))
-    reading = read_ioi(prompt, answer)
-    assert reading.introduced == introduced
-    assert reading.givers == tuple(givers.split())
-    assert introduced[reading.place] == answer
-    by_slot = {s.slot: prompt[s.start : s.stop] for s in reading.mentions}
-    assert [by_slot[f"intro{i}"] for i in range(1, len(introduced) + 1)] == list(introduced)
-    assert [by_slot[f"giver{i}"] for i in range(1, len(introduced))] == givers.split()
-    assert sum(prompt.count(name) for name in introduced) == len(reading.mentions)
+def corpus() -> Iterator[Judged]:
+    for line in (Path(__file__).parent / "free_wording.txt").read_text(encoding="utf-8").splitlines():
+        if line and line[0] in "+-":
+            prompt, second, third = (cell.strip() for cell in line[1:].split(" | "))
+            if line[0] == "+":
+                (answer,) = (name[:-1] for name in second.split() if name.endswith("*"))
+                yield Judged(prompt, answer, tuple(second.replace("*", "").split()), tuple(third.split()))
+            else:
+                assert third, line
+                yield Judged(prompt, second, reason=third)
 
 
-@pytest.mark.parametrize(("prompt", "answer", "reason"), rows(REFUSED))
-def test_what_is_not_sure_has_a_reason(prompt, answer, reason):
-    with pytest.raises(UnparsableError, match=reason):
+READ = [row for row in corpus() if not row.reason]
+REFUSED = [row for row in corpus() if row.reason]
+
+
+def refusal(prompt: str, answer: str) -> str:
+    with pytest.raises(UnparsableError) as caught:
         read_ioi(prompt, answer)
+    return str(caught.value)
+
+
+def test_the_corpus_is_whole():
+    assert len(READ) > 200 and len(REFUSED) > 150
+    assert len({(row.prompt, row.answer) for row in corpus()}) == len(READ) + len(REFUSED)
+
+
+@pytest.mark.parametrize("row", READ, ids=lambda row: row.prompt)
+def test_free_wording_is_read(row):
+    reading = read_ioi(row.prompt, row.answer)
+    assert (reading.introduced, reading.givers) == (row.introduced, row.givers)
+    assert row.introduced[reading.place] == row.answer
+    by_slot = {s.slot: row.prompt[s.start : s.stop] for s in reading.mentions}
+    assert [by_slot[f"intro{i}"] for i in range(1, len(row.introduced) + 1)] == list(row.introduced)
+    assert [by_slot[f"giver{i}"] for i in range(1, len(row.introduced))] == list(row.givers)
+
+
+@pytest.mark.parametrize("row", REFUSED, ids=lambda row: row.prompt)
+def test_what_is_not_sure_has_its_reason(row):
+    reason = refusal(row.prompt, row.answer)
+    assert row.reason in reason and len(reason) < 200
+
+
+def accepts(prompt: str, answer: str) -> bool:
+    try:
+        read_ioi(prompt, answer)
+    except UnparsableError:
+        return False
+    return True
+
+
+def test_no_prompt_has_two_right_answers():
+    for row in corpus():
+        words = dict.fromkeys(re.findall(r"[A-Z][\w-]*|\w+$", row.prompt))
+        right = [word for word in words if accepts(row.prompt, word)]
+        assert len(right) <= 1, (row.prompt, right)
+        if not row.reason:
+            assert "not named" in refusal(row.prompt, row.answer + "e")
+
+
+def test_a_whole_sentence_is_refused():
+    for row in READ:
+        for end in (".", " " + row.answer + ".", "?", '."', "..."):
+            assert "whole sentence" in refusal(row.prompt + end, row.answer)
+
+
+@given(row=st.sampled_from(READ), data=st.data())
+@settings(max_examples=300, deadline=None)
+def test_other_names_give_the_same_structure(row, data):
+    reading = read_ioi(row.prompt, row.answer)
+    free = [
+        name
+        for name in (*TRAIN_NAMES, *TEST_NAMES, "Zorg", "Mei-Ling", "O'Neil", "Zoë", "Paris", "May", "Grace")
+        if name not in row.prompt
+    ]
+    fresh = data.draw(st.lists(st.sampled_from(free), min_size=5, max_size=5, unique=True))
+    new = dict(zip(row.introduced, fresh, strict=False))
+    prompt, end = "", 0
+    for m in reading.mentions:
+        prompt += row.prompt[end : m.start] + new[row.prompt[m.start : m.stop]]
+        end = m.stop
+    other = read_ioi(prompt + row.prompt[end:], new[row.answer])
+    assert other.introduced == tuple(new[name] for name in row.introduced)
+    assert other.givers == tuple(new[name] for name in row.givers) and other.place == reading.place
+    assert [m.slot for m in other.mentions] == [m.slot for m in reading.mentions]
+
+
+@given(row=st.sampled_from(READ), blanks=st.text(" \n\t", max_size=3), between=st.sampled_from(" \n\t"))
+@settings(max_examples=200, deadline=None)
+def test_white_space_does_not_matter(row, blanks, between):
+    prompt = blanks + row.prompt.replace(" ", between) + blanks
+    reading, plain = read_ioi(prompt, row.answer), read_ioi(row.prompt, row.answer)
+    assert (reading.introduced, reading.givers) == (plain.introduced, plain.givers)
+    assert [(m.slot, m.start - len(blanks)) for m in reading.mentions] == [(m.slot, m.start) for m in plain.mentions]
+
+
+PIECES = (
+    *TRAIN_NAMES[:8], "Zorg", "A", "B", "In", "The", "the", "a", ",", ",", ", ", " ", " and ", ", and ", " or ", " (", ") ",
+    "'s ", "’", ".", "; ", " with ", " who saw ", " so the man gave ", ", the owner, ", "only both ", "to", " was x" * 20,
+)  # fmt: skip
+
+
+@given(pieces=st.lists(st.sampled_from(PIECES), min_size=1, max_size=1000), answer=st.sampled_from(TRAIN_NAMES[:8]))
+@settings(max_examples=60, deadline=None)
+def test_reading_ends_whatever_the_text(pieces, answer):
+    prompt = ("".join(pieces)[:2000] + " to").lstrip()
+    if accepts(prompt, answer):
+        reading = read_ioi(prompt, answer)
+        assert answer in reading.introduced and answer not in reading.givers
+        assert all(prompt[m.start : m.stop] in reading.introduced for m in reading.mentions)
+    else:
+        assert refusal(prompt, answer)
+
+
+@pytest.mark.parametrize(
+    "piece", ["A", "Ab ", "Ab, ", "Ab and ", "A' ", "Ab, the b, ", "Ab (b) ", " only", ", a" * 10, "so a b "]
+)
+def test_reading_ends_on_text_that_repeats_itself(piece):
+    for answer in ("Ab", "A"):
+        refusal((piece * 2000)[:20_000] + " to", answer)
 
 
 def test_every_mention_is_a_slot():
