@@ -82,7 +82,7 @@ def test_multi_token_answers_are_named(embedded):
 def test_every_format_and_naming(tmp_path, suffix, prompt, answer):
     path = tmp_path / f"data{suffix}"
     records = [
-        {prompt: "After John and Mary met, John gave a ring to ", answer: a}
+        {prompt: "\nAfter John and Mary met, John gave a ring to", answer: a}
         for a in (" Mary", "Mary", " Mary" * 20, " Mary.")
     ]
     table = pd.DataFrame(records)
@@ -116,5 +116,5 @@ def test_files_that_cannot_be_read_say_so(tmp_path):
     with pytest.raises(ValueError, match=r"columns \['text'\], expected one of \['prompt', 'question', 'clean'\]"):
         read_training_file(path)
     path.write_text('[{"prompt": "a", "answer": 3}]')
-    with pytest.raises(ValueError, match="row 1: expected text"):
+    with pytest.raises(ValueError, match="row 1: answer: expected text, found 3. Numbers: token ids?"):
         read_training_file(path)
