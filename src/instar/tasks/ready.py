@@ -12,8 +12,8 @@ A task from a file is a list of `Entry`: one row, with its pair for each counter
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from instar.tasks.fitting import Fault, Lacking, Tokens, fault_of_words
@@ -65,8 +65,8 @@ class PairSource(Task):
     rejected: tuple[Rejected, ...] = ()
     lacking: Lacking | None = None
     """Words that the tokenizer lacks, where it is known and lacks some."""
-    notes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """What was repaired on reading, with the rows that are used."""
+    used: tuple[Entry, ...] = ()
+    """The rows that are."""
 
     def pairs(self, n: int, seed: int = 0, split: Split = "test", counterfactual: str | None = None) -> list[Pair]:
         """`n` pairs with one counterfactual."""
@@ -150,8 +150,6 @@ def from_entries(
                 + f". The first: row {everyone[0].number}: {everyone[0].reason}{_lacks(lacking)}"
             )
         kinds = dict.fromkeys(p.counterfactual for e in kept for p in e.pairs)
-        seen = dict.fromkeys(note for e in kept for note in e.notes)
-        notes = {note: tuple(e.number for e in kept if note in e.notes) for note in seen}
 
         def source(n: int, order: int, split: Split) -> list[Pair]:
             mine = [e for e in kept if e.split in (None, split)]
@@ -159,7 +157,7 @@ def from_entries(
             random.Random(order).shuffle(mine)
             return [pair for e in mine for pair in e.pairs]
 
-        found = {"fitted": made, "rows": total, "rejected": tuple(everyone), "lacking": lacking, "notes": notes}
+        found = {"fitted": made, "rows": total, "rejected": tuple(everyone), "lacking": lacking, "used": tuple(kept)}
         return ready(name, kept[0].prompt, tuple(kinds), source, **found)
 
     return made(None)

@@ -63,10 +63,16 @@ def read_training_file(
     """
     records = read_records(path, (columns or {}).get("split", "split"))
     rows = data_rows(path, records, columns or {}, tokenizer)
-    splits = list(dict.fromkeys(str(row.split) for row in rows))
-    if len(splits) > 1 and not every_split:
-        raise ValueError(f"{path} has the splits {', '.join(splits)}: name one, such as {path}#{splits[0]}")
+    if not every_split:
+        refuse_several_splits(path, records)
     return rows
+
+
+def refuse_several_splits(path: str | Path, records: Sequence[Record]) -> None:
+    """What is looked at or trained on as one is of one split."""
+    splits = list(dict.fromkeys(str(record.split) for record in records))
+    if len(splits) > 1:
+        raise ValueError(f"{path} has the splits {', '.join(splits)}: name one, such as {path}#{splits[0]}")
 
 
 def data_rows(path: str | Path, records: Sequence[Record], columns: Columns, tokenizer: Any = None) -> list[DataRow]:
