@@ -157,7 +157,7 @@ def _unused(source: PairSource) -> list[Finding]:
     for kind in dict.fromkeys(r.kind for r in source.rejected):
         rows = [r for r in source.rejected if r.kind == kind]
         severity: Severity = "error" if kind != SEVERAL and broken > ILL_FORMED_SHARE * total else "warning"
-        text = f"not used; {len(source.rejected)} of {total} rows are not"
+        text = f"a run leaves such rows out, {len(source.rejected)} of {total} in all"
         text += f"; {source.lacking}" if kind == SEVERAL else ""
         reasons = tuple(f"row {r.number}: {r.reason} in {r.prompt!r}" for r in rows)
         found.append(Finding(kind, severity, len(rows), len(rows) / total, text, reasons))
