@@ -19,7 +19,7 @@ from instar.tasks.fitting import Fault
 from instar.tasks.pair import Pair, Span, word_ids
 from instar.tasks.ready import Entry, PairSource, Rejected, from_entries
 from instar.tasks.records import Record
-from instar.tasks.rows import SETS, Columns, column, joined, one_answer, refuse_bare_numbers, spelled
+from instar.tasks.rows import IDS, SETS, Columns, column, joined, one_answer, refuse_bare_numbers, spelled
 
 NEEDED = ("prompt", "corrupted", "answer", "foils")
 WORDS = ("answer", "foils", "contrast")
@@ -96,7 +96,7 @@ def _pair(record: Record, keys: Mapping[str, str]) -> tuple[Pair, Ids, tuple[str
     words = {"foils": read["foils"], "contrast": read["contrast"], **shown}
     clean, corrupted, between, answer, notes = read["prompt"], read["corrupted"], " ", "", ()
     if "answer" in ids:
-        answer = words.pop("answer")[0]
+        answer, notes = words.pop("answer")[0], (IDS,)
     else:
         clean, between, answer, notes = joined(clean, read["answer"])
         corrupted = joined(corrupted, read["answer"])[0]

@@ -28,10 +28,12 @@ Columns = Mapping[Any, str]
 ADDED = "no leading space before the answer"
 AS_IT_STANDS = "the answer follows without a space"
 BROKEN_LINE = "a line break before the answer"
+IDS = "token ids read as words"
 REPAIRS = {
     ADDED: "neither the prompt nor the answer has it; it was added between the two words",
     AS_IT_STANDS: "tokenised as prompt + answer stand; begin the answer with a space where one is meant",
     BROKEN_LINE: "kept as the end of the prompt",
+    IDS: "see whether these are the words that are meant: another tokenizer's ids are other words",
 }
 """What was done about a note, where its name does not say it."""
 # Chinese, Japanese, Thai, Lao, Burmese and Khmer put no space between words.
@@ -210,4 +212,4 @@ def _of_id(record: Record, prompt: str, token: int, tokenizer: Any) -> DataRow:
         raise ValueError(
             f"token {token} is {between + word!r}, and after this prompt that text is read as other tokens"
         )
-    return DataRow(record.number, prompt, word, (), record.split, between)
+    return DataRow(record.number, prompt, word, (IDS,), record.split, between)

@@ -47,7 +47,9 @@ def test_any_dialect_gives_the_same_rows(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.text(st.characters(blacklist_categories=("Cs",)), min_size=1).filter(str.strip), min_size=1, max_size=4))
+@given(
+    st.lists(st.text(st.characters(blacklist_categories=("Cs",)), min_size=1).filter(str.strip), min_size=1, max_size=4)
+)
 def test_lists_are_read_as_python_and_json_write_them(words):
     wanted = tuple(w.strip() for w in words)
     for text in (repr(words), json.dumps(words), json.dumps(words, ensure_ascii=False)):
@@ -94,7 +96,9 @@ def test_optional_columns_have_holes_and_errors_name_the_column(tmp_path):
     )
     for form in ("csv", "parquet", "json"):
         path = tmp_path / f"holes.{form}"
-        {"csv": table.to_csv, "parquet": table.to_parquet, "json": lambda p: table.to_json(p, orient="records")}[form](path)
+        {"csv": table.to_csv, "parquet": table.to_parquet, "json": lambda p: table.to_json(p, orient="records")}[form](
+            path
+        )
         found = task(str(path))
         pairs = sorted(found.pairs(6), key=lambda p: p.clean)
         assert found.rejected == () and [p.place for p in pairs] == [0, 1, 0, 2, 0, 1]

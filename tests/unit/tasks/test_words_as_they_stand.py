@@ -16,7 +16,7 @@ from instar.tasks.fitting import Tokens
 from instar.tasks.library import task
 from instar.tasks.pair import Pair
 from instar.tasks.prepare import control_rows, prepare, read_pairs
-from instar.tasks.rows import ADDED, AS_IT_STANDS, BROKEN_LINE, joined, read_training_file
+from instar.tasks.rows import ADDED, AS_IT_STANDS, BROKEN_LINE, IDS, joined, read_training_file
 from instar.training.train import Row, encode
 from vocabularies import NUMBERS, WORDS
 
@@ -207,7 +207,7 @@ def test_columns_of_token_ids_are_these_tokens(tmp_path, tokenizer, form, column
         assert batch.foils[i].tolist() == ([foil] if isinstance(foil, int) else foil) == batch.contrast[i].tolist()
         assert batch.clean[i, : batch.end[i] + 1].tolist() == tokenizer(row["clean"])["input_ids"]
     rows = read_training_file(path, {"answer": "correct_idx"}, tokenizer=tokenizer)
-    assert {r.answer for r in rows} <= set(WORDS) and {r.between for r in rows} == {" "}
+    assert {r.answer for r in rows} <= set(WORDS) and {(r.between, r.notes) for r in rows} == {(" ", (IDS,))}
 
 
 def test_ids_without_a_space_are_words_without_one(tmp_path):
