@@ -147,17 +147,19 @@ def _tested(store: Store, task: Task) -> list[list[str]]:
 
 
 def _training_rows(new: Task, data: DataConfig, tokenizer: Any) -> tuple[list[DataRow], list[Rejected]]:
-    """Rows to train on, and those that this tokenizer cannot write."""
+    """Rows to train on, and those that nothing can be taught with."""
     if data.train_file is None:
         pairs = new.training(data.train_size, data.seed)
         return [DataRow(i, p.clean, p.answer, between=p.between) for i, p in enumerate(pairs, 1)], []
     rows, refused = [], []
     for row in read_training_file(data.train_file, data.columns, tokenizer=tokenizer):
         try:
+            if not row.answer:
+                raise ValueError("there is no answer")
             word_ids(tokenizer, row.answer, row.prompt, row.between)
             rows.append(row)
         except ValueError as reason:
-            kind = "an answer that joins with its prompt"
+            kind = "an answer that joins with its prompt" if row.answer else "no answer"
             refused.append(Rejected(row.number, str(reason), row.prompt, kind, row.split))
     return rows, refused
 

@@ -298,12 +298,15 @@ def test_rows_to_train_on_that_join_are_set_aside(tmp_path):
         tmp_path / "years.json", [r | {"split": s} for r, s in zip(years(), ["train", "test"] * 20, strict=True)]
     )
     other = saved(tmp_path / "old.json", years()[::-1])
-    trained = saved(tmp_path / "t.json", [{"prompt": "in 18", "answer": "15"}, {"prompt": "in 15", "answer": "29"}])
+    taught = [{"prompt": "in 18", "answer": "15"}, {"prompt": "in 15", "answer": "29"}, {"prompt": "in", "answer": " "}]
+    trained = saved(tmp_path / "t.json", taught)
     assert tokenizer.tokenize("in 1815")[-1] == "Ġ1815"
     data = DataConfig(test_size=20, measure_pairs=8, train_file=trained, allow_leaks=True)
     store = Store(tmp_path / "run")
     made = prepare(store, TasksConfig(old=other, new=path), data, tokenizer)
     assert made.train == [{"prompt": "in 15", "answer": "29", "between": ""}]
-    assert [(r["task"], r["number"]) for r in read_rows(store.data("rejected.jsonl"))] == [("data.train_file", 1)]
+    assert [(r["task"], r["number"]) for r in read_rows(store.data("rejected.jsonl"))] == [
+        ("data.train_file", n) for n in (1, 3)
+    ]
     findings = {f["kind"]: f["count"] for f in read_json(store.data("audit.json"))["findings"]}
-    assert findings["data.train_file: rows not used"] == 1
+    assert findings["data.train_file: rows not used"] == 2
