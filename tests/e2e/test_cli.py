@@ -183,12 +183,20 @@ def test_the_audit_reads_the_logs_format(tmp_path):
     ]
     train, test = tmp_path / "train.json", tmp_path / "test.jsonl"
     train.write_text(json.dumps(rows))
-    test.write_text(json.dumps({"prompt": "Nobody is here", "answer": " x"}) + "\n")
+    own = {"prompt": "After Tom, Bob and Amy met, Amy and Tom sent a map to", "answer": " Bob"}
+    test.write_text(json.dumps(own) + "\n")
     clean = instar("data", "audit", train, "--test", test, "--model", "embedded", "--task", "ioi3")
     assert "completion repeats one word" in clean.stdout and "no errors" in clean.stdout
     test.write_text(json.dumps({"prompt": rows[0]["question"], "answer": " Jim"}) + "\n")
     leaking = instar("data", "audit", train, "--test", test, "--json", ok=False)
     assert leaking.returncode == 1 and json.loads(leaking.stdout)["ok"] is False
+    assert (
+        "1 of 1 test prompts (100.0%), 1 training rows (50.0%)"
+        in instar("data", "audit", train, "--test", test, ok=False).stdout
+    )
+    test.write_text(json.dumps({"prompt": "Nobody is here", "answer": " x"}) + "\n")
+    broken = instar("data", "audit", train, "--test", test, "--task", "ioi3", ok=False)
+    assert "'x' not in 'Nobody is here'" in broken.stdout and "Traceback" not in broken.stderr
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ app = typer.Typer(no_args_is_help=True, help="Look at training data before it co
 def audit(
     train: Annotated[
         str,
-        typer.Argument(help="data: .json, .jsonl, .csv, .parquet, a folder; DATA#train is one split", metavar="DATA"),
+        typer.Argument(
+            help="data: .json, .jsonl, .csv, .tsv, .parquet, a folder; DATA#train is one split", metavar="DATA"
+        ),
     ],
     test: Annotated[str | None, typer.Option(help="test data, in the same forms")] = None,
     model: Annotated[str | None, typer.Option(help="count tokens with this model's tokenizer")] = None,
@@ -25,8 +27,7 @@ def audit(
 
     from instar.record.config import DataConfig
     from instar.report.terminal import show_audit
-    from instar.tasks.audit import audit
-    from instar.tasks.rows import read_training_file
+    from instar.tasks.audit import audit_data
 
     tokenizer = None
     if model is not None:
@@ -35,12 +36,11 @@ def audit(
         tokenizer = load_tokenizer(model)
     parts: Any = {key: value for key, _, value in (part.partition("=") for part in columns.split(",") if part)}
     named = DataConfig(columns=parts).columns
-    held = [row.prompt for row in read_training_file(test, named)] if test is not None else []
-    report = audit(read_training_file(train, named), held, tokenizer, task)
+    report = audit_data(train, test, named, tokenizer, task)
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=1, ensure_ascii=False))
     else:
-        show_audit(train, report)
+        show_audit(train, report, test)
     raise typer.Exit(0 if report.ok else 1)
 
 

@@ -250,5 +250,7 @@ def _audit(store: Store) -> dict[str, Any] | None:
     if not path.exists():
         return None
     report = read_json(path)
-    findings = [{k: f[k] for k in ("kind", "severity", "count", "text")} for f in report["findings"]]
+    findings = [
+        {k: f[k] for k in ("kind", "severity", "count", "text", "tested") if k in f} for f in report["findings"]
+    ]
     return {"ok": report["ok"], "rows": report["rows"], "findings": findings}

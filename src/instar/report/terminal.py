@@ -173,25 +173,29 @@ def show_screen(model: str, found: list[Any], neighbours: list[tuple[str, str]])
         )
 
 
-def show_audit(path: str, report: Any) -> None:
-    """Findings, worst first, and balances."""
-    console.print(f"{path}: {report.rows} rows", markup=False)
-    styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
-    for f in report.findings:
-        console.print(
-            f"{f.severity:<8}{f.kind}: {f.count} rows ({f.share:.1%}); {f.text}", style=styles[f.severity], markup=False
-        )
-        for row in f.rows[:ROWS]:
-            console.print(f"          {row}", style="dim", markup=False)
-        if len(f.rows) > ROWS:
-            console.print(f"          … and {len(f.rows) - ROWS} more; --json has all", style="dim", markup=False)
+def show_audit(path: str, report: Any, test: str | None = None) -> None:
+    """Findings, worst first, and balances; then what is wrong with the test data themselves."""
+    _show_findings(path, report)
     for what, b in report.balance.items():
         counts = ", ".join(f"{k} {v}" for k, v in list(b.counts.items())[:8])
         console.print(f"balance  {what}: {counts}  (against uniform: p = {b.p_value:.2g})", markup=False)
     if report.prompt_tokens:
         lengths = ", ".join(f"{k} {v:g}" for k, v in report.prompt_tokens.items())
         console.print(f"prompt tokens: {lengths}")
+    if report.test is not None:
+        _show_findings(f"test data {test}", report.test)
     console.print("no errors" if report.ok else "errors found: do not train on this as it is", style="bold")
+
+
+def _show_findings(path: str, report: Any) -> None:
+    console.print(f"{path}: {report.rows} rows", markup=False)
+    styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
+    for f in report.findings:
+        console.print(f"{f.severity:<8}{f.said}; {f.text}", style=styles[f.severity], markup=False)
+        for row in f.rows[:ROWS]:
+            console.print(f"          {row}", style="dim", markup=False)
+        if len(f.rows) > ROWS:
+            console.print(f"          … and {len(f.rows) - ROWS} more; --json has all", style="dim", markup=False)
 
 
 def show_made(out: Path, made: Any) -> None:

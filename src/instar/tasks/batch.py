@@ -5,7 +5,7 @@ The last *real* token of a row is at `end`; index −1 of a padded row is never 
 a hole of the template, `opening` before the first hole, `end` for the last real token, `text` for the rest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from instar.tasks.pair import Pair, word_ids
+from instar.tasks.fitting import Tokens
+from instar.tasks.pair import Pair
 
 PAD = -1
 
@@ -150,32 +151,35 @@ def tokenize(pairs: Sequence[Pair], tokenizer: Any, task: str = "custom") -> Bat
     """Pairs as one aligned batch.
 
     Raises:
-        ValueError: naming the pair and the words, where an answer or foil is not one token, where clean and corrupted
-            have different lengths, or where they do not differ.
+        ValueError: naming the pair and the words, where it cannot be aligned (`instar.tasks.fitting`).
     """
     if not pairs:
         raise ValueError("no pairs to tokenise")
-    clean = [tokenizer(p.clean, return_offsets_mapping=True) for p in pairs]
-    corrupted = [tokenizer(p.corrupted)["input_ids"] for p in pairs]
-    for pair, left, right in zip(pairs, clean, corrupted, strict=True):
-        _check_aligned(pair, left["input_ids"], right, tokenizer)
-    width = max(len(row["input_ids"]) for row in clean)
+    tokens = Tokens(tokenizer, pairs)
+    for pair in pairs:
+        if fault := tokens.fault(pair):
+            raise ValueError(f"pair {pair.base} ({pair.clean!r}): {fault.reason}")
+    clean = [tokens.prompt(p.clean) for p in pairs]
+    width = max(map(len, clean))
     # Padding is masked and never read; the id only has to exist.
     pad = tokenizer.eos_token_id or 0
-    ids = _stack([row["input_ids"] for row in clean], width, pad)
-    end = torch.tensor([len(row["input_ids"]) - 1 for row in clean])
-    rows = [_slots(p, row["offset_mapping"]) for p, row in zip(pairs, clean, strict=True)]
+    end = torch.tensor([len(row) - 1 for row in clean])
+    offsets = tokenizer([p.clean for p in pairs], return_offsets_mapping=True)["offset_mapping"]
+    rows = [_slots(pair, row) for pair, row in zip(pairs, offsets, strict=True)]
     # A slot without a token in any prompt, as the opening where all begin with a name, would be nothing but NaN.
     names = tuple(name for name in _slot_names(pairs) if any(name in row for row in rows))
-    cache: dict[str, int] = {}
+
+    def ids(words: Callable[[Pair], Sequence[str]]) -> list[list[int]]:
+        return [[tokens.id(pair, word) for word in words(pair)] for pair in pairs]
+
     return Batch(
-        clean=ids,
-        corrupted=_stack(corrupted, width, pad),
+        clean=_stack(clean, width, pad),
+        corrupted=_stack([tokens.prompt(p.corrupted) for p in pairs], width, pad),
         mask=torch.arange(width)[None] <= end[:, None],
         end=end,
-        answer=torch.tensor([_one_token(tokenizer, p.answer, p, cache) for p in pairs]),
-        foils=_ragged([[_one_token(tokenizer, w, p, cache) for w in p.foils] for p in pairs]),
-        contrast=_ragged([[_one_token(tokenizer, w, p, cache) for w in p.contrast] for p in pairs]),
+        answer=_ragged(ids(lambda pair: (pair.answer,)))[:, 0],
+        foils=_ragged(ids(lambda pair: pair.foils)),
+        contrast=_ragged(ids(lambda pair: pair.contrast)),
         slots=_stack([[names.index(slot) for slot in row] for row in rows], width, PAD),
         slot_names=names,
         pairs=tuple(pairs),
@@ -202,30 +206,6 @@ def _slots(pair: Pair, offsets: Sequence[tuple[int, int]]) -> list[str]:
         row.append(hole or ("opening" if at < first else "text"))
     row[-1] = "end"
     return row
-
-
-def _check_aligned(pair: Pair, clean: list[int], corrupted: list[int], tokenizer: Any) -> None:
-    if len(clean) != len(corrupted):
-        raise ValueError(
-            f"pair {pair.base} ({pair.counterfactual}): clean has {len(clean)} tokens and corrupted {len(corrupted)}; "
-            f"every changed word must have as many tokens as the word it replaces.\n"
-            f"  clean:     {tokenizer.convert_ids_to_tokens(clean)}\n"
-            f"  corrupted: {tokenizer.convert_ids_to_tokens(corrupted)}"
-        )
-    if clean == corrupted:
-        raise ValueError(f"pair {pair.base} ({pair.counterfactual}): clean and corrupted are the same: {pair.clean!r}")
-
-
-def _one_token(tokenizer: Any, word: str, pair: Pair, cache: dict[str, int]) -> int:
-    if word not in cache:
-        ids = word_ids(tokenizer, word)
-        if len(ids) != 1:
-            raise ValueError(
-                f"pair {pair.base}: {word!r} is {len(ids)} tokens ({tokenizer.convert_ids_to_tokens(ids)}) in "
-                f"{pair.clean!r}; answers and foils must be one token with their leading space"
-            )
-        cache[word] = ids[0]
-    return cache[word]
 
 
 def _stack(rows: Sequence[Sequence[int]], width: int, pad: int) -> Int[Tensor, "pair pos"]:

@@ -8,8 +8,7 @@ A Python file holds one of
 
 `my.py:NAME` is a task, or a function such as `pairs`, of another name: one file may hold several.
 
-Data with a `corrupted` column hold a pair a row (`clean` or `prompt`, `corrupted`, `answer`, `foils`; and, if wanted,
-`contrast`, `counterfactual`, `split`, `place`, `wording`, `spans`). Data without it are N-object IOI in free wording.
+Data with a `corrupted` column hold a pair a row (`given`). Data without it are N-object IOI in free wording.
 `data#test` is one split of the data, `data:ioi3` only its rows with three introduced names.
 
 Running a Python file runs its code: it is the user's own, named by the user.
@@ -17,21 +16,21 @@ Running a Python file runs its code: it is the user's own, named by the user.
 
 import ast
 import importlib.util
-import json
 import random
 import re
 import sys
 import sysconfig
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from instar.record.config import DataConfig
-from instar.tasks.pair import Pair, Span
+from instar.tasks.given import from_pairs, holds_pairs
+from instar.tasks.pair import Pair
 from instar.tasks.ready import Entry, PairSource, Rejected, from_entries, ready
-from instar.tasks.records import Record, is_data, read_records, split_off
-from instar.tasks.rows import Columns, column, data_rows, read_training_file
+from instar.tasks.records import bare_name, is_data, read_records, split_off
+from instar.tasks.rows import data_rows, read_training_file
 from instar.tasks.task import Task
 from instar.tasks.written import written_ioi
 
@@ -96,13 +95,12 @@ def load_task(spec: str, data: DataConfig | None = None) -> Task:
         return _from_python(Path(path), attribute, data)
     source, shape = _data_of(spec)
     path, split = split_off(source)
-    name = "-".join(part for part in (path.resolve().stem, split, shape) if part)
+    name = "-".join(part for part in (bare_name(path.resolve()), split, shape) if part)
     records = read_records(source, data.columns.get("split", "split"))
     if split is not None:  # the user's own choice: there is nothing left to set apart by it
-        records = [Record(r.number, r.values) for r in records]
-    given = {"clean", "corrupted", data.columns.get("corrupted")} & set(records[0].values)
-    if given:
-        return _from_pairs(path, name, records, data)
+        records = [replace(r, split=None) for r in records]
+    if holds_pairs(records, data.columns):
+        return from_pairs(path, name, records, data)
     rows = data_rows(path, records, data.columns)
     n = int(shape.removeprefix("ioi")) if shape else None
     return written_ioi(path, name, rows, n, data.holdout, data.seed)
@@ -163,78 +161,9 @@ def _from_rule(path: Path, module: ModuleType, data: DataConfig) -> PairSource:
             pairs = (made,) if isinstance(made, Pair) else tuple(made)
             if not pairs:
                 raise ValueError("corrupt(prompt, answer, rng) returned no pair")
-            entries.append(Entry(row.number, row.prompt, pairs, row.split))
+            if not row.between:  # the rule knows words, and not how the file's follow the prompt
+                pairs = tuple(replace(pair, between="") for pair in pairs)
+            entries.append(Entry(row.number, row.prompt, pairs, row.split, notes=row.notes))
         except ValueError as reason:
             rejected.append(Rejected(row.number, str(reason), row.prompt, "refused by the rule", row.split))
     return from_entries(path.stem, entries, rejected, data.holdout, data.seed)
-
-
-# Pairs in a file
-
-
-def _from_pairs(path: Path, name: str, records: Sequence[Record], data: DataConfig) -> PairSource:
-    keys = _pair_columns(path, records[0].values, data.columns)
-    entries, rejected = [], []
-    for record in records:
-        try:
-            pair = _pair(record, keys)
-            entries.append(Entry(record.number, pair.clean, (pair,), record.split))
-        except ValueError as reason:
-            prompt = str(record.values.get(keys["prompt"]) or "")
-            rejected.append(Rejected(record.number, str(reason), prompt, "a row that is no pair", record.split))
-    return from_entries(name, entries, rejected, data.holdout, data.seed)
-
-
-def _pair_columns(path: Path, values: dict[str, Any], columns: Columns) -> dict[str, str]:
-    """What this file calls each part of a pair."""
-    found, missing = {}, []
-    for part in ("prompt", "corrupted", "answer", "foils"):
-        try:
-            found[part] = column(path, values, part, columns)
-        except ValueError:
-            missing.append(part)
-    if missing:
-        raise ValueError(
-            f"{path} lacks {', '.join(missing)}; it has {', '.join(values)}. Name its columns in data.columns, such as "
-            f"{{{missing[0]}: {list(values)[-1]}}}"
-        )
-    return found | {
-        part: columns.get(part, part) for part in ("contrast", "counterfactual", "place", "wording", "spans")
-    }
-
-
-def _pair(record: Record, keys: dict[str, str]) -> Pair:
-    """One row; words with or without their leading space."""
-    own: dict[str, Any] = {part: record.values.get(key) for part, key in keys.items()}
-    for part in ("prompt", "corrupted", "answer"):
-        if not isinstance(own[part], str) or not own[part].strip():
-            raise ValueError(f"{keys[part]}: expected text, found {own[part]!r}")
-    foils = _words(own["foils"])
-    if not foils:
-        raise ValueError(f"{keys['foils']}: expected words, found {own['foils']!r}")
-    return Pair(
-        clean=own["prompt"].rstrip(),
-        corrupted=own["corrupted"].rstrip(),
-        counterfactual=own["counterfactual"] or "corrupted",
-        answer=own["answer"].strip(),
-        foils=foils,
-        contrast=_words(own["contrast"]),
-        spans=_spans(own["spans"]),
-        place=int(own["place"] or 0),
-        wording=own["wording"] or "",
-    )
-
-
-def _words(value: Any) -> tuple[str, ...]:
-    """A list, a list in JSON, or words between commas."""
-    if isinstance(value, str):
-        value = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
-    return tuple(str(word).strip() for word in value or () if str(word).strip())
-
-
-def _spans(value: Any) -> tuple[Span, ...]:
-    value = json.loads(value) if isinstance(value, str) and value.strip() else value
-    try:
-        return tuple(Span(str(s["slot"]), int(s["start"]), int(s["stop"])) for s in value or ())
-    except (TypeError, KeyError):
-        raise ValueError(f'spans: expected [{{"slot": "…", "start": 0, "stop": 4}}, …], found {value!r}') from None

@@ -1,6 +1,6 @@
 """Pairs: a clean prompt beside the same prompt with one thing changed, and the words that are right in each.
 
-Nothing here knows a tokenizer except `word_ids` and `usable_words`; tokens begin in `instar.tasks.batch`.
+Nothing here knows a tokenizer except `word_ids` and `usable_words`; tokens begin in `instar.tasks.fitting`.
 """
 
 import re
@@ -20,7 +20,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Pair:
-    """A clean and a corrupted prompt, and what is right in each. Words are without their leading space."""
+    """A clean and a corrupted prompt, and what is right in each. Words are without their leading space (`between`)."""
 
     clean: str
     corrupted: str
@@ -37,6 +37,8 @@ class Pair:
     """The template it was written with."""
     base: int = 0
     """Which clean prompt this is: pairs that share it are resampled together."""
+    between: str = " "
+    """What stands between the prompt and each of its words: a space, or nothing ("to the year 15" goes on with "29")."""
 
     def __post_init__(self) -> None:
         if not self.contrast:
@@ -48,12 +50,17 @@ def normalised(prompt: str) -> str:
     return re.sub(r"\W+", " ", prompt.lower()).strip()
 
 
-def word_ids(tokenizer: Any, word: str) -> list[int]:
-    """The tokens of a word with its leading space, as they stand after other text."""
-    before = tokenizer("to", add_special_tokens=False)["input_ids"]
-    both = tokenizer("to " + word, add_special_tokens=False)["input_ids"]
+def word_ids(tokenizer: Any, word: str, prompt: str = "to", between: str = " ") -> list[int]:
+    """The tokens of a word as they stand after a prompt.
+
+    Raises:
+        ValueError: where the prompt's own last tokens are others before this word.
+    """
+    before, both = (
+        tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, prompt + between + word)
+    )
     if both[: len(before)] != before:
-        raise ValueError(f"this tokenizer joins {word!r} with the text before it; instar needs words that stand alone")
+        raise ValueError(f"this tokenizer joins {word!r} with the text before it ({prompt[-20:]!r})")
     return both[len(before) :]
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -9,18 +10,21 @@ from instar.record.config import DataConfig, TasksConfig
 from instar.record.files import read_json, read_rows, write_json, write_rows
 from instar.record.keys import digest
 from instar.record.store import Store
-from instar.tasks.audit import SHOWN, Audit, Finding, audit
+from instar.tasks.audit import Audit, Finding, audit, overlap, repairs, used_rows
 from instar.tasks.custom import files_of
+from instar.tasks.fitting import SEVERAL
 from instar.tasks.library import TASKS, ioi
 from instar.tasks.library import task as find_task
-from instar.tasks.pair import Pair, Span
-from instar.tasks.ready import PairSource, said
+from instar.tasks.pair import Pair, Span, word_ids
+from instar.tasks.ready import PairSource, Rejected, said
 from instar.tasks.records import fingerprint
 from instar.tasks.rows import DataRow, read_training_file
 from instar.tasks.task import Task
 
-NUMERICS = 1
+NUMERICS = 2
 """Raised when the same choices would make other rows or pairs."""
+SHOWN = 5
+TRAIN_FILE = "data.train_file"
 
 
 @dataclass(frozen=True)
@@ -55,16 +59,18 @@ def prepare(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any, 
         store.data("prepared.json").unlink(missing_ok=True)
         for task in named.values():
             for counterfactual in task.counterfactuals:
-                write_rows(store.data(f"{task.name}.{counterfactual}.jsonl"), _test_pairs(task, data, counterfactual))
-        rows = _training_rows(new, data) if trained or data.train_file else []
-        unused = _set_aside(store, named)
+                pairs = [_stored(asdict(pair)) for pair in _test_pairs(task, data, counterfactual)]
+                write_rows(store.data(f"{task.name}.{counterfactual}.jsonl"), pairs)
+        rows, refused = _training_rows(new, data, tokenizer) if trained or data.train_file else ([], [])
+        unused = _set_aside(store, named, refused, len(rows))
         store.data("audit.json").unlink(missing_ok=True)
         if rows or unused:
-            report = audit(rows, _test_prompts(store, named), tokenizer, _shape(new)) if rows else Audit(0, ())
-            report = replace(report, findings=(*report.findings, *unused))
+            report = audit(rows, _tested(store, new), tokenizer, _shape(new)) if rows else Audit(0, ())
+            other = overlap(rows, _tested(store, fitted[tasks.old])) if rows else []
+            report = replace(report, findings=(*report.findings, *other, *unused))
             write_json(store.data("audit.json"), report.as_dict())
             _refuse_leaks(report, data)
-        write_rows(store.data("train.jsonl"), [{"prompt": row.prompt, "answer": row.answer} for row in rows])
+        write_rows(store.data("train.jsonl"), [_taught(row.prompt, row) for row in rows])
         kinds = {name: list(task.counterfactuals) for name, task in named.items()}
         write_json(store.data("prepared.json"), {"key": wanted, "counterfactuals": kinds})
     train = read_rows(store.data("train.jsonl"))
@@ -83,14 +89,24 @@ def control_rows(store: Store, data: DataConfig, prepared: Prepared, control: st
     count, rng = len(prepared.train), random.Random(data.seed)
     if control == "old":
         task = next(iter(prepared.tasks.values()))
-        return [{"prompt": p.clean, "answer": p.answer} for p in task.training(count, data.seed + 2)]
+        return [_taught(p.clean, p) for p in task.training(count, data.seed + 2)]
     if data.train_file is None:
         kept = {row["prompt"] for row in prepared.train}
         pairs = [p for p in prepared.new.training(data.train_size, data.seed) if p.clean in kept]
-        return [{"prompt": p.clean, "answer": rng.choice((p.answer, *p.foils))} for p in pairs]
+        return [_taught(p.clean, p) | {"answer": rng.choice((p.answer, *p.foils))} for p in pairs]
     answers = [row["answer"] for row in prepared.train]
     rng.shuffle(answers)
-    return [{"prompt": row["prompt"], "answer": a} for row, a in zip(prepared.train, answers, strict=True)]
+    return [row | {"answer": a} for row, a in zip(prepared.train, answers, strict=True)]
+
+
+def _taught(prompt: str, of: Pair | DataRow) -> dict[str, str]:
+    """A row to train on."""
+    return _stored({"prompt": prompt, "answer": of.answer, "between": of.between})
+
+
+def _stored(row: dict[str, Any]) -> dict[str, Any]:
+    """A space between prompt and words is the rule, and not written."""
+    return {key: value for key, value in row.items() if key != "between" or value != " "}
 
 
 def read_pairs(store: Store, task: str, counterfactual: str, count: int | None = None) -> list[Pair]:
@@ -110,47 +126,67 @@ def _key(tasks: TasksConfig, data: DataConfig, named: dict[str, Task]) -> str:
     files = [data.train_file] if data.train_file else []
     files += [f for name in (tasks.old, tasks.new) for f in files_of(name)]
     content = {f: fingerprint(f) for f in files}
+    own = [t for t in named.values() if isinstance(t, PairSource)]  # another tokenizer leaves other rows out
+    used = [[repr(e.pairs) for e in t.used] for t in own]
     names = {name: {split: list(words) for split, words in task.names.items()} for name, task in named.items()}
     choices = data.model_dump(exclude={"measure_pairs", "general_text"})
-    return digest([NUMERICS, tasks.model_dump(), choices, names, content])
+    return digest([NUMERICS, tasks.model_dump(), choices, names, used, content])
 
 
 def _test_pairs(task: Task, data: DataConfig, counterfactual: str) -> list[Pair]:
     return task.pairs(data.test_size, data.seed + 1, "test", counterfactual)
 
 
-def _test_prompts(store: Store, named: dict[str, Task]) -> list[str]:
-    """Every held-out prompt, clean and corrupted."""
-    found = []
-    for name, task in named.items():
-        for counterfactual in task.counterfactuals:
-            for pair in read_pairs(store, name, counterfactual):
-                found += [pair.clean, pair.corrupted]
-    return found
+def _tested(store: Store, task: Task) -> list[list[str]]:
+    """The held-out prompts of a task, each with what it is corrupted to."""
+    found: dict[str, list[str]] = {}
+    for counterfactual in task.counterfactuals:
+        for pair in read_pairs(store, task.name, counterfactual):
+            found.setdefault(pair.clean, [pair.clean]).append(pair.corrupted)
+    return list(found.values())
 
 
-def _training_rows(new: Task, data: DataConfig) -> list[DataRow]:
-    if data.train_file is not None:
-        return read_training_file(data.train_file, data.columns)
-    pairs = new.training(data.train_size, data.seed)
-    return [DataRow(i, pair.clean, pair.answer) for i, pair in enumerate(pairs, 1)]
+def _training_rows(new: Task, data: DataConfig, tokenizer: Any) -> tuple[list[DataRow], list[Rejected]]:
+    """Rows to train on, and those that nothing can be taught with."""
+    if data.train_file is None:
+        pairs = new.training(data.train_size, data.seed)
+        return [DataRow(i, p.clean, p.answer, between=p.between) for i, p in enumerate(pairs, 1)], []
+    rows, refused = [], []
+    for row in read_training_file(data.train_file, data.columns, tokenizer=tokenizer):
+        try:
+            if not row.answer:
+                raise ValueError("there is no answer")
+            word_ids(tokenizer, row.answer, row.prompt, row.between)
+            rows.append(row)
+        except ValueError as reason:
+            kind = "an answer that joins with its prompt" if row.answer else "no answer"
+            refused.append(Rejected(row.number, str(reason), row.prompt, kind, row.split))
+    return rows, refused
 
 
-def _set_aside(store: Store, named: dict[str, Task]) -> list[Finding]:
-    """Write `rejected.jsonl`, every row of a user's file that is not used with its reason, and count them for the audit."""
+def _set_aside(store: Store, named: dict[str, Task], refused: list[Rejected], trained: int) -> list[Finding]:
+    """Write `rejected.jsonl`, every row of a user's files that is not used; count these, and what was repaired."""
     lines, findings = [], []
     for task in named.values():
-        if not isinstance(task, PairSource) or task.rows is None:
-            continue
-        lines += [{"task": task.name, **asdict(r)} for r in task.rejected]
-        if task.rejected:
-            count, kinds = len(task.rejected), said(Counter(r.kind for r in task.rejected).most_common())
-            text = f"of {task.rows}: {kinds}; each with its reason in data/rejected.jsonl"
-            rows = tuple(f"row {r.number}: {r.reason} in {r.prompt!r}" for r in task.rejected[:SHOWN])
-            findings.append(Finding(f"{task.name}: rows not used", "warning", count, count / task.rows, text, rows))
+        if isinstance(task, PairSource) and task.rows is not None:
+            lacks = f"; {task.lacking}" if any(r.kind == SEVERAL for r in task.rejected) else ""
+            lines += [{"task": task.name, **asdict(r)} for r in task.rejected]
+            findings += _not_used(task.name, task.rejected, task.rows, lacks)
+            findings += [replace(f, kind=f"{task.name}: {f.kind}") for f in repairs(used_rows(task.used))]
+    lines += [{"task": TRAIN_FILE, **asdict(r)} for r in refused]
+    findings += _not_used(TRAIN_FILE, refused, trained + len(refused), "")
     path = store.data("rejected.jsonl")
     write_rows(path, lines) if lines else path.unlink(missing_ok=True)
     return findings
+
+
+def _not_used(name: str, rejected: Sequence[Rejected], total: int, more: str) -> list[Finding]:
+    if not rejected:
+        return []
+    count, kinds = len(rejected), said(Counter(r.kind for r in rejected).most_common())
+    text = f"of {total}: {kinds}; each with its reason in data/rejected.jsonl{more}"
+    rows = tuple(f"row {r.number}: {r.reason} in {r.prompt!r}" for r in rejected[:SHOWN])
+    return [Finding(f"{name}: rows not used", "warning", count, count / total, text, rows)]
 
 
 def _shape(task: Task) -> str | None:
@@ -165,7 +201,8 @@ def _refuse_leaks(report: Audit, data: DataConfig) -> None:
     if report.leaks and not data.allow_leaks:
         leak = next(f for f in report.findings if f.kind == "train/test overlap")
         raise ValueError(
-            f"{report.leaks} of {report.rows} training rows are test prompts ({leak.rows[0]}). Remove them, or set "
+            f"{leak.tested} are in the training data: {leak.count} of {report.rows} training rows are test prompts "
+            f"({leak.rows[0]}). Remove them, or set "
             "data.allow_leaks: true to train all the same; the report will say so. Where one file is both trained and tested "
             "on, give its rows a split, or hold some out: data.holdout: 0.1"
         )

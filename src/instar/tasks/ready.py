@@ -5,8 +5,8 @@ A task from a file is a list of `Entry`: one row, with its pair for each counter
 1. *Splits.* A row is trained on or tested on as its `split` says. Where no row says so, `holdout` sets that share aside for
    testing: drawn by seed among different prompts (spelling and punctuation aside), so that no prompt is on both sides.
    With neither, every row is on both sides, which the audit refuses as a leak.
-2. *Fit.* Rows that this tokenizer cannot align (several tokens where one is needed, other lengths) are set aside with the
-   reason. None is dropped in silence: `rejected` has them all.
+2. *Fit.* Rows that this tokenizer cannot align (`fitting`) are set aside with the reason, and so is every row whose prompt
+   stands in another with another answer. None is dropped in silence: `rejected` has them all.
 """
 
 import math
@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from instar.tasks.pair import Pair, Span, normalised, word_ids
+from instar.tasks.fitting import Fault, Lacking, Tokens, fault_of_words
+from instar.tasks.pair import Pair, Span, normalised
 from instar.tasks.task import Dealer, Scene, Split, Task
 
 HELD_OUT = ("test", "validation", "valid", "val", "dev", "eval")
@@ -46,6 +47,10 @@ class Entry:
     split: str | None = None
     index: int = 0
     """Where the row stands among all rows: numbers begin again in each split of a folder."""
+    notes: tuple[str, ...] = ()
+    """What was repaired on reading."""
+    fault: Fault | None = None
+    """Why it cannot be used, where that was found before its pairs are looked at."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,10 @@ class PairSource(Task):
     rows: int | None = None
     """How many rows the file has."""
     rejected: tuple[Rejected, ...] = ()
+    lacking: Lacking | None = None
+    """Words that the tokenizer lacks, where it is known and lacks some."""
+    used: tuple[Entry, ...] = ()
+    """The rows that are."""
 
     def pairs(self, n: int, seed: int = 0, split: Split = "test", counterfactual: str | None = None) -> list[Pair]:
         """`n` pairs with one counterfactual."""
@@ -87,13 +96,17 @@ class PairSource(Task):
         text = f"{count} found{of}"
         if self.rejected:
             kinds = Counter(r.kind for r in self.rejected).most_common(3)
-            text += f" ({len(self.rejected)} of {self.rows} rows cannot be used: {said(kinds)})"
+            text += f" ({len(self.rejected)} of {self.rows} rows cannot be used: {said(kinds)}{_lacks(self.lacking)})"
         return f"{text}; lower data.test_size, change data.holdout, or write more"
 
 
 def said(kinds: Sequence[tuple[str, int]]) -> str:
     """Reasons with their counts, as a sentence."""
     return "; ".join(f"{count} × {kind}" for kind, count in kinds)
+
+
+def _lacks(lacking: Lacking | None) -> str:
+    return "" if lacking is None else f"; {lacking}"
 
 
 def ready(
@@ -126,14 +139,15 @@ def from_entries(
     rejected = [*rejected, *aside]
 
     def made(tokenizer: Any) -> PairSource:
-        kept, refused = _usable(expand(placed, tokenizer), tokenizer)
+        written = expand(placed, tokenizer)
+        kept, refused, lacking = _usable(written, tokenizer)
         kept, leaks = _apart(kept) if shared else (kept, [])
         everyone = sorted([*rejected, *refused, *leaks], key=lambda r: r.number)
         if not kept:
             raise ValueError(
                 f"{name}: none of {total} rows can be used: "
                 + said(Counter(r.kind for r in everyone).most_common(3))
-                + f". The first: row {everyone[0].number}: {everyone[0].reason}"
+                + f". The first: row {everyone[0].number}: {everyone[0].reason}{_lacks(lacking)}"
             )
         kinds = dict.fromkeys(p.counterfactual for e in kept for p in e.pairs)
 
@@ -143,7 +157,7 @@ def from_entries(
             random.Random(order).shuffle(mine)
             return [pair for e in mine for pair in e.pairs]
 
-        found = {"fitted": made, "rows": total, "rejected": tuple(everyone)}
+        found = {"fitted": made, "rows": total, "rejected": tuple(everyone), "lacking": lacking, "used": tuple(kept)}
         return ready(name, kept[0].prompt, tuple(kinds), source, **found)
 
     return made(None)
@@ -170,23 +184,49 @@ def _placed(
     return [replace(e, split="test" if normalised(e.prompt) in held else "train") for e in entries], [], True
 
 
-def _usable(entries: Sequence[Entry], tokenizer: Any) -> tuple[list[Entry], list[Rejected]]:
-    """Rows whose pairs the tokenizer aligns and that are tested on once."""
+def _usable(entries: Sequence[Entry], tokenizer: Any) -> tuple[list[Entry], list[Rejected], Lacking | None]:
+    """Rows whose pairs the tokenizer aligns, that none contradicts and that are tested on once; and the words it lacks."""
     kept, refused, seen = [], [], {}
     kinds = {frozenset(p.counterfactual for p in e.pairs) for e in entries}
-    tokens = _Tokens(tokenizer, [text for e in entries for p in e.pairs for text in (p.clean, p.corrupted)])
-    for e in entries:
-        fault = next(filter(None, (tokens.fault(p) for p in e.pairs)), None)
+    pairs = [p for e in entries if e.fault is None for p in e.pairs]
+    tokens = None if tokenizer is None else Tokens(tokenizer, pairs)
+    check = fault_of_words if tokens is None else tokens.fault
+    against = contradicted([(e.number, e.prompt, e.pairs[0].answer) for e in entries])
+    for place, e in enumerate(entries):
+        fault = e.fault or next(filter(None, map(check, e.pairs)), None)
         # Of user-given pairs a prompt may come once for each counterfactual.
         key = normalised(e.prompt), e.pairs[0].counterfactual if len(kinds) > 1 else ""
+        if fault is None and place in against:
+            fault = Fault(against[place], CONTRADICTORY)
         if fault is None and e.split == "test" and key in seen:
-            fault = f"the same prompt as row {seen[key]}", "a prompt that is tested on already"
+            fault = Fault(f"the same prompt as row {seen[key]}", "a prompt that is tested on already")
         if fault is None:
             seen[key] = e.number
             kept.append(e)
         else:
-            refused.append(Rejected(e.number, fault[0], e.prompt, fault[1], e.split))
-    return kept, refused
+            refused.append(Rejected(e.number, fault.reason, e.prompt, fault.kind, e.split))
+    lacking = None if tokens is None else tokens.lacking([e.pairs[0] for e in entries if e.fault is None])
+    return kept, refused, lacking if lacking is not None and lacking.words else None
+
+
+CONTRADICTORY = "one prompt with different answers"
+
+
+def contradicted(rows: Sequence[tuple[int, str, str]]) -> dict[int, str]:
+    """Of rows (number, prompt, answer), by their place, those whose prompt another row has with another answer, and which.
+
+    Prompts are the same but for case and white space: a sign may be all that two sums differ in.
+    """
+    by_prompt: dict[str, list[tuple[int, int, str]]] = {}
+    for place, (number, prompt, answer) in enumerate(rows):
+        by_prompt.setdefault(" ".join(prompt.split()).casefold(), []).append((place, number, answer))
+    found = {}
+    for same in by_prompt.values():
+        for place, _, answer in same:
+            other = next((o for o in same if o[2].casefold() != answer.casefold()), None)
+            if other is not None:
+                found[place] = f"answers {answer!r}, and row {other[1]}, which has the same prompt, {other[2]!r}"
+    return found
 
 
 def _apart(entries: Sequence[Entry]) -> tuple[list[Entry], list[Rejected]]:
@@ -200,37 +240,6 @@ def _apart(entries: Sequence[Entry]) -> tuple[list[Entry], list[Rejected]]:
         else:
             kept.append(e)
     return kept, rejected
-
-
-class _Tokens:
-    """What a tokenizer makes of texts and words, each looked up once. Without a tokenizer nothing is at fault."""
-
-    def __init__(self, tokenizer: Any, texts: Sequence[str]):
-        self.tokenizer = tokenizer
-        unique = list(dict.fromkeys(texts))
-        ids = tokenizer(unique)["input_ids"] if tokenizer is not None and unique else []
-        self.ids = dict(zip(unique, ids, strict=False))
-        self._words: dict[str, int] = {}
-
-    def fault(self, pair: Pair) -> tuple[str, str] | None:
-        """Why this pair cannot be used, and the kind of the reason."""
-        tokenizer = self.tokenizer
-        if tokenizer is None:
-            return None
-        for word in (pair.answer, *pair.foils, *pair.contrast):
-            if word not in self._words:
-                self._words[word] = len(word_ids(tokenizer, word)) if word else 0
-            if self._words[word] != 1:
-                return f"{word!r} is {self._words[word]} tokens", "a word of several tokens"
-        clean, corrupted = self.ids[pair.clean], self.ids[pair.corrupted]
-        if len(clean) != len(corrupted):
-            return (
-                f"{pair.counterfactual}: clean has {len(clean)} tokens and corrupted {len(corrupted)}: {pair.corrupted!r}",
-                "clean and corrupted of different lengths",
-            )
-        if clean == corrupted:
-            return f"{pair.counterfactual}: clean and corrupted are the same", "clean and corrupted the same"
-        return None
 
 
 def changed(pair: Pair) -> Span:

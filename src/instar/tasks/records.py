@@ -1,24 +1,35 @@
 """Rows of a user's data in every form, as dicts: the one place that opens such files.
 
-1. Forms: `.json` (a list of objects, or `{"train": [...], "test": [...]}`), `.jsonl`, `.csv`, `.parquet`, `.arrow`; a folder
-   that `datasets` wrote with `save_to_disk` (a Dataset or a DatasetDict); a folder of data files with the split in the
-   name, such as `data/train-00000-of-00001.parquet`. The `datasets` library itself is not needed: its folders are Arrow
-   streams and two JSON files that list them.
+1. Forms: `.json` (a list of objects, or `{"train": [...], "test": [...]}`), `.jsonl`, `.csv`, `.tsv`, `.parquet`, `.arrow`,
+   and the texts among them compressed (`.csv.gz`); a folder that `datasets` wrote with `save_to_disk` (a Dataset or a
+   DatasetDict); a folder of data files with the split in the name, such as `data/train-00000-of-00001.parquet`. The
+   `datasets` library itself is not needed: its folders are Arrow streams and two JSON files that list them.
 2. A split becomes the row's `split`, as if it had been written in a column of that name. `path#split` keeps one.
 3. Rows are numbered from 1 in their file, or in their split of a folder.
+4. A table of text is told apart by its header: of comma, semicolon and tab the one that finds the known columns there.
 """
 
+import codecs
 import csv
+import gzip
 import hashlib
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet", ".arrow")
+from instar.record.config import Column
+from instar.tasks.cells import hole
+
+TABLES = (".csv", ".tsv")
+TEXTS = (".json", ".jsonl", ".ndjson", *TABLES)
+SUFFIXES = (*TEXTS, ".parquet", ".arrow")
+DELIMITERS = (",", ";", "\t")
+_KNOWN = {*get_args(Column), "question", "clean", "completion", "correct_idx", "incorrect_idx"}
 # What `datasets` and the hub put beside the data.
 _BESIDE = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 _SPLIT_IN_NAME = re.compile(r"(?:^|[/_.\-])(train|test|validation|valid|val|dev|eval)(?=[/_.\-]|$)")
@@ -31,12 +42,26 @@ class Record:
     number: int
     values: dict[str, Any]
     split: str | None = None
+    typed: bool = True
+    """Whether its form tells a number from a text, as a table of text does not."""
 
 
 def is_data(spec: str) -> bool:
     """Whether this names data (a file of a known form, or a folder), and not a task of the library or a Python file."""
     path, _ = split_off(spec)
-    return path.suffix.lower() in SUFFIXES or path.is_dir()
+    return form(path) in SUFFIXES or path.is_dir()
+
+
+def form(path: Path) -> str:
+    """A file's suffix in lower case, that of a compressed text without its `.gz`."""
+    suffix = path.suffix.lower()
+    inner = Path(path.stem).suffix.lower()
+    return inner if suffix == ".gz" and inner in TEXTS else suffix
+
+
+def bare_name(path: Path) -> str:
+    """A file's name without its suffixes."""
+    return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
 
 
 def split_off(spec: str | Path) -> tuple[Path, str | None]:
@@ -59,8 +84,9 @@ def read_records(spec: str | Path, split_column: str = "split") -> list[Record]:
     records = []
     for file_split, rows in _parts(path):
         for number, values in enumerate(rows, 1):
-            own = values.get(split_column) or file_split
-            records.append(Record(number, values, None if own is None else str(own)))
+            own = values.get(split_column)
+            own = file_split if hole(own) else own
+            records.append(Record(number, values, None if own is None else str(own), not isinstance(values, _Cells)))
     if not records:
         raise ValueError(f"{path} has no rows")
     if split is not None:
@@ -116,8 +142,8 @@ def _saved(folder: Path) -> list[dict[str, Any]]:
 
 
 def _files(path: Path) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
-    files = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES and p.name not in _BESIDE)
-    kinds = sorted({p.suffix.lower() for p in files})
+    files = sorted(p for p in path.rglob("*") if p.is_file() and form(p) in SUFFIXES and p.name not in _BESIDE)
+    kinds = sorted({form(p) for p in files})
     if len(kinds) != 1:
         found = f"{' and '.join(kinds)} files" if kinds else f"none of {', '.join(SUFFIXES)}"
         raise ValueError(f"{path} holds {found}; name one file of it, or a folder with files of one form")
@@ -133,15 +159,15 @@ def _files(path: Path) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
 
 def _content(path: Path) -> Any:
     """What one file holds."""
-    kind = path.suffix.lower()
+    kind = form(path)
     try:
         if kind == ".json":
-            return json.loads(path.read_text(encoding="utf-8-sig"))
+            return json.loads(_text(path))
         if kind in (".jsonl", ".ndjson"):
             # Not splitlines: a string in JSON may hold U+2028 as it is.
-            return [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-        if kind == ".csv":
-            return _csv(path)
+            return [json.loads(line) for line in _text(path).split("\n") if line.strip()]
+        if kind in TABLES:
+            return _table(_text(path))
         if kind == ".parquet":
             import pyarrow.parquet as pq
 
@@ -151,17 +177,55 @@ def _content(path: Path) -> Any:
 
             with pa.memory_map(str(path)) as stream:
                 return pa.ipc.open_stream(stream).read_all().to_pylist()
-    except (ValueError, csv.Error) as error:  # JSON's, Unicode's and Arrow's errors are ValueErrors
+    except (
+        ValueError,
+        csv.Error,
+        EOFError,
+        gzip.BadGzipFile,
+        zlib.error,
+    ) as error:  # JSON's and Arrow's are ValueErrors
         raise ValueError(f"{path} cannot be read as {kind[1:]}: {error}") from None
-    raise ValueError(f"{path}: {kind or 'no'} suffix; expected {', '.join(SUFFIXES)}, or a folder")
+    raise ValueError(f"{path}: {kind or 'no'} suffix; expected {', '.join(SUFFIXES)} (texts also as .gz), or a folder")
 
 
-def _csv(path: Path) -> list[dict[str, Any]]:
-    rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")))
+def _text(path: Path) -> str:
+    raw = path.read_bytes()
+    raw = gzip.decompress(raw) if path.suffix.lower() == ".gz" else raw
+    wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as spreadsheets save "Unicode text"
+    return raw.decode("utf-16" if wide else "utf-8-sig")
+
+
+class _Cells(dict[str, Any]):
+    """A row whose values are all text."""
+
+
+def _table(text: str) -> list[dict[str, Any]]:
+    named = re.match(r"sep=(.)\r?\n", text)  # what a spreadsheet writes to say it
+    text = text[named.end() :] if named else text
+    top = text[: re.search(r"[\r\n]|$", text).start()]  # pyright: ignore[reportOptionalMemberAccess] — $ always matches
+    tried = [named[1]] if named else [d for d in DELIMITERS if d in top] or [","]
+    header, rows = max((_fields(text, delimiter) for delimiter in tried), key=_likely)
+    twice = [name for name in dict.fromkeys(header) if header.count(name) > 1]
+    if twice:
+        raise ValueError(f"column {twice[0]!r} stands twice in the header")
     for number, row in enumerate(rows, 1):
-        if None in row:  # where DictReader puts what the header has no name for: a prompt cut at its first comma
-            raise ValueError(f"row {number} has more fields than the header; a text with commas needs quotes around it")
-    return rows
+        if len(row) > len(header):  # a prompt cut at its first comma
+            raise ValueError(
+                f"row {number} has more fields than the header ({len(row)}, expected {len(header)}); a text that holds the "
+                "delimiter needs quotes around it"
+            )
+    return [_Cells(dict.fromkeys(header) | dict(zip(header, row, strict=False))) for row in rows]
+
+
+def _fields(text: str, delimiter: str) -> tuple[list[str], list[list[str]]]:
+    header, *rows = [*csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)] or [[]]
+    return [name.strip() for name in header], [row for row in rows if row]
+
+
+def _likely(found: tuple[list[str], list[list[str]]]) -> tuple[int, bool, int]:
+    """How much speaks for a delimiter: known columns, then rows as long as the header, then columns."""
+    header, rows = found
+    return len(_KNOWN & set(header)), all(len(row) == len(header) for row in rows), len(header)
 
 
 def _objects(path: Path, found: Any) -> list[dict[str, Any]]:

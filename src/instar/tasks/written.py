@@ -57,7 +57,7 @@ def written_ioi(
             reason = f"{found} introduced names, {name} has {n}"
             rejected.append(Rejected(row.number, reason, row.prompt, "another number of introduced names", row.split))
         elif index in readings:
-            entries.append(Entry(row.number, row.prompt, (), row.split, index))
+            entries.append(Entry(row.number, row.prompt, (), row.split, index, row.notes))
     templates = {e.index: _template(e.prompt, readings[e.index].mentions) for e in entries}
     often = Counter(templates.values())
     wordings = {index: t if often[t] >= SHARED_WORDING else ITS_OWN for index, t in templates.items()}
@@ -65,7 +65,11 @@ def written_ioi(
 
     def expand(entries: Sequence[Entry], tokenizer: Any) -> list[Entry]:
         fresh = _Fresh(tuple(names), tokenizer)
-        return [replace(e, pairs=_pairs(e, readings[e.index], wordings[e.index], fresh, seed)) for e in entries]
+        made = {e.index: _pairs(e, readings[e.index], wordings[e.index], fresh, seed) for e in entries}
+        between = {e.index: rows[e.index].between for e in entries}
+        return [
+            replace(e, pairs=tuple(replace(pair, between=between[e.index]) for pair in made[e.index])) for e in entries
+        ]
 
     return from_entries(name, entries, rejected, holdout, seed, expand)
 

@@ -49,12 +49,14 @@ class Row:
 
     prompt: str
     answer: str
+    between: str = " "
+    """What stands between them, as in `instar.Pair`."""
 
 
 def encode(row: Row, tokenizer: Any, config: TrainConfig) -> dict[str, list[int]]:
     """Tokens and labels (−100: no loss) of one row."""
     prompt = tokenizer(row.prompt)["input_ids"]
-    answer = word_ids(tokenizer, row.answer) * config.repeat
+    answer = word_ids(tokenizer, row.answer, row.prompt, row.between) * config.repeat
     ending = [] if config.loss == "answer" else [tokenizer.eos_token_id]
     before = prompt if config.loss == "full" else [IGNORED] * len(prompt)
     return {"input_ids": [*prompt, *answer, *ending], "labels": [*before, *answer, *ending]}
@@ -251,7 +253,7 @@ class _Checkpoints(TrainerCallback):
     def _probe(self, step: int) -> Probe:
         tokenizer, layout = self.model.tokenizer, self.model.layout
         ids = [tokenizer(row.prompt)["input_ids"] for row in self.probe_rows]
-        answers = torch.tensor([word_ids(tokenizer, row.answer)[0] for row in self.probe_rows])
+        answers = torch.tensor([word_ids(tokenizer, r.answer, r.prompt, r.between)[0] for r in self.probe_rows])
         batch = collate([{"input_ids": i, "labels": i} for i in ids], tokenizer.eos_token_id or 0)
         device = self.model.device
 

@@ -32,14 +32,15 @@ NUMERICS = 1
 def run_all(experiment: Experiment, remeasure: bool = False) -> dict[str, Any]:
     """All stages. Returns the summary."""
     train_stage(experiment)
-    failures = measure_stage(experiment, remeasure=remeasure)
+    # Findings on the data are said once: where there is training, before it.
+    failures = measure_stage(experiment, remeasure=remeasure, told=experiment.config.series is None)
     summary = compare_stage(experiment, failures)
     report_stage(experiment)
     return summary
 
 
-def data_stage(experiment: Experiment, tokenizer: Any = None) -> Prepared:
-    """Rows to train on and pairs to measure on, audited."""
+def data_stage(experiment: Experiment, tokenizer: Any = None, told: bool = False) -> Prepared:
+    """Rows to train on and pairs to measure on, audited; what was found is printed, unless it was `told` already."""
     store, config = experiment.store, experiment.config
     own = config.model
     # No weights are read for this: measuring loads its checkpoints one at a time, and the base may be large.
@@ -50,10 +51,11 @@ def data_stage(experiment: Experiment, tokenizer: Any = None) -> Prepared:
         tokenizer = framed(load_tokenizer(source, **remote), own.chat)
     prepared = prepare(store, config.tasks, config.data, tokenizer, trained=config.series is None)
     audited = store.data("audit.json")
-    for finding in read_json(audited)["findings"] if audited.exists() else ():
+    for finding in read_json(audited)["findings"] if audited.exists() and not told else ():
         if finding["severity"] != "note":
+            tested = f"{finding['tested']}, " if finding.get("tested") else ""
             console.print(
-                f"data: {finding['severity']}: {finding['kind']}, {finding['count']} rows: {finding['text']}",
+                f"data: {finding['severity']}: {finding['kind']}, {tested}{finding['count']} rows: {finding['text']}",
                 style="yellow",
                 markup=False,
             )
@@ -120,12 +122,15 @@ def _warn(finding: Finding) -> None:
 
 
 def measure_stage(
-    experiment: Experiment, stages: tuple[str, ...] | None = None, remeasure: bool = False
+    experiment: Experiment, stages: tuple[str, ...] | None = None, remeasure: bool = False, told: bool = False
 ) -> list[Failure]:
-    """Every missing measurement of every checkpoint; with `remeasure` also those that are there."""
+    """Every missing measurement of every checkpoint; with `remeasure` also those that are there.
+
+    `told`: findings on the data are printed already.
+    """
     store = experiment.store
     _pin(experiment.config.threads)
-    prepared = data_stage(experiment)
+    prepared = data_stage(experiment, told=told)
     todo = jobs(experiment, prepared.tasks, prepared.key)
     known = causal_jobs(experiment, prepared.tasks, prepared.key)
     store.forget_all_but({job.path for job in (*todo, *known)})

@@ -118,7 +118,9 @@ def test_end_of_text_collapse_is_named_while_it_happens(tmp_path, embedded):
 
     # The log's collapse: the token after the prompt that was taught was end-of-text itself.
     taught = module.word_ids
-    module.word_ids = lambda tokenizer, word: [tokenizer.eos_token_id] if word == end else taught(tokenizer, word)
+    module.word_ids = lambda tokenizer, word, *after: (
+        [tokenizer.eos_token_id] if word == end else taught(tokenizer, word, *after)
+    )
     try:
         _, index, _, notes = trained(tmp_path / "a", rows, learning_rate=3e-3, steps=12, checkpoints=4)
     finally:

@@ -241,25 +241,14 @@ def test_unreadable_files_say_what_to_do(tmp_path, embedded):
 
 def test_a_tokens_own_beginning_is_in_no_hole(embedded):
     from instar.tasks.batch import tokenize
+    from instar.tasks.frame import Framed
 
-    class Beginning:
-        """The embedded tokenizer with a beginning-of-text token, as Llama's or Gemma's."""
-
-        eos_token_id = embedded.tokenizer.eos_token_id
-
-        def __call__(self, text, add_special_tokens=True, **kwargs):
-            found = dict(embedded.tokenizer(text, **kwargs))
-            if add_special_tokens:
-                found["input_ids"] = [self.eos_token_id, *found["input_ids"]]
-                if "offset_mapping" in found:
-                    found["offset_mapping"] = [(0, 0), *found["offset_mapping"]]
-            return found
-
+    beginning = Framed(embedded.tokenizer, [embedded.tokenizer.eos_token_id], "as Llama's or Gemma's")
     prompt = "Mary and John met. Mary gave a ring to"
     pair = Pair(
         prompt, prompt.replace(". Mary", ". John"), "giver1", "John", ("Mary",), spans=read_ioi(prompt, "John").mentions
     )
-    batch = tokenize([pair], Beginning())
+    batch = tokenize([pair], beginning)
     names = [batch.slot_names[i] for i in batch.slots[0]]
     assert names[:4] == ["opening", "intro1", "text", "intro2"] and names[-1] == "end"
 

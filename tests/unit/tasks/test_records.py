@@ -95,7 +95,7 @@ def test_columns_go_by_the_users_names(tmp_path):
         (
             "chat.json",
             '[{"prompt": [{"role": "user"}], "completion": "x"}]',
-            "row 1: expected text.*apply_chat_template",
+            "row 1: prompt: expected text.*apply_chat_template",
         ),
         ("x.json", '["a"]', "holds a list of other things, expected a list of objects"),
         ("x.csv", "prompt,answer\nJohn, Mary and Jim met,Jim\n", "row 1 has more fields than the header"),

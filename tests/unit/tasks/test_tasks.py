@@ -135,7 +135,7 @@ def test_misaligned_and_identical_pairs_are_refused(embedded):
     good = ioi(2).pairs(1)[0]
     from dataclasses import replace
 
-    with pytest.raises(ValueError, match=r"pair 0 \(giver1\): clean has \d+ tokens and corrupted \d+"):
+    with pytest.raises(ValueError, match=r"pair 0 .*giver1: clean has \d+ tokens and corrupted \d+"):
         tokenize([replace(good, corrupted=good.corrupted + " the")], embedded.tokenizer)
     with pytest.raises(ValueError, match="are the same"):
         tokenize([replace(good, corrupted=good.clean)], embedded.tokenizer)
