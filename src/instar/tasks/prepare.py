@@ -10,6 +10,7 @@ from instar.record.files import read_json, read_rows, write_json, write_rows
 from instar.record.keys import digest
 from instar.record.store import Store
 from instar.tasks.audit import SHOWN, Audit, Finding, audit
+from instar.tasks.baselines import Baseline, baselines, of_pair, of_row, of_task
 from instar.tasks.custom import files_of
 from instar.tasks.library import TASKS, ioi
 from instar.tasks.library import task as find_task
@@ -52,7 +53,8 @@ def prepare(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any, 
     new = fitted[tasks.new]
     wanted = digest([_key(tasks, data, named), trained])
     if not (store.data("prepared.json").exists() and read_json(store.data("prepared.json")).get("key") == wanted):
-        store.data("prepared.json").unlink(missing_ok=True)
+        for name in ("prepared.json", "baselines.jsonl"):
+            store.data(name).unlink(missing_ok=True)
         for task in named.values():
             for counterfactual in task.counterfactuals:
                 write_rows(store.data(f"{task.name}.{counterfactual}.jsonl"), _test_pairs(task, data, counterfactual))
@@ -67,6 +69,9 @@ def prepare(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any, 
         write_rows(store.data("train.jsonl"), [{"prompt": row.prompt, "answer": row.answer} for row in rows])
         kinds = {name: list(task.counterfactuals) for name, task in named.items()}
         write_json(store.data("prepared.json"), {"key": wanted, "counterfactuals": kinds})
+    if not store.data("baselines.jsonl").exists():
+        beside = [(task, b) for task in named.values() for b in _baselines(store, task, new, data, trained)]
+        write_rows(store.data("baselines.jsonl"), [{"task": task.name, **asdict(b)} for task, b in beside])
     train = read_rows(store.data("train.jsonl"))
     pairs = [
         store.data(f"{t.name}.{c}.jsonl").read_text(encoding="utf-8") for t in named.values() for c in t.counterfactuals
@@ -134,6 +139,17 @@ def _training_rows(new: Task, data: DataConfig) -> list[DataRow]:
         return read_training_file(data.train_file, data.columns)
     pairs = new.training(data.train_size, data.seed)
     return [DataRow(i, pair.clean, pair.answer) for i, pair in enumerate(pairs, 1)]
+
+
+def _baselines(store: Store, task: Task, new: Task, data: DataConfig, trained: bool) -> list[Baseline]:
+    """What needs no circuit, learnt on what is trained on; where that is not known, or not this task, on its own rows."""
+    test = read_pairs(store, task.name, task.counterfactuals[0])
+    if task is new and data.train_file is not None:
+        rows = [of_row(row, _shape(new) is not None) for row in read_training_file(data.train_file, data.columns)]
+        return baselines(rows, test, "rows trained on" if trained else "rows of data.train_file")
+    if task is new and trained:
+        return baselines([of_pair(p) for p in new.training(data.train_size, data.seed)], test, "rows trained on")
+    return of_task(task, test, data.train_size, data.seed)
 
 
 def _set_aside(store: Store, named: dict[str, Task]) -> list[Finding]:
