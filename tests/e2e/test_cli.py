@@ -95,6 +95,9 @@ def test_checkpoints_that_somebody_else_trained(finished, tmp_path):
     instar("run", path, "--out", out)
     ours, theirs = (json.loads((root / "summary.json").read_text()) for root in (finished, out))
     assert theirs["verdict"]["evidence"] == ours["verdict"]["evidence"] and theirs["audit"] is None
+    for rule in theirs["tasks"]["ioi3"]["baselines"]:
+        assert rule.pop("learnt_on") == "of the task's own training rows"
+    assert {rule.pop("learnt_on") for rule in ours["tasks"]["ioi3"]["baselines"]} == {"rows trained on"}
     assert theirs["tasks"] == ours["tasks"] and (out / "report" / "index.html").exists()
     assert not list((out / "checkpoints").glob("step-*"))
 

@@ -1,6 +1,8 @@
 """What needs no circuit beside an accuracy: rules of `data/baselines.jsonl`, each with its accuracy and interval.
 
-They are learnt where tasks are known (`instar.tasks.baselines`). A rule's record has `kind`, `says`, `right` (one number a pair tested on, in the pairs' order), `rows`, `learnt_on` and `best`. An accuracy of a guess has no error; the others are shares of pairs, with Wilson's interval.
+They are learnt where tasks are known (`instar.tasks.baselines`). A rule's record has `kind`, `says`, `right` (one number a
+pair tested on, in the pairs' order), `rows`, `learnt_on` and `best`. The accuracy of a guess has no error; the others are
+shares of pairs, with Wilson's interval.
 """
 
 from collections.abc import Mapping, Sequence

@@ -5,7 +5,7 @@ order, and the first whose conditions are all true names the verdict; if none, i
 the way.
 
 1. `no new ability`: accuracy did not rise by more than `rise` for certain, or the logit difference not above 0, or some rule
-   that needs no circuit may choose among the candidates as well (evidence of version 0.3 has no rules: open, in nobody's way).
+   that needs no circuit may choose among the candidates as well (evidence of version 0.3 has none: open, in nobody's way).
 2. `replaced`: the old circuit's heads are not necessary, and no more of them are in the new circuit than by chance (open
    where chance could give all there are to share, and some are, and where a circuit has no heads).
 3. `extended`: they are necessary, and heads outside carry a share of the gain, both ways.

@@ -81,7 +81,7 @@ def brute(training, test):
     """The rules again: counted by hand, ties by trying all."""
     answers, places = [p.answer for p in training], [of_pair(p).place for p in training]
     word = sorted(set(answers), key=lambda w: (-answers.count(w), w))[0]
-    place = sorted(set(places), key=lambda k: (-places.count(k), k))[0]
+    place = sorted({k for k in places if k is not None}, key=lambda k: (-places.count(k), k))[0]
     rows = {GUESS: [], WORD: [], PLACE: [], NAME: []}
     for p in test:
         order = sorted([p.answer, *p.foils], key=p.clean.index)
