@@ -62,6 +62,14 @@ def test_the_summary_has_the_verdict_with_its_evidence(finished):
     with xr.open_dataset(finished / "compare" / "evidence" / "step-000008.nc", engine="h5netcdf") as evidence:
         assert verdict(evidence.load()).kind == found["kind"]
         assert set(found["evidence"]) == set(evidence["item"].values)
+    # Rules that need no circuit, of the pairs that accuracy is of; learnt on the rows trained on.
+    rules = {rule["kind"]: rule for rule in summary["tasks"]["ioi3"]["baselines"]}
+    assert rules["chance"]["accuracy"] == rules["chance"]["low"] == pytest.approx(1 / 3)
+    assert {rule["pairs"] for rule in rules.values()} == {60} and rules["best place"]["trained_on"] == 128
+    place = int(rules["best place"]["says"].split()[1])
+    assert rules["best place"]["accuracy"] == summary["tasks"]["ioi3"]["by_place"][f"place {place}"]["pairs"] / 60
+    above = [found["evidence"][f"beyond {kind}"]["low"] > 0 for kind in rules]
+    assert found["conditions"]["above baselines"] is all(above)
     cells = summary["diff"]["cells"]
     assert [(c["a"], c["b"]) for c in cells[:2]] == [
         ("ioi2 at step 0", "ioi3 at step 8"), ("ioi2 at step 8", "ioi3 at step 8"),

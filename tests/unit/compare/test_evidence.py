@@ -136,7 +136,7 @@ def choosing(own, right, rules):
     """The same checkpoint, with these pairs chosen right and these rules beside it."""
     before, after = own.evaluate["new"]
     said = after.assign(choice=("pair", np.asarray(right, np.int8)))
-    return replace(own, evaluate=own.evaluate | {"new": (before, said)}, baselines=rules)
+    return replace(own, evaluate={**own.evaluate, "new": (before, said)}, baselines=rules)
 
 
 def measured(new=None, **options):
@@ -470,7 +470,7 @@ def test_a_model_that_does_what_a_rule_does_has_no_new_ability(case):
     own = measured()
     assert verdict(evidence(choosing(own, np.ones(n), rules))).kind == verdict(evidence(own)).kind == "amplified"
     before, after = behaviour(0.0, 1.0), behaviour(0.0, 3.0).assign(accuracy=("pair", right.astype(np.int8)))
-    own = choosing(replace(own, evaluate=own.evaluate | {"new": (before, after)}), right, rules)
+    own = choosing(replace(own, evaluate={**own.evaluate, "new": (before, after)}), right, rules)
     found = verdict(evidence(own))
     assert found.conditions["gain"] is True and found.kind == "no new ability"
     assert "not above what “always the one introduced at place 2” gets without any circuit (60.0 %" in found.text
