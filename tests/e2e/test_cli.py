@@ -178,10 +178,11 @@ def test_screening_names_the_pair(tmp_path):
     standing = {row["task"]: row["standing"] for row in report["tasks"]}
     assert standing["ioi2"] == "mastered" and standing["ioi3"] == "failed"
     assert ["ioi2", "ioi3"] in report["neighbours"]
-    assert (
-        "neighbours: ioi2 is mastered, ioi3 is failed"
-        in instar("screen", "--pairs", 150, "--tasks", "ioi2,ioi3").stdout
-    )
+    best = {row["task"]: row["baselines"][0] for row in report["tasks"]}
+    assert best["ioi3"]["kind"] == "chance" and best["ioi3"]["accuracy"] == pytest.approx(1 / 3)
+    assert best["ball2"]["says"] == "place 2" and best["ball2"]["accuracy"] == 1.0
+    table = instar("screen", "--pairs", 150, "--tasks", "ioi2,ioi3").stdout
+    assert "neighbours: ioi2 is mastered, ioi3 is failed" in table and "33.3% chance" in table
 
 
 def test_the_audit_reads_the_logs_format(tmp_path):

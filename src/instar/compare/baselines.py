@@ -5,6 +5,7 @@ pair tested on, in the pairs' order), `rows`, `learnt_on` and `best`. The accura
 shares of pairs, with Wilson's interval.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ def stored(store: Store, task: str) -> list[dict[str, Any]]:
 
 def accuracy(rule: Mapping[str, Any]) -> Interval:
     """How often a rule is right on the pairs tested on."""
-    right, pairs = sum(rule["right"]), len(rule["right"])
+    right, pairs = math.fsum(rule["right"]), len(rule["right"])
     share = right / pairs
     return Interval(share, share, share) if rule["kind"] == GUESS else wilson(right, pairs)
 

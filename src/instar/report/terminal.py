@@ -50,7 +50,9 @@ def _rule(row: dict[str, Any]) -> str:
 def _learnt(rows: list[dict[str, Any]]) -> str:
     count = max(row["trained_on"] for row in rows)
     return (
-        f"; by {count:,} {rows[0]['learnt_on']}, the best on them first" if count else "; no rows to learn others from"
+        f"; from {count:,} {rows[0]['learnt_on']}, the best on them first"
+        if count
+        else "; no rows to learn others from"
     )
 
 

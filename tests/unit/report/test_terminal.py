@@ -84,7 +84,7 @@ def test_accuracy_stands_beside_what_needs_no_circuit(summary, printed):
     text = " ".join(printed(summary).split())
     assert (
         "three without any circuit: best place (place 2) 55.0% [43.0, 67.0], chance 33.3%, commonest answer ([red]Jim) 0.0% "
-        "[0.0, 6.0]; by 2,944 rows trained on, the best on them first"
+        "[0.0, 6.0]; from 2,944 rows trained on, the best on them first"
     ) in text
     assert "two without any circuit: chance 33.3%; no rows to learn others from" in text
 

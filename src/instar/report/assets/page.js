@@ -50,7 +50,7 @@ const ruled = (r) => `${r.kind}${["best place", "commonest answer"].includes(r.k
 function baselines() {
   ROLES.forEach((role) => {
     const rules = task(role).baselines || [], count = Math.max(...rules.map((r) => r.trained_on));
-    if (rules.length) $("baselines").append(element("li", `${D.summary[role]} without any circuit: ${rules.map(ruled).join(", ")}${count ? `; by ${count.toLocaleString("en")} ${rules[0].learnt_on}, the best on them first (dashed)` : "; no rows to learn others from (dashed)"}`));
+    if (rules.length) $("baselines").append(element("li", `${D.summary[role]} without any circuit: ${rules.map(ruled).join(", ")}${count ? `; from ${count.toLocaleString("en")} ${rules[0].learnt_on}, the best on them first (dashed)` : "; no rows to learn others from (dashed)"}`));
   });
 }
 function behaviour(what, title, axis) {
