@@ -27,6 +27,20 @@ AMPLIFIED = {
     **{f"{name} {way}": MUCH for name in ("graft inside", "graft inside<vo>", "graft heads", "carry inside", "carry heads")
        for way in WAYS},
 }  # fmt: skip
+# Rules that need no circuit, of which the tuned model is well above the nearest.
+BESIDE = {
+    "choice accuracy tuned": (0.92, 0.88, 0.96),
+    "baseline chance": (1 / 3, 1 / 3, 1 / 3), "beyond chance": (0.59, 0.55, 0.63),
+    "baseline commonest answer": (0.0, 0.0, 0.05), "beyond commonest answer": (0.92, 0.88, 0.96),
+    "baseline best place": (0.55, 0.45, 0.65), "beyond best place": (0.37, 0.27, 0.47),
+    "baseline best name prior": (0.38, 0.3, 0.46), "beyond best name prior": (0.54, 0.44, 0.64),
+}  # fmt: skip
+SAYS = {
+    "chance": "any candidate",
+    "commonest answer": "Ann",
+    "best place": "place 2",
+    "best name prior": "the candidate …",
+}
 ATTRS = {"inside": '["a0.h1", "a1.h2"]', "permuted": "{}", "matched_possible": 200, "matched_overlap": 0.2, "pairs": 60,
          "empty": "[]"}  # fmt: skip
 
@@ -47,6 +61,6 @@ REPLACED = OUTSIDE | {"necessity": LITTLE, "heads shared": (1.0, 1.0, 1.0), "tra
 def made(items=None, **attrs):
     """The evidence of an amplified circuit, with these items and attributes instead."""
     own = AMPLIFIED | (items or {})
-    assert set(own) == set(AMPLIFIED)
+    assert set(AMPLIFIED) <= set(own) <= {*AMPLIFIED, *BESIDE}
     rows = {k: ("item", np.array([v[i] for v in own.values()])) for i, k in enumerate(("value", "low", "high"))}
     return xr.Dataset(rows, coords={"item": np.array(list(own), dtype=str)}).assign_attrs(ATTRS | attrs)

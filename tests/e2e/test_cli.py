@@ -62,6 +62,14 @@ def test_the_summary_has_the_verdict_with_its_evidence(finished):
     with xr.open_dataset(finished / "compare" / "evidence" / "step-000008.nc", engine="h5netcdf") as evidence:
         assert verdict(evidence.load()).kind == found["kind"]
         assert set(found["evidence"]) == set(evidence["item"].values)
+    # Rules that need no circuit, of the pairs that accuracy is of; learnt on the rows trained on.
+    rules = {rule["kind"]: rule for rule in summary["tasks"]["ioi3"]["baselines"]}
+    assert rules["chance"]["accuracy"] == rules["chance"]["low"] == pytest.approx(1 / 3)
+    assert {rule["pairs"] for rule in rules.values()} == {60} and rules["best place"]["trained_on"] == 128
+    place = int(rules["best place"]["says"].split()[1])
+    assert rules["best place"]["accuracy"] == summary["tasks"]["ioi3"]["by_place"][f"place {place}"]["pairs"] / 60
+    above = [found["evidence"][f"beyond {kind}"]["low"] > 0 for kind in rules]
+    assert found["conditions"]["above baselines"] is all(above)
     cells = summary["diff"]["cells"]
     assert [(c["a"], c["b"]) for c in cells[:2]] == [
         ("ioi2 at step 0", "ioi3 at step 8"), ("ioi2 at step 8", "ioi3 at step 8"),
@@ -95,6 +103,9 @@ def test_checkpoints_that_somebody_else_trained(finished, tmp_path):
     instar("run", path, "--out", out)
     ours, theirs = (json.loads((root / "summary.json").read_text()) for root in (finished, out))
     assert theirs["verdict"]["evidence"] == ours["verdict"]["evidence"] and theirs["audit"] is None
+    for rule in theirs["tasks"]["ioi3"]["baselines"]:
+        assert rule.pop("learnt_on") == "of the task's own training rows"
+    assert {rule.pop("learnt_on") for rule in ours["tasks"]["ioi3"]["baselines"]} == {"rows trained on"}
     assert theirs["tasks"] == ours["tasks"] and (out / "report" / "index.html").exists()
     assert not list((out / "checkpoints").glob("step-*"))
 
@@ -167,10 +178,11 @@ def test_screening_names_the_pair(tmp_path):
     standing = {row["task"]: row["standing"] for row in report["tasks"]}
     assert standing["ioi2"] == "mastered" and standing["ioi3"] == "failed"
     assert ["ioi2", "ioi3"] in report["neighbours"]
-    assert (
-        "neighbours: ioi2 is mastered, ioi3 is failed"
-        in instar("screen", "--pairs", 150, "--tasks", "ioi2,ioi3").stdout
-    )
+    best = {row["task"]: row["baselines"][0] for row in report["tasks"]}
+    assert best["ioi3"]["kind"] == "chance" and best["ioi3"]["accuracy"] == pytest.approx(1 / 3)
+    assert best["ball2"]["says"] == "place 2" and best["ball2"]["accuracy"] == 1.0
+    table = instar("screen", "--pairs", 150, "--tasks", "ioi2,ioi3").stdout
+    assert "neighbours: ioi2 is mastered, ioi3 is failed" in table and "33.3% chance" in table
 
 
 def test_the_audit_reads_the_logs_format(tmp_path):

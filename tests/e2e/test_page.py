@@ -135,6 +135,12 @@ def test_the_numbers_are_those_of_the_summary(opened, run_dir):
     text = rows.nth(2).inner_text()
     for name in ("ioi2", "ioi3"):
         assert f"{100 * summary['tasks'][name]['accuracy'][2]:.1f} %" in text
+    for i, name in enumerate(("ioi2", "ioi3")):
+        beside, line = summary["tasks"][name]["baselines"], opened.page.locator("#baselines li").nth(i).inner_text()
+        assert line.startswith(f"{name} without any circuit: {beside[0]['kind']}") and len(beside) == 4
+        assert all(f"{100 * rule['accuracy']:.1f} %" in line and rule["kind"] in line for rule in beside)
+        dashed = "document.getElementById('accuracy').data.filter(t => t.line.dash === 'dash').map(t => t.y[0])"
+        assert opened.page.evaluate(dashed)[i] == beside[0]["accuracy"]
 
 
 def test_every_site_scale_and_corruption_can_be_chosen(opened):
@@ -222,6 +228,7 @@ def test_foreign_text_stays_text(run_dir, browser, tmp_path):
     task = summary["tasks"]["ioi3"]
     task["by_wording"][HOSTILE] = next(iter(task["by_wording"].values()))
     task["said"][HOSTILE] = task["said"]["answer"]
+    task["baselines"][0] |= {"kind": "best place", "says": HOSTILE}
     summary["model"] = HOSTILE
     summary["health"] = [{"kind": HOSTILE, "step": 0, "seed": 0, "text": HOSTILE}]
     for key in ("new", "old"):

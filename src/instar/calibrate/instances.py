@@ -20,6 +20,7 @@ from instar.between.causal import causal
 from instar.calibrate.planted import KINDS, TRAPS, Subject
 from instar.circuits.circuit import Circuit
 from instar.circuits.sets import heads_of
+from instar.compare.baselines import stored
 from instar.compare.evidence import Measured, evidence
 from instar.measure.evaluate import evaluate
 from instar.models.load import Model, load
@@ -141,7 +142,8 @@ class _Bench:
             single=own.single,
         )
         both = {role: (before[role], after[role]) for role in ("old", "new")}
-        found = evidence(Measured(both, old_base, old_tuned, new_tuned, plain_attrs(measured)))
+        rules = stored(self.store, self.pairs["new"].task)
+        found = evidence(Measured(both, old_base, old_tuned, new_tuned, plain_attrs(measured), rules))
         folder = one.folder(self.out)
         self.store.write_measurement(folder / "evidence.nc", found, _key(one))
         # Written last: its presence means that the instance is whole.

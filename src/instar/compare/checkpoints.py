@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from instar.circuits.circuit import Circuit
+from instar.compare.baselines import stored
 from instar.compare.chance import beside
 from instar.compare.diff import diff, plain, similarity
 from instar.compare.evidence import Measured, evidence
@@ -98,7 +99,8 @@ def measured(store: Store, tasks: dict[str, str], seed: Tuning, step: int) -> Me
     if any(x is None for x in loaded) or len(loaded) != 8:
         return None
     a, b, c, d, old_base, old_tuned, new_tuned, causal = (x for x in loaded if x is not None)
-    return Measured({"old": (a, b), "new": (c, d)}, old_base, old_tuned, new_tuned, causal)
+    rules = stored(store, tasks["new"])
+    return Measured({"old": (a, b), "new": (c, d)}, old_base, old_tuned, new_tuned, causal, rules)
 
 
 def _added(causal: xr.Dataset) -> dict[str, dict[str, list[float]]]:

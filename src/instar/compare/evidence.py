@@ -4,6 +4,8 @@ An evidence dataset has one axis, `item`, and on it `value`, `low`, `high` (NaN:
 
 - `gain accuracy` (share of pairs), `gain logits`, `old accuracy`, `old logits`: paired, checkpoint minus base.
 - `accuracy base`, `accuracy tuned`: of the new task; `old accuracy base`, `old accuracy tuned`.
+- `choice accuracy tuned`: of the new task, among the candidates; `baseline RULE`: of a rule that needs no circuit, on the
+  same pairs; `beyond RULE`: the paired difference. Evidence of version 0.3 has none of these.
 - `graft SET into`, `graft SET lost`, `carry SET into`, `carry SET lost`: shares of the gain in logits, ratios of means. They
   are NaN unless the gain's interval lies above 0.
 - `necessity`: share of b − c that is gone with the old circuit's heads, new task, tuned model; `old necessity`: of
@@ -26,9 +28,10 @@ import numpy as np
 import xarray as xr
 
 from instar.circuits.graph import Graph
+from instar.compare.baselines import accuracy
 from instar.compare.chance import chance
 from instar.compare.floors import Scores, overlaps, resampled
-from instar.stats.intervals import Interval, bootstrap_mean, bootstrap_ratio, by_group
+from instar.stats.intervals import Interval, bootstrap_mean, bootstrap_ratio, by_group, wilson
 from instar.stats.scales import usable
 
 SHARED_SETS = ("inside", "outside", "heads", "mlps")
@@ -47,6 +50,8 @@ class Measured:
     old_tuned: xr.Dataset
     new_tuned: xr.Dataset
     causal: xr.Dataset
+    baselines: Sequence[Mapping[str, Any]] = ()
+    """Rules that need no circuit, on the pairs of the new task's behaviour (`instar.compare.baselines`)."""
 
 
 def evidence(measured: Measured) -> xr.Dataset:
@@ -54,6 +59,7 @@ def evidence(measured: Measured) -> xr.Dataset:
     numbers: dict[str, Interval] = {}
     for role, prefix in (("new", "gain"), ("old", "old")):
         numbers |= _behaviour(*measured.evaluate[role], role, prefix)
+    numbers |= _beyond(measured.evaluate["new"][1], measured.baselines)
     causal = measured.causal
     numbers |= _shares(causal) | _necessity(causal) | _transfer(causal)
     overlap, empty = _overlap(measured)
@@ -65,6 +71,7 @@ def evidence(measured: Measured) -> xr.Dataset:
         "matched_overlap": float(causal.attrs["matched_overlap"]),
         "pairs": int(causal.sizes["pair"]),
         "empty": json.dumps(empty),
+        **({"says": json.dumps({r["kind"]: r["says"] for r in measured.baselines})} if measured.baselines else {}),
     }
     return xr.Dataset(rows, coords={"item": np.array(names, dtype=str)}).assign_attrs(attrs)
 
@@ -76,6 +83,18 @@ def _behaviour(before: xr.Dataset, after: xr.Dataset, role: str, prefix: str) ->
     numbers = {f"{prefix} {label}": _paired(before, after, name) for name, label in measured.items()}
     for name, dataset in (("base", before), ("tuned", after)):
         numbers[f"{own}accuracy {name}"] = bootstrap_mean(dataset["accuracy"].values.astype(float))
+    return numbers
+
+
+def _beyond(after: xr.Dataset, rules: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
+    """How much better than each rule that needs no circuit the checkpoint chooses among the candidates, pair by pair."""
+    if not rules:
+        return {}
+    right = after["choice"].values.astype(float)
+    numbers = {"choice accuracy tuned": wilson(right.sum(), len(right))}
+    for rule in rules:
+        numbers[f"baseline {rule['kind']}"] = accuracy(rule)
+        numbers[f"beyond {rule['kind']}"] = bootstrap_mean(right - np.array(rule["right"]))
     return numbers
 
 

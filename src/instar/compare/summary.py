@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from instar import __version__
+from instar.compare import baselines
 from instar.compare.changed import changed_heads, changed_layers
 from instar.compare.checkpoints import diffs, verdicts
 from instar.compare.dynamics import dynamics
@@ -92,7 +93,7 @@ def _behaviour(store: Store, task: str, role: str, seeds: list[int], steps: list
         other = store.series("evaluate", task, seed)
         if other is not None:
             others[str(seed)] = {k: v for k, v in behaviour(other).items() if k in ("steps", "accuracy", "logit_diff")}
-    return found | {"seeds": others}
+    return found | {"seeds": others, "baselines": baselines.listed(baselines.stored(store, task))}
 
 
 def behaviour(series: xr.Dataset) -> dict[str, Any]:

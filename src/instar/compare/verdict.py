@@ -4,7 +4,8 @@ A condition is true, false or open (its interval spans the threshold, or it was 
 order, and the first whose conditions are all true names the verdict; if none, it is `undetermined`, with what is open or in
 the way.
 
-1. `no new ability`: accuracy did not rise by more than `rise` for certain, or the logit difference not above 0.
+1. `no new ability`: accuracy did not rise by more than `rise` for certain, or the logit difference not above 0, or some rule
+   that needs no circuit may choose among the candidates as well (evidence of version 0.3 has none: open, in nobody's way).
 2. `replaced`: the old circuit's heads are not necessary, and no more of them are in the new circuit than by chance (open
    where chance could give all there are to share, and some are, and where a circuit has no heads).
 3. `extended`: they are necessary, and heads outside carry a share of the gain, both ways.
@@ -127,7 +128,7 @@ def verdict(evidence: xr.Dataset, thresholds: Thresholds = Thresholds()) -> Verd
 
 
 def _kind(truth: dict[str, Truth]) -> Kind:
-    if truth["gain"] is False:
+    if truth["gain"] is False or truth["above baselines"] is False:
         return "no new ability"
     # Where names do not mean the same heads in both models, nothing can be said of any of them.
     if not truth["gain"] or not truth["same heads"] or not truth["old task mastered"] or not truth["circuits"]:
@@ -162,6 +163,7 @@ def conditions(numbers: dict[str, Interval], evidence: xr.Dataset, limits: Thres
     rewritten = _and(_carry(attention, d), _little(writing, d))
     return {
         "gain": _and(_above(numbers["gain accuracy"], limits.rise), _above(numbers["gain logits"], 0.0)),
+        "above baselines": _above_all([own for name, own in numbers.items() if name.startswith("beyond ")]),
         "same heads": evidence.attrs["permuted"] in ("{}", {}),
         "old task mastered": _split(numbers["old accuracy base"], limits.mastered),
         "circuits": not any(name in evidence.attrs["empty"] for name in ("old_base", "new_tuned")),
@@ -221,6 +223,11 @@ def _split(own: Interval, at: float) -> Truth:
 def _above(own: Interval, at: float) -> Truth:
     """A claim that has to be made good: an interval that spans the threshold is not above it."""
     return None if np.isnan(own.low) else bool(own.low > at + ROUNDING)
+
+
+def _above_all(beyond: list[Interval]) -> Truth:
+    """Better than every rule: which of them does best on what is tested is not known before. Open where there are none."""
+    return _and(*(_above(own, 0.0) for own in beyond)) if beyond else None
 
 
 def _carry(ways: tuple[Interval, Interval], d: float) -> Truth:

@@ -29,6 +29,13 @@ OPEN = {
     "transfers": "whether the old circuit by itself does the new task in the tuned model",
     "attention little": "whether the gain was written in what the old circuit's heads attend to",
 }
+WITHOUT_CIRCUIT = {
+    "chance": "any of them",
+    "commonest answer": "always {says}",
+    "best place": "always the one introduced at {says}",
+    "best name prior": "always the one most often right in training",
+}
+"""Rules that need no circuit, by kind."""
 OVERLAPS = ("heads in", "edges in", "overlap at chance")
 FAILS = {
     "not necessary": "the old circuit's heads are necessary",
@@ -48,7 +55,7 @@ FAILS = {
 """Of every condition that a kind needs: what speaks against the kind where it is not true."""
 CHANGE = {
     "no new ability": "a paired rise in accuracy whose lower bound exceeds {points:.0f} points, with a rise in logit "
-    "difference",
+    "difference and a choice among the candidates that is right more often than any rule without a circuit",
     "replaced": "ablating the old circuit's heads taking at least {share:.0%} of the new ability, or more shared heads than "
     "chance gives",
     "extended": "heads outside the old circuit giving back or taking away less than {share:.0%} of the gain, or the old "
@@ -82,17 +89,36 @@ def paragraph(kind: str, numbers: dict[str, Interval], truth: dict[str, Any], ev
         f"{number(numbers['accuracy tuned'], True)} (paired change {_rise(numbers['gain accuracy'], 100, 1, ' points')}), "
         f"the logit difference changed by {_rise(numbers['gain logits'])}"
     )
-    old = _old_task(numbers)
+    old, lead = _old_task(numbers), f"{LEAD[kind]}: {gain}. {_beside(numbers, truth, evidence)}"
     if kind == "no new ability":
-        return f"{LEAD[kind]}: {gain}. {old}"
+        return f"{lead} {old}"
     names = _inside(evidence)
-    sentences = [f"{LEAD[kind]}: {gain}.", _shares(numbers, names)]
+    sentences = [lead, _shares(numbers, names)]
     if not truth["same heads"]:
         sentences.append(
             f"The tuned model's heads stand in another order ({_renamed(evidence)}), so no head can be told by its name."
         )
     sentences += [_groups(numbers), _necessity(numbers, evidence, limits), _overlap(numbers, truth, limits), old]
     return " ".join(s for s in sentences if s)
+
+
+def _beside(numbers: dict[str, Interval], truth: dict[str, Any], evidence: xr.Dataset) -> str:
+    """What the checkpoint has beyond rules that need no circuit: beyond the one that comes nearest."""
+    beyond = {n.removeprefix("beyond "): own for n, own in numbers.items() if n.startswith("beyond ")}
+    if not beyond or np.isnan([own.low for own in beyond.values()]).any():
+        return "Whether a rule that needs no circuit would do as well was not measured."
+    kind = min(beyond, key=lambda kind: beyond[kind].low)
+    says = json.loads(evidence.attrs["says"])[kind]
+    rule, by = WITHOUT_CIRCUIT[kind].format(says=says), _rise(beyond[kind], 100, 1, " points")
+    chosen = (
+        f"Among the candidates it chooses the answer in {number(numbers['choice accuracy tuned'], True)} of prompts"
+    )
+    gets = f"{100 * numbers[f'baseline {kind}'].value:.1f} %"
+    if truth["above baselines"]:
+        return (
+            f"{chosen}, more than any rule that needs no circuit (the nearest, “{rule}”, gets {gets}; difference {by})."
+        )
+    return f"{chosen}, which is not above what “{rule}” gets without any circuit ({gets}; difference {by})."
 
 
 def _inside(evidence: xr.Dataset) -> str:

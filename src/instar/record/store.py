@@ -5,6 +5,7 @@
     data/train.jsonl                         what was trained on
     data/TASK.COUNTERFACTUAL.jsonl           held-out pairs
     data/audit.json                          the audit of training against test data
+    data/baselines.jsonl                     what needs no circuit: a rule a line, with how right it is on each pair
     checkpoints/index.json                   step, loss, tokens, hash and health; written last, so its presence means done
     checkpoints/step-000008/                 a folder that transformers loads
     measure/STAGE/TASK/step-000008.nc        one measurement (netCDF, opens with xarray)

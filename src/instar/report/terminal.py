@@ -35,6 +35,25 @@ def show_accuracy(summary: dict[str, Any], most: int | None = None) -> None:
             cells.append(f"{s['logit_diff'][i]:+.2f}")
         table.add_row(*cells)
     console.print(table)
+    for name in (old, new):
+        if beside := summary["tasks"][name].get("baselines"):
+            console.print(f"{name} without any circuit: {', '.join(map(_rule, beside))}{_learnt(beside)}", markup=False)
+
+
+def _rule(row: dict[str, Any]) -> str:
+    """A rule that needs no circuit, and how often it is right: `best place (place 2) 41.0% [38.0, 44.1]`."""
+    says = f" ({row['says']})" if row["kind"] in ("commonest answer", "best place") else ""
+    bounds = "" if row["kind"] == "chance" else f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    return f"{row['kind']}{says} {row['accuracy']:.1%}{bounds}"
+
+
+def _learnt(rows: list[dict[str, Any]]) -> str:
+    count = max(row["trained_on"] for row in rows)
+    return (
+        f"; from {count:,} {rows[0]['learnt_on']}, the best on them first"
+        if count
+        else "; no rows to learn others from"
+    )
 
 
 def _spread(count: int, most: int | None) -> list[int]:
@@ -150,21 +169,28 @@ def show_ending(files: Mapping[str, str], commands: Mapping[str, str]) -> None:
 
 def show_screen(model: str, found: list[Any], neighbours: list[tuple[str, str]]) -> None:
     """Every task's standing, and the pairs to begin with."""
-    table = Table(title=f"Tasks on {escape(model)}", box=None)
+    table = Table(title=f"Tasks on {escape(model)}", box=None, pad_edge=False)
     for column, justify in (
         ("task", "left"),
         ("accuracy", "right"),
         ("among the names", "right"),
+        ("no circuit", "left"),
         ("standing", "left"),
     ):
-        table.add_column(column, justify=justify)  # pyright: ignore[reportArgumentType]
+        table.add_column(column, justify=justify, no_wrap=justify == "right")  # pyright: ignore[reportArgumentType]
     for s in found:
         if s.accuracy is None:
-            table.add_row(s.task, "", "", escape(f"not tried: {s.reason}"))
+            table.add_row(s.task, "", "", "", escape(f"not tried: {s.reason}"))
             continue
-        cells = [f"{i.value:6.1%} [{i.low:.1%}, {i.high:.1%}]" for i in (s.accuracy, s.choice)]
+        cells = [f"{i.value:.1%} [{100 * i.low:.1f}, {100 * i.high:.1f}]" for i in (s.accuracy, s.choice)]
+        best = s.baselines[0]
+        rule = best["says"] if best["kind"] == "best place" else best["kind"].removeprefix("best ")
+        cells.append(f"{best['accuracy']:.1%} {rule}")
         table.add_row(s.task, *map(escape, cells), s.standing)
     console.print(table)
+    console.print(
+        "\nno circuit: whichever is best on training rows of chance, commonest answer, best place and best name prior"
+    )
     if not neighbours:
         console.print("\nno neighbours of which one is mastered and one failed")
     for easier, harder in neighbours:

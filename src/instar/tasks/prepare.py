@@ -11,6 +11,7 @@ from instar.record.files import read_json, read_rows, write_json, write_rows
 from instar.record.keys import digest
 from instar.record.store import Store
 from instar.tasks.audit import Audit, Finding, audit, overlap, repairs, used_rows
+from instar.tasks.baselines import Baseline, baselines, of_pair, of_row, of_task
 from instar.tasks.custom import files_of
 from instar.tasks.fitting import SEVERAL
 from instar.tasks.library import TASKS, ioi
@@ -56,7 +57,8 @@ def prepare(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any, 
     new = fitted[tasks.new]
     wanted = digest([_key(tasks, data, named), trained])
     if not (store.data("prepared.json").exists() and read_json(store.data("prepared.json")).get("key") == wanted):
-        store.data("prepared.json").unlink(missing_ok=True)
+        for name in ("prepared.json", "baselines.jsonl"):
+            store.data(name).unlink(missing_ok=True)
         for task in named.values():
             for counterfactual in task.counterfactuals:
                 pairs = [_stored(asdict(pair)) for pair in _test_pairs(task, data, counterfactual)]
@@ -73,6 +75,9 @@ def prepare(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any, 
         write_rows(store.data("train.jsonl"), [_taught(row.prompt, row) for row in rows])
         kinds = {name: list(task.counterfactuals) for name, task in named.items()}
         write_json(store.data("prepared.json"), {"key": wanted, "counterfactuals": kinds})
+    if not store.data("baselines.jsonl").exists():
+        beside = [(task, b) for task in named.values() for b in _baselines(store, task, new, data, trained, tokenizer)]
+        write_rows(store.data("baselines.jsonl"), [{"task": task.name, **asdict(b)} for task, b in beside])
     train = read_rows(store.data("train.jsonl"))
     pairs = [
         store.data(f"{t.name}.{c}.jsonl").read_text(encoding="utf-8") for t in named.values() for c in t.counterfactuals
@@ -162,6 +167,17 @@ def _training_rows(new: Task, data: DataConfig, tokenizer: Any) -> tuple[list[Da
             kind = "an answer that joins with its prompt" if row.answer else "no answer"
             refused.append(Rejected(row.number, str(reason), row.prompt, kind, row.split))
     return rows, refused
+
+
+def _baselines(store: Store, task: Task, new: Task, data: DataConfig, trained: bool, tokenizer: Any) -> list[Baseline]:
+    """What needs no circuit, learnt on what is trained on; where that is not known, or not this task, on its own rows."""
+    test = read_pairs(store, task.name, task.counterfactuals[0])
+    if task is new and data.train_file is not None:
+        rows = [of_row(row, _shape(new) is not None) for row in _training_rows(new, data, tokenizer)[0]]
+        return baselines(rows, test, "rows trained on" if trained else "rows of data.train_file")
+    if task is new and trained:
+        return baselines([of_pair(p) for p in new.training(data.train_size, data.seed)], test, "rows trained on")
+    return of_task(task, test, data.train_size, data.seed)
 
 
 def _set_aside(store: Store, named: dict[str, Task], refused: list[Rejected], trained: int) -> list[Finding]:

@@ -1,12 +1,15 @@
 """Which tasks has a model mastered, which not, and which of them are neighbours: where an experiment can begin."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from instar.compare.baselines import listed
 from instar.measure.evaluate import evaluate
 from instar.models.load import Model
 from instar.progress import Tell
+from instar.record.config import DataConfig
 from instar.stats.intervals import Interval, wilson
+from instar.tasks.baselines import of_task
 from instar.tasks.batch import tokenize
 from instar.tasks.library import TASKS, task
 
@@ -23,6 +26,8 @@ class Screened:
     choice: Interval | None
     pairs: int
     reason: str = ""
+    baselines: tuple[dict[str, Any], ...] = ()
+    """What needs no circuit (`instar.compare.baselines`), the best first."""
 
     @property
     def standing(self) -> str:
@@ -44,7 +49,7 @@ class Screened:
         for name, interval in (("accuracy", self.accuracy), ("choice_accuracy", self.choice)):
             if interval is not None:
                 screened[name] = [float(interval.value), float(interval.low), float(interval.high)]
-        return screened
+        return screened | {"baselines": list(self.baselines)}
 
 
 def screen(model: Model, names: list[str], pairs: int, seed: int, tell: Tell) -> list[Screened]:
@@ -72,9 +77,11 @@ def _one(model: Model, name: str, pairs: int, seed: int) -> Screened:
     chosen = task(name)
     try:
         fitted = chosen.fit(model.tokenizer)
-        batch = tokenize(fitted.pairs(pairs, seed, "test"), model.tokenizer, task=name)
+        tested = fitted.pairs(pairs, seed, "test")
+        batch = tokenize(tested, model.tokenizer, task=name)
     except ValueError as error:
         return Screened(name, None, None, 0, str(error))
     result = evaluate(model, batch)
     accuracy, choice = (wilson(int(result[k].sum()), pairs) for k in ("accuracy", "choice"))
-    return Screened(name, accuracy, choice, pairs)
+    beside = of_task(fitted, tested, DataConfig().train_size, seed)
+    return Screened(name, accuracy, choice, pairs, baselines=tuple(listed([asdict(rule) for rule in beside])))

@@ -121,6 +121,24 @@ def causal(shares=None, base=1.0, gain=2.0, noise=0.3, necessity=0.8, transfer=0
     return plain_attrs(xr.Dataset(data, coords=coords).assign_attrs(own | attrs))
 
 
+def rule(kind, right, says="place 2"):
+    return {
+        "kind": kind,
+        "says": says,
+        "right": [float(x) for x in right],
+        "rows": 60,
+        "learnt_on": "rows",
+        "best": False,
+    }
+
+
+def choosing(own, right, rules):
+    """The same checkpoint, with these pairs chosen right and these rules beside it."""
+    before, after = own.evaluate["new"]
+    said = after.assign(choice=("pair", np.asarray(right, np.int8)))
+    return replace(own, evaluate={**own.evaluate, "new": (before, said)}, baselines=rules)
+
+
 def measured(new=None, **options):
     """A checkpoint whose old heads write more of the same."""
     both = {
@@ -422,3 +440,39 @@ def halved(own, rng):
 def test_a_clear_verdict_holds_on_any_half_of_the_pairs(kind):
     own, rng = KINDS_OF[kind](), np.random.default_rng(0)
     assert {verdict(evidence(halved(own, rng))).kind for _ in range(20)} == {kind}
+
+
+def test_choice_stands_beside_rules_on_the_same_pairs():
+    """Half of the pairs where the rule is right, and all others: paired, the rule's own half counts against it."""
+    n = 3 * PAIRS
+    place = np.arange(n) < n // 2
+    right = place & (np.arange(n) % 2 == 0) | ~place
+    found = of(choosing(measured(), right, [rule("chance", np.full(n, 1 / 3)), rule("best place", place)]))
+    assert (found["baseline chance"].low, found["baseline chance"].high) == pytest.approx((1 / 3, 1 / 3))
+    assert found["baseline best place"].value == 0.5 and found["baseline best place"].low < 0.5
+    assert found["choice accuracy tuned"].value == 0.75
+    assert found["beyond best place"].value == pytest.approx(0.25) and found["beyond chance"].value == pytest.approx(
+        5 / 12
+    )
+    # Of pairs that agree in part a paired difference varies less than two shares of unlike pairs.
+    same = of(choosing(measured(), place, [rule("best place", place)]))["beyond best place"]
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert not [name for name in of(measured()) if name.startswith(("beyond ", "baseline ", "choice"))]
+
+
+@pytest.mark.parametrize("case", ["always place 2", "any name"])
+def test_a_model_that_does_what_a_rule_does_has_no_new_ability(case):
+    """A base that says no names (accuracy 0) is taught to say the second one, or any: accuracy rises by 60 or 33 points."""
+    n, rng = 3 * PAIRS, np.random.default_rng(5)
+    place = rng.permutation(np.arange(n) % 5 < 3)
+    right = place if case == "always place 2" else rng.random(n) < 1 / 3
+    rules = [rule("chance", np.full(n, 1 / 3)), rule("best place", place), rule("best name prior", rng.random(n) < 0.3)]
+    own = measured()
+    assert verdict(evidence(choosing(own, np.ones(n), rules))).kind == verdict(evidence(own)).kind == "amplified"
+    before, after = behaviour(0.0, 1.0), behaviour(0.0, 3.0).assign(accuracy=("pair", right.astype(np.int8)))
+    own = choosing(replace(own, evaluate={**own.evaluate, "new": (before, after)}), right, rules)
+    found = verdict(evidence(own))
+    assert found.conditions["gain"] is True and found.kind == "no new ability"
+    assert "not above what “always the one introduced at place 2” gets without any circuit (60.0 %" in found.text
+    # Before it had to be above a rule, it was called amplified.
+    assert verdict(evidence(replace(own, baselines=()))).kind == "amplified"

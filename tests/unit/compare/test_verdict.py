@@ -13,6 +13,7 @@ from handmade import (
     AMPLIFIED,
     ATTENDED,
     BELOW,
+    BESIDE,
     HEADS_OUT,
     LITTLE,
     MUCH,
@@ -22,6 +23,7 @@ from handmade import (
     OUTSIDE,
     REPLACED,
     SAME,
+    SAYS,
     SPANS,
     WAYS,
     both,
@@ -148,6 +150,48 @@ def test_what_is_no_gain(items):
         found = verdict(made(own))
         assert found.kind == "no new ability" and found.conditions["gain"] is False and found.missing == ()
     assert verdict(made({"gain accuracy": (0.1, 0.051, 0.15)})).kind == "amplified"
+
+
+def beside(items=None, **attrs):
+    return made(BESIDE | (items or {}), says=json.dumps(SAYS), **attrs)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rules_that_need_no_circuit_change_no_verdict_that_is_above_them(case):
+    found = verdict(beside(CASES[case]))
+    assert found.kind == case.strip() == verdict(made(CASES[case])).kind and found.conditions["above baselines"] is True
+    plain_words(found)
+    assert (
+        "chooses the answer in 92.0 % [88.0, 96.0] of prompts, more than any rule that needs no circuit (the nearest, "
+        "“always the one introduced at place 2”, gets 55.0 %; difference +37.0 points [+27.0, +47.0])."
+    ) in found.text
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("chance", "“any of them” gets without any circuit (33.3 %"),
+        ("commonest answer", "“always Ann” gets without any circuit (0.0 %"),
+        ("best place", "“always the one introduced at place 2” gets without any circuit (55.0 %"),
+        ("best name prior", "“always the one most often right in training” gets without any circuit (38.0 %"),
+    ],
+)
+def test_what_a_rule_without_a_circuit_gets_too_is_no_ability(case, kind, words):
+    """Of every rule: which of them does best on what is tested is known afterwards only."""
+    for interval in ((0.04, -0.01, 0.09), (0.0, 0.0, 0.0), (-0.2, -0.3, -0.1)):
+        found = verdict(beside(CASES[case] | {f"beyond {kind}": interval}))
+        assert found.kind == "no new ability" and found.conditions["above baselines"] is False and found.missing == ()
+        assert f"which is not above what {words}; difference" in found.text and "than any rule" not in found.text
+        assert "more often than any rule without a circuit" in found.would_change
+        plain_words(found)
+
+
+def test_evidence_of_before_there_were_baselines_says_so_and_gives_what_it_gave():
+    for case in CASES:
+        found = verdict(made(CASES[case]))
+        assert found.conditions["above baselines"] is None and found.kind == case.strip()
+        assert "Whether a rule that needs no circuit would do as well was not measured." in found.text
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c != "no new ability"])

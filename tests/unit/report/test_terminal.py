@@ -59,6 +59,36 @@ def printed(monkeypatch):
     return show
 
 
+def test_accuracy_stands_beside_what_needs_no_circuit(summary, printed):
+    assert "without any circuit" not in printed(summary)  # a summary of before there was any
+    own = {"pairs": 60, "learnt_on": "rows trained on"}
+    place = own | {
+        "kind": "best place",
+        "says": "place 2",
+        "accuracy": 0.55,
+        "low": 0.43,
+        "high": 0.67,
+        "trained_on": 2944,
+    }
+    chance = own | {
+        "kind": "chance",
+        "says": "any candidate",
+        "accuracy": 1 / 3,
+        "low": 1 / 3,
+        "high": 1 / 3,
+        "trained_on": 0,
+    }
+    word = place | {"kind": "commonest answer", "says": "[red]Jim", "accuracy": 0.0, "low": 0.0, "high": 0.06}
+    summary["tasks"]["three"]["baselines"] = [place, chance, word]
+    summary["tasks"]["two"]["baselines"] = [chance]
+    text = " ".join(printed(summary).split())
+    assert (
+        "three without any circuit: best place (place 2) 55.0% [43.0, 67.0], chance 33.3%, commonest answer ([red]Jim) 0.0% "
+        "[0.0, 6.0]; from 2,944 rows trained on, the best on them first"
+    ) in text
+    assert "two without any circuit: chance 33.3%; no rows to learn others from" in text
+
+
 def test_the_verdict_is_printed_whole_with_both_shares_and_controls(summary, printed):
     text = printed(summary)
     assert "Verdict at step 128: rewired" in text

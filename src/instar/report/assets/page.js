@@ -46,10 +46,20 @@ const marker = () => [{ type: "line", x0: steps[state.index], x1: steps[state.in
 const titleOf = (role) => safe(D.summary[role]) + (role === "old" ? " · the task it had" : " · the task it learns");
 
 // ---- over steps -----------------------------------------------------------------------------------------------------
+const ruled = (r) => `${r.kind}${["best place", "commonest answer"].includes(r.kind) ? ` (${r.says})` : ""} ${percent(r.accuracy)}` + (r.kind === "chance" ? "" : ` [${(100 * r.low).toFixed(1)}, ${(100 * r.high).toFixed(1)}]`);
+function baselines() {
+  ROLES.forEach((role) => {
+    const rules = task(role).baselines || [], count = Math.max(...rules.map((r) => r.trained_on));
+    if (rules.length) $("baselines").append(element("li", `${D.summary[role]} without any circuit: ${rules.map(ruled).join(", ")}${count ? `; from ${count.toLocaleString("en")} ${rules[0].learnt_on}, the best on them first (dashed)` : "; no rows to learn others from (dashed)"}`));
+  });
+}
 function behaviour(what, title, axis) {
   const traces = ROLES.flatMap((role) => {
     const t = task(role);
-    return [band(t.steps, t[what + "_low"], t[what + "_high"], COLOUR[role]),
+    // What needs no circuit, best on training rows; of summaries of before there was any, nothing.
+    const rule = what === "accuracy" && (t.baselines || [])[0], ends = [t.steps[0], t.steps[t.steps.length - 1]];
+    const beside = rule ? [{ x: ends, y: [rule.accuracy, rule.accuracy], mode: "lines", line: { color: COLOUR[role], width: 1, dash: "dash" }, showlegend: false, type: "scatter", hovertemplate: `${safe(D.summary[role])}: ${safe(ruled(rule))}<extra></extra>` }] : [];
+    return [...beside, band(t.steps, t[what + "_low"], t[what + "_high"], COLOUR[role]),
       { x: t.steps, y: t[what], name: safe(D.summary[role]), mode: "lines+markers", marker: { size: 5 }, line: { color: COLOUR[role], width: 2 }, type: "scatter" }];
   });
   draw(what, traces, layout(title, { xaxis: { title: { text: "fine-tuning step" } }, yaxis: axis, shapes: marker() }));
@@ -257,7 +267,7 @@ const scales = D.inside.old && D.inside.new ? {
 const overSteps = () => {
   behaviour("accuracy", "Accuracy", { range: [0, 1.02], tickformat: ".0%" });
   behaviour("logit_diff", "Logit difference", { title: { text: LOGITS }, zeroline: true, zerolinecolor: "#c9ced6" });
-  ROLES.forEach(said); drift();
+  ROLES.forEach(said); drift(); baselines();
   if (scales) ROLES.forEach((r) => { movedLines(r); endLines(r); });
 };
 const MARKED = ["accuracy", "logit_diff", "said-old", "said-new", "moved-old", "moved-new", "end-old", "end-new", "kl"];
