@@ -164,7 +164,7 @@ def tokenize(pairs: Sequence[Pair], tokenizer: Any, task: str = "custom") -> Bat
     # Padding is masked and never read; the id only has to exist.
     pad = tokenizer.eos_token_id or 0
     end = torch.tensor([len(row) - 1 for row in clean])
-    offsets = tokenizer([p.clean for p in pairs], return_offsets_mapping=True)["offset_mapping"]
+    offsets = _offsets(tokenizer, [p.clean for p in pairs])
     rows = [_slots(pair, row) for pair, row in zip(pairs, offsets, strict=True)]
     # A slot without a token in any prompt, as the opening where all begin with a name, would be nothing but NaN.
     names = tuple(name for name in _slot_names(pairs) if any(name in row for row in rows))
@@ -186,6 +186,17 @@ def tokenize(pairs: Sequence[Pair], tokenizer: Any, task: str = "custom") -> Bat
         task=task,
         counterfactual=pairs[0].counterfactual,
     )
+
+
+def _offsets(tokenizer: Any, prompts: Sequence[str]) -> list[list[tuple[int, int]]]:
+    """Where each token stands in its prompt."""
+    try:
+        return tokenizer(prompts, return_offsets_mapping=True)["offset_mapping"]
+    except (NotImplementedError, KeyError):
+        raise ValueError(
+            f"this tokenizer ({type(tokenizer).__name__}) cannot say where in a prompt its tokens stand: use the fast one "
+            "(AutoTokenizer gives it where there is a tokenizer.json), or make the batch from token ids (Batch.from_tokens)"
+        ) from None
 
 
 def _slot_names(pairs: Sequence[Pair]) -> tuple[str, ...]:

@@ -5,8 +5,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import ByT5Tokenizer
 
-from instar.tasks.batch import Batch
+from instar.tasks.batch import Batch, tokenize
+from instar.tasks.pair import Pair
 
 CLEAN, CORRUPTED = [[5, 6, 7], [8, 9, 10]], [[5, 4, 7], [8, 3, 10]]
 ANSWER, FOILS = [20, 21], [[30, 31], [32, -1]]
@@ -68,6 +70,12 @@ def test_whatever_is_given_is_a_batch_or_a_sentence(value, name):
         return
     assert len(batch.answer) == len(batch.foils) == len(batch) and batch.clean.shape == batch.mask.shape
     assert not bool((batch.foils == batch.answer[:, None]).any()) and int(batch.clean.min()) >= 0
+
+
+def test_a_tokenizer_that_knows_no_places_is_named():
+    pair = Pair("2 or 3: a", "2 or 3: b", "letter", "2", ("3",), between="")
+    with pytest.raises(ValueError, match=r"this tokenizer \(ByT5Tokenizer\) cannot say where"):
+        tokenize([pair], ByT5Tokenizer())
 
 
 def test_one_pair_and_iteration():
