@@ -172,6 +172,9 @@ def _tokenizer_in_series(where: Source, like: Model, chat: str | None) -> tuple[
         return like.tokenizer, {}
     if like.tokenizer is None:
         return own, {}
+    chat = getattr(like.tokenizer, "chat", None) if chat is None else chat
+    if chat is not None and not own.chat_template:
+        own.chat_template = like.tokenizer.chat_template
     read = _as_read(own, chat)
     for text in PROBES:
         here, there = (list(each(text)["input_ids"]) for each in (read, like.tokenizer))
@@ -180,7 +183,7 @@ def _tokenizer_in_series(where: Source, like: Model, chat: str | None) -> tuple[
                 (i for i, (a, b) in enumerate(zip(here, there, strict=False)) if a != b), min(len(here), len(there))
             )
             said = f"its own, which reads prompts otherwise than the base's: {text[:40]!r} differs from token {at} on"
-            return own, {"tokenizer": said}
+            return read, {"tokenizer": said}
     return like.tokenizer, {}
 
 

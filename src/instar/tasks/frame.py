@@ -12,8 +12,11 @@ from typing import Any
 class Framed:
     """A tokenizer that puts certain tokens before every prompt and none after; else as the one it is made of."""
 
-    def __init__(self, tokenizer: Any, before: list[int], form: str):
-        self.own, self.before, self.form = tokenizer, before, form
+    chat: str | None = None
+    """The user's message, where it is a chat."""
+
+    def __init__(self, tokenizer: Any, before: list[int], form: str, chat: str | None = None):
+        self.own, self.before, self.form, self.chat = tokenizer, before, form, chat
 
     def __call__(self, text: Any, add_special_tokens: bool = True, **how: Any) -> Any:
         """As a tokenizer does; what was put before has no place in the text, (0, 0), as marks have."""
@@ -53,9 +56,8 @@ def framed(tokenizer: Any, chat: str | None = None) -> Any:
         ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)[
             "input_ids"
         ]
-        return Framed(
-            tokenizer, list(ids), f"chat: the user says {chat!r} and the assistant's turn begins with the prompt"
-        )
+        form = f"chat: the user says {chat!r} and the assistant's turn begins with the prompt"
+        return Framed(tokenizer, list(ids), form, chat)
     before, after = marks(tokenizer)
     if after:
         return Framed(tokenizer, before, form_of(tokenizer))
