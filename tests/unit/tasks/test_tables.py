@@ -128,6 +128,12 @@ def test_what_is_wrong_with_a_table_is_said(tmp_path, name, raw, message):
         read_records(path)
 
 
+def test_known_columns_decide_the_delimiter(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("prompt;answer;note, in, three, parts\nx;y;a, b, c, d\n")
+    assert read_records(path)[0].values == {"prompt": "x", "answer": "y", "note, in, three, parts": "a, b, c, d"}
+
+
 def test_compressed_texts_are_tasks_named_without_their_suffixes(tmp_path):
     rows = [{"clean": "The key is here. The", "corrupted": "The ring is here. The", "answer": "key", "foils": ["ring"]}]
     for name, text in (("a.jsonl.gz", json.dumps(rows[0])), ("a.json.gz", json.dumps(rows))):

@@ -239,6 +239,7 @@ def test_ids_that_are_no_such_words_are_refused_with_the_reason(tmp_path):
         (mary, [mary]),
         (tokenizer.convert_tokens_to_ids("r"), [tokenizer.convert_tokens_to_ids("k")]),
         (mary, [1.5]),
+        (tokenizer.convert_tokens_to_ids("ľ"), [bare]),  # half of a letter
     ]
     rows = [
         {"clean": clean.format(n), "corrupted": clean.format("01"), "correct_idx": a, "incorrect_idx": f}
@@ -246,11 +247,12 @@ def test_ids_that_are_no_such_words_are_refused_with_the_reason(tmp_path):
     ]
     found = task(saved(tmp_path / "odd.json", rows)).fit(tokenizer)
     reasons = {r.number: r.reason for r in found.rejected}
-    assert set(reasons) == {2, 3, 4, 5, 7} and len(found.used) == 2
+    assert set(reasons) == {2, 3, 4, 5, 7, 8} and len(found.used) == 2
     assert "some begin with a space and some do not" in reasons[2]
     assert f"token id 1000000: this tokenizer has {len(tokenizer)} tokens" in reasons[3]
     assert "correct_idx: expected one answer, found a set of 2" in reasons[4]
     assert "is among its foils" in reasons[5]
+    assert "which this tokenizer reads as" in reasons[8]
     assert reasons[7] == "incorrect_idx: expected a whole number, found 1.5"
 
 
