@@ -1,6 +1,7 @@
 """The command line: one command a stage. Nothing heavy is imported until a command runs."""
 
 import sys
+import warnings
 
 import typer
 
@@ -20,7 +21,8 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """The entry point: errors that a user can mend are one message, not a traceback."""
+    """The entry point: errors that a user can mend are one message, not a traceback; a warning is a sentence."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         app()
     except (ValueError, OSError, ArithmeticError) as error:
