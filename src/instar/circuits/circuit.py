@@ -199,7 +199,7 @@ class Circuit:
     def read(cls, path: Path | str, n_kv_heads: int | None = None, sign: Sign | None = None) -> "Circuit":
         """A circuit from a JSON file; arguments as of `from_json`."""
         try:
-            return cls.from_json(text_of(path), n_kv_heads, sign)
+            return cls(**vars(formats.from_json(text_of(path), n_kv_heads, sign, str(path))))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from instar.circuits.graph import Graph, Mask
-from instar.circuits.reading import Sign, parsed
+from instar.circuits.reading import parsed
 
 CONVENTION = "scores in logits, (corrupted - clean) . gradient of the metric: negative helps the answer"
 COLOUR = {"helps": "#2a6f97", "hurts": "#c8553d", "": "#6b7280"}
@@ -84,9 +84,9 @@ def to_json(circuit: Written) -> str:
     return json.dumps(value, indent=1)
 
 
-def from_json(text: str, n_kv_heads: int | None = None, sign: Sign | None = None) -> Parts:
-    """A circuit from our JSON or the EAP-IG package's; see `Circuit.from_json`."""
-    found = parsed(text, n_kv_heads, sign)
+def from_json(text: str, *how: Any) -> Parts:
+    """A circuit from our JSON or the EAP-IG package's; `how` as of `reading.parsed`."""
+    found = parsed(text, *how)
     if not found.chosen and any(found.scores.values()):
         raise ValueError(
             f"scores without a circuit: none of its {len(found.scores):,} edges is chosen (in_graph). Read them as scores "

@@ -61,13 +61,14 @@ def text_of(path: Path | str) -> str:
         raise ValueError("no text: a circuit is a JSON file") from None
 
 
-def parsed(text: str, n_kv_heads: int | None = None, sign: Sign | None = None) -> Scored:
+def parsed(text: str, n_kv_heads: int | None = None, sign: Sign | None = None, name: str = "this text") -> Scored:
     """A file's graph, scores and circuit.
 
     Args:
         text: the file's content.
         n_kv_heads: key-value heads of a model with grouped-query attention, which their files do not say.
         sign: of the file's scores that help the answer; "positive", as in the package's demonstrations, if left out.
+        name: of the file, for a warning.
 
     Raises:
         ValueError: for text that is no circuit, another model's names, scores that are no numbers, or selected neurons.
@@ -109,7 +110,7 @@ def parsed(text: str, n_kv_heads: int | None = None, sign: Sign | None = None) -
     scores, kept = pooled(theirs), pooled(name for name in edges if name in inside)
     chosen = {name: kept[name] for name in graph.names(graph.mask(kept))}
     if not own:
-        _look_at_signs(scores, sign or "positive")
+        _look_at_signs(name, scores, sign or "positive")
     return Scored(graph, scores, chosen, how, selected, own)
 
 
@@ -165,7 +166,7 @@ def _refuse_names(graph: Graph, edges: list[str], nodes: list[str], share: int) 
         )
 
 
-def _look_at_signs(scores: Mapping[str, float], sign: Sign) -> None:
+def _look_at_signs(name: str, scores: Mapping[str, float], sign: Sign) -> None:
     """Warn where the direct edges say that the file's signs are the other ones.
 
     Together they are about what was scored on corrupted prompts less on clean ones, so they help, taken together.
@@ -177,10 +178,10 @@ def _look_at_signs(scores: Mapping[str, float], sign: Sign) -> None:
     turned = 1.0 if sign == "negative" else -1.0
     largest = sorted((n for n in direct if n.startswith("a")), key=lambda n: -abs(direct[n]))[:3] or [*direct][:3]
     other = "positive" if sign == "negative" else "negative"
-    shown = ", ".join(f"{name} {turned * direct[name]:+.3g}" for name in largest)
+    shown = ", ".join(f"{edge} {turned * direct[edge]:+.3g}" for edge in largest)
     warnings.warn(
-        f"this file's signs look reversed: they were read as if a {sign} score helps the answer, and by that its "
-        f"{len(direct)} direct edges into logits hurt it, taken together (in the file: {shown}). Nothing was changed; if a "
+        f"{name}: its signs look reversed: they were read as if a {sign} score helps the answer, and by that its "
+        "direct edges into logits hurt it, taken together (in the file: {shown}). Nothing was changed; if a "
         f"{other} score helps in this file, read it with sign={other!r} (--sign {other})",
         stacklevel=4,
     )

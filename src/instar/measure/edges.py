@@ -47,7 +47,7 @@ class Edges:
             ValueError: for a file that has not a finite score for every edge.
         """
         try:
-            found = parsed(text_of(path), n_kv_heads, sign)
+            found = parsed(text_of(path), n_kv_heads, sign, str(path))
             missing = found.graph.n_edges - len(found.scores)
             if found.own or missing:
                 few = "instar writes scores of a circuit's own edges only" if found.own else f"{missing:,} are missing"
