@@ -181,7 +181,7 @@ def _look_at_signs(name: str, scores: Mapping[str, float], sign: Sign) -> None:
     shown = ", ".join(f"{edge} {turned * direct[edge]:+.3g}" for edge in largest)
     warnings.warn(
         f"{name}: its signs look reversed: they were read as if a {sign} score helps the answer, and by that its "
-        "direct edges into logits hurt it, taken together (in the file: {shown}). Nothing was changed; if a "
+        f"direct edges into logits hurt it, taken together (in the file: {shown}). Nothing was changed; if a "
         f"{other} score helps in this file, read it with sign={other!r} (--sign {other})",
         stacklevel=4,
     )
