@@ -20,6 +20,7 @@ from instar.models import checks
 from instar.models.arch import row
 from instar.models.load import fingerprint, load
 from instar.models.organism import FOLDER
+from saved import logits, run_printed, tuned
 
 
 @pytest.fixture
@@ -58,11 +59,21 @@ def test_a_checkpoint_of_another_base_is_refused(embedded):
         load(tiny_gpt2(), like=embedded)
 
 
-def test_pickles_are_refused_with_the_command_that_converts_them(tmp_path):
-    (tmp_path / "config.json").write_text((FOLDER / "config.json").read_text())
-    torch.save(tiny_gpt2().state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"pickle \(pytorch_model.bin\)[\s\S]*save_pretrained"):
-        load(tmp_path)
+@pytest.mark.parametrize("form", ["whole", "state dict in a folder", "state dict"])
+def test_pickles_are_refused_with_a_command_that_converts_them(tmp_path, embedded, form):
+    model = tuned()
+    place = tmp_path / "it's step-5"
+    place.mkdir()
+    if form == "whole":
+        model.config.save_pretrained(place)
+    file = place / ("pytorch_model.bin" if form == "whole" else "weights.pt")
+    torch.save(model.state_dict(), file)
+    source = file if form == "state dict" else place
+    with pytest.raises(ValueError, match=rf"pickle \({file.name}\)") as refused:
+        load(source, like=embedded)
+    run_printed(str(refused.value))
+    again = file.with_suffix(".safetensors") if form == "state dict" else place
+    assert torch.equal(logits(load(again, like=embedded).module), logits(model))
 
 
 def test_a_half_written_file_is_named(tmp_path):
