@@ -143,9 +143,9 @@ def test_what_a_hub_cannot_give_says_why(tmp_path, hub):
     hub.revisions["org/tiny"] = folders
     hub.cut.add("step20/model.safetensors")
     code = (
-        "import instar\nbase = instar.load('embedded')\nfor r in ('step20', 'pickle', 'shell', 'none'):\n"
+        "import instar, json\nbase = instar.load('embedded')\nfor r in ('step20', 'pickle', 'shell', 'none'):\n"
         "    try:\n        instar.load('org/tiny', revision=r, like=base)\n"
-        "    except (ValueError, OSError) as error:\n        print(repr(str(error)))"
+        "    except (ValueError, OSError) as error:\n        print(json.dumps(str(error)))"
     )
     own = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "PYTHONWARNINGS": "ignore"}
     with serving(hub):

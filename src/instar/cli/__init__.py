@@ -1,7 +1,9 @@
 """The command line: one command a stage. Nothing heavy is imported until a command runs."""
 
+import re
 import sys
 import warnings
+from pathlib import Path
 
 import typer
 
@@ -24,7 +26,8 @@ def main() -> None:
     """The entry point: errors that a user can mend are one message, not a traceback; a warning is a sentence."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        app()
+        # A shell expands `~` only where a word begins with it: not in --out=~/runs, nor in quotes.
+        app([re.sub(r"^(--[\w-]+=)?~(?=/)", lambda m: (m[1] or "") + str(Path.home()), word) for word in sys.argv[1:]])
     except (ValueError, OSError, ArithmeticError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)

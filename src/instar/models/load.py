@@ -11,6 +11,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from instar.models import organism
 from instar.models.arch import Layout, row
 from instar.models.checks import check
 from instar.models.read import Source, quiet, read
+from instar.record.names import at_home, device_name, dtype_name
 from instar.tasks.frame import Framed, framed
 
 
@@ -53,8 +55,8 @@ def load(
     tokenizer: Any = None,
     *,
     revision: str | None = None,
-    dtype: str = "float32",
-    device: str = "cpu",
+    dtype: Any = "float32",
+    device: Any = "cpu",
     like: Model | None = None,
     chat: str | None = None,
     trust_remote_code: bool = False,
@@ -65,8 +67,8 @@ def load(
         source: "embedded", a folder, a hub id, or a transformers model that is already in memory (not copied).
         tokenizer: the tokenizer, where `source` is a model in memory.
         revision: the hub revision.
-        dtype: "float32", "float64", "bfloat16" or "float16". A model in memory keeps its own.
-        device: a torch device. A model in memory stays where it is.
+        dtype: "float32", "float64", "bfloat16" or "float16", or torch's own. A model in memory keeps its own.
+        device: a torch device ("gpu" is "cuda"). A model in memory stays where it is.
         like: the base of a series. Its tokenizer is used, and a vocabulary larger than its own is trimmed.
         chat: a user's message: prompts then begin the assistant's turn of the model's chat template. None: plain text.
         trust_remote_code: run code that comes with the repository.
@@ -80,7 +82,7 @@ def load(
     if isinstance(source, nn.Module):
         module, name = source, getattr(source, "name_or_path", "") or type(source).__name__
     else:
-        name = str(source)
+        name, device, dtype = _named(source), device_name(device), dtype_name(dtype)
         where = Source(local(name), revision, dtype, device, trust_remote_code)
         found = read(where, None if like is None else like.module)
         module, facts = _on_device(found.module, device), found.facts
@@ -106,9 +108,27 @@ def _check_finite(module: Any, name: str) -> None:
         )
 
 
+def _named(source: Any) -> str:
+    """A place's name.
+
+    Raises:
+        ValueError: for what is neither a place nor a model.
+    """
+    if isinstance(source, str | Path):
+        return str(source)
+    kind = type(source).__name__
+    if isinstance(source, Mapping):
+        why = "weights without a model: load_state_dict them into one, or save them as .safetensors and load with like=BASE"
+    elif hasattr(source, "model_type"):
+        why = "a configuration, without weights: give the model, or the folder that it is saved in"
+    else:
+        why = 'no model: give "embedded", a folder, a hub id, or a transformers model'
+    raise ValueError(f"load() was given a {kind}: {why}")
+
+
 def local(name: str) -> str:
     """Where a model is to be read from: "embedded" is a folder of the package."""
-    return str(organism.FOLDER) if name == organism.NAME else name
+    return str(organism.FOLDER) if name == organism.NAME else at_home(name)
 
 
 def _tokenizer_of(where: Source, base: str | None) -> Any:

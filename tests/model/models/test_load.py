@@ -1,6 +1,7 @@
 """What is loaded, what is trimmed, and what is refused with which words."""
 
 import json
+import re
 import warnings
 
 import pytest
@@ -240,3 +241,27 @@ def _off(seen, tokens):
     if tokens.shape[1] == 10:
         seen.sites["final"][0] *= 1.01
     return seen
+
+
+def test_what_is_no_model_is_named_without_its_weights(embedded):
+    for given, said in (
+        (embedded.module.state_dict(), "weights without a model: load_state_dict"),
+        (embedded.module.config, "a configuration, without weights"),
+        (embedded.tokenizer, "no model: give"),
+        (None, "load() was given a NoneType"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)) as refused:
+            load(given)
+        assert len(str(refused.value)) < 200
+
+
+def test_devices_and_types_by_their_usual_names(monkeypatch, tmp_path):
+    assert load("embedded", dtype=torch.float64).module.dtype == torch.float64
+    assert load("embedded", dtype="bf16", device=torch.device("cpu")).module.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="dtype torch.int8 is none of float32"):
+        load("embedded", dtype=torch.int8)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device 'cuda' cannot be used here"):
+            load("embedded", device="gpu")
+    monkeypatch.setenv("HOME", str(FOLDER.parent))
+    assert load(f"~/{FOLDER.name}").weights == load("embedded").weights
