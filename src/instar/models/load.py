@@ -89,6 +89,7 @@ def load(
         if tokenizer is None and like is None:
             tokenizer = _tokenizer_of(where, found.base)
     layout = Layout(module, row(module.config))
+    _check_type(module, name)
     _check_finite(module, name)
     tokenizer = like.tokenizer if like is not None and tokenizer is None else tokenizer
     if tokenizer is not None:
@@ -96,6 +97,14 @@ def load(
         tokenizer = tokenizer if isinstance(tokenizer, Framed) else framed(tokenizer, chat)
     check(layout, name)
     return Model(module, tokenizer, layout, name, fingerprint(module), facts)
+
+
+def _check_type(module: Any, name: str) -> None:
+    if getattr(module.config, "reorder_and_upcast_attn", False) and module.dtype == torch.float64:
+        raise ValueError(
+            f"{name}: reorder_and_upcast_attn=True computes attention in float32, which transformers cannot do with float64 "
+            "weights: measure it in float32"
+        )
 
 
 def _check_finite(module: Any, name: str) -> None:

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GPTNeoConfig,
@@ -21,6 +22,7 @@ from instar.models import checks
 from instar.models.arch import row
 from instar.models.load import fingerprint, load
 from instar.models.organism import FOLDER
+from instar.models.taps import record
 from saved import logits, run_printed, tuned
 
 
@@ -265,3 +267,21 @@ def test_devices_and_types_by_their_usual_names(monkeypatch, tmp_path):
             load("embedded", device="gpu")
     monkeypatch.setenv("HOME", str(FOLDER.parent))
     assert load(f"~/{FOLDER.name}").weights == load("embedded").weights
+
+
+def test_rare_settings_are_right_or_refused_with_the_reason(embedded):
+    seed = tiny_gpt2(reorder_and_upcast_attn=True)
+    tokens = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        found = record(load(seed).layout, tokens).final
+        assert torch.allclose(load(seed).layout.logits(found), seed(input_ids=tokens).logits, atol=1e-5)
+    with pytest.raises(ValueError, match="computes attention in float32.*: measure it in float32"):
+        load(seed.double())
+    config = AutoConfig.for_model(
+        "opt", vocab_size=50, hidden_size=16, word_embed_proj_dim=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=2,
+        _remove_final_layer_norm=True,
+    )  # fmt: skip
+    with pytest.raises(
+        ValueError, match="opt model is not supported: _remove_final_layer_norm=True: its unembedding reads"
+    ):
+        load(AutoModelForCausalLM.from_config(config))
