@@ -1,6 +1,9 @@
 """The embedded model after something like a training, as it is saved by transformers and peft."""
 
 import json
+import shlex
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,12 @@ def renamed(folder: Path, name: Any) -> None:
     """The adapter's tensors by other names; those whose name becomes None are left out."""
     file = folder / "adapter_model.safetensors"
     save_file({new: value for old, value in load_file(file).items() if (new := name(old))}, file)
+
+
+def run_printed(message: str) -> None:
+    """The command that a refusal printed, on its last line, by this Python."""
+    command = message.splitlines()[-1].strip().replace("python ", f"{shlex.quote(sys.executable)} ", 1)
+    subprocess.run(command, shell=True, check=True, capture_output=True)
 
 
 def logits(module):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -163,6 +163,36 @@ def test_hub_revisions_are_fetched_measured_and_evicted(tmp_path, hub):
     assert again.returncode == 1
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["tasks"] == summary["tasks"]
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "measure").rglob("*.nc")} == before
+
+
+def test_what_a_hub_cannot_give_says_why(tmp_path, hub):
+    """A connection that breaks, a pickle, empty tensors, no such revision: each is named as what it is."""
+    folders = hub.revisions["org/tiny"] | {name: tmp_path / "hub" / name for name in ("pickle", "shell")}
+    for name in ("pickle", "shell"):
+        shutil.copytree(folders["step20"], folders[name])
+    (folders["pickle"] / "model.safetensors").rename(folders["pickle"] / "pytorch_model.bin")
+    state = load_file(folders["shell"] / "model.safetensors")
+    save_file({name: torch.zeros(0) for name in state}, folders["shell"] / "model.safetensors")
+    hub.revisions["org/tiny"] = folders
+    hub.cut.add("step20/model.safetensors")
+    code = (
+        "import instar, json\nbase = instar.load('embedded')\nfor r in ('step20', 'pickle', 'shell', 'none'):\n"
+        "    try:\n        instar.load('org/tiny', revision=r, like=base)\n"
+        "    except (ValueError, OSError) as error:\n        print(json.dumps(str(error)))"
+    )
+    own = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "PYTHONWARNINGS": "ignore"}
+    with serving(hub):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env=os.environ | own | {"HF_ENDPOINT": hub.url},
+        )
+    cut, pickle, shell, none = done.stdout.splitlines()
+    assert "org/tiny@step20: model.safetensors could not be fetched (" in cut and "tries again" in cut
+    assert "org/tiny@pickle holds no model.safetensors. If it has a .bin" in pickle and "revision='pickle'" in pickle
+    assert "76 of 76 tensors have no values" in shell and "ZeRO-3" in shell
+    assert "'org/tiny' at revision 'none'" in none
 
 
 def test_what_was_in_the_cache_before_is_not_evicted(tmp_path, hub):

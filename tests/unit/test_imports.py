@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "record": set(),
     "tasks": {"record"},
     "generate": {"tasks", "record", "progress"},
-    "models": {"tasks"},
+    "models": {"tasks", "record"},
     "measure": {"models", "tasks", "circuits", "stats", "progress"},
     "training": {"models", "tasks", "record"},
     "between": {"measure", "models", "tasks", "circuits", "progress"},

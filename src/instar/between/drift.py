@@ -17,6 +17,7 @@ from torch import Tensor
 from instar.models.load import Model
 from instar.models.plain import measured
 from instar.models.taps import record
+from instar.models.weights import tied
 
 
 @measured
@@ -30,8 +31,10 @@ def drift(
         `kl` on `text` (nats per token); `weight_change`, `weight_norm` on `component`.
     """
     change, norm = defaultdict(float), defaultdict(float)
-    own = dict(tuned.module.named_parameters())
-    for name, value in base.module.named_parameters():
+    # Where one of the two has a matrix of its own at either end, the other's shared one is compared with both.
+    once = tied(base.layout) == tied(tuned.layout)
+    own = dict(tuned.module.named_parameters(remove_duplicate=once))
+    for name, value in base.module.named_parameters(remove_duplicate=once):
         part = component(name, base)
         change[part] += float((own[name].cpu().double() - value.cpu().double()).square().sum())
         norm[part] += float(value.cpu().double().square().sum())

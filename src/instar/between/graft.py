@@ -11,7 +11,7 @@ Weights are swapped in place and restored exactly; no copy of a model is made. P
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,19 +19,20 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Bool, Float
+from torch import Tensor
 
 from instar.circuits.graph import Graph
 from instar.measure.common import about, foil_values, numpy, pair_coords, pieces
 from instar.models.load import Model
 from instar.models.plain import measured
 from instar.models.taps import logits_at, record
-from instar.models.weights import EMBEDDINGS, NORMS, QKVO, weights
+from instar.models.weights import EMBEDDING, EMBEDDINGS, NORMS, QKVO, UNEMBEDDING, tied, untied, weights
 from instar.progress import slow
 from instar.tasks.batch import Batch
 
 Sets = Mapping[str, Sequence[str]]
-"""Named sets of components (`a3`, `a3.h7`, `m3`, `embeddings`, `norms`). A name that ends in `<qk>` or `<vo>` takes these
-slices of its heads only."""
+"""Named sets of components (`a3`, `a3.h7`, `m3`, `embeddings` or one of its ends, `norms`). A name that ends in
+`<qk>` or `<vo>` takes these slices of its heads only."""
 CONVENTION = "logit(answer) - mean logit(foils); into: tuned weights in the base, lost: base weights in the tuned model"
 
 
@@ -44,16 +45,29 @@ def grafted(
     Raises:
         ValueError: where the two are not of one shape, or a component is unknown.
     """
-    alike = Graph.of(receiver.layout) == Graph.of(donor.layout)
-    own, theirs = (weights(m.layout, components, projections) if alike else [] for m in (receiver, donor))
-    if not alike or [w.shape for w in own] != [w.shape for w in theirs]:
-        raise ValueError(f"{receiver.name} and {donor.name} are not of one shape: nothing can be grafted between them")
+    layouts = receiver.layout, donor.layout
+    # A training may have given the unembedding, or the embedding, weights of its own: two parts, in both models.
+    ends = {EMBEDDINGS, EMBEDDING, UNEMBEDDING} & set(components)
+    apart = bool(ends) and (tied(layouts[0]) != tied(layouts[1]) or ends != {EMBEDDINGS})
+    with untied(receiver.layout) if apart and tied(receiver.layout) else nullcontext():
+        alike = Graph.of(layouts[0]) == Graph.of(layouts[1])
+        own, theirs = (weights(layout, components, projections, apart) if alike else [] for layout in layouts)
+        if not alike or [w.shape for w in own] != [w.shape for w in theirs]:
+            raise ValueError(
+                f"{receiver.name} and {donor.name} are not of one shape: nothing can be grafted between them"
+            )
+        with _copied(own, theirs, share):
+            yield receiver
+
+
+@contextmanager
+def _copied(own: Sequence[Tensor], theirs: Sequence[Tensor], share: float) -> Iterator[None]:
     # All are kept before any is changed: keys and values shared by heads come more than once, and move once.
     kept = [w.clone() for w in own]
     try:
         for mine, other, before in zip(own, theirs, kept, strict=True):
             mine.copy_(other if share == 1 else before.lerp(other.to(before), share))
-        yield receiver
+        yield
     finally:
         for mine, before in zip(own, kept, strict=True):
             mine.copy_(before)

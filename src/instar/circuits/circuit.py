@@ -13,6 +13,7 @@ import numpy as np
 
 from instar.circuits import formats
 from instar.circuits.graph import Graph, Mask
+from instar.circuits.reading import Sign, text_of
 from instar.notebook import block, facts, lines, paragraph, some, table
 
 SIGN = "a negative score means that the edge helps the answer"
@@ -140,11 +141,8 @@ class Circuit:
         return block(self._title(), facts(self._about()), strongest if rows else paragraph("no scores"))
 
     def _title(self) -> str:
-        graph, kv = self.graph, self.graph.n_kv_heads
-        shared = f" ({kv} key-value)" if kv != graph.n_heads else ""
-        parallel = ", parallel blocks" if graph.parallel else ""
-        shape = f"{graph.n_layers} layers of {graph.n_heads} heads{shared}{parallel}"
-        return f"Circuit: {len(self):,} of {graph.n_edges:,} edges ({len(self) / graph.n_edges:.1%}) of {shape}"
+        graph = self.graph
+        return f"Circuit: {len(self):,} of {graph.n_edges:,} edges ({len(self) / graph.n_edges:.1%}) of {graph.shape}"
 
     def _about(self) -> dict[str, str]:
         heads = [f"a{layer}.h{head}" for layer, head in self.heads]
@@ -166,18 +164,20 @@ class Circuit:
         return formats.to_json(self)
 
     @classmethod
-    def from_json(cls, text: str, n_kv_heads: int | None = None) -> "Circuit":
+    def from_json(cls, text: str, n_kv_heads: int | None = None, sign: Sign | None = None) -> "Circuit":
         """A circuit from our JSON or the EAP-IG package's.
 
         Args:
             text: the file's content.
             n_kv_heads: of a model with grouped-query attention, its key-value heads. That package gives each query
                 head keys and values of its own; edges into those of one group become one edge, their scores summed.
+            sign: of the file's scores that help the answer: "positive", as in that package's demonstrations (they score
+                the loss −m) and unless said otherwise, or "negative". Warns where the scores look reversed.
 
         Raises:
-            ValueError: for text that is not a circuit, naming what is missing.
+            ValueError: for text that is not a circuit of whole edges, naming what is missing, or for scores without one.
         """
-        return cls(**vars(formats.from_json(text, n_kv_heads)))
+        return cls(**vars(formats.from_json(text, n_kv_heads, sign)))
 
     def networkx(self) -> Any:
         """A `networkx.DiGraph`: writers and readers as nodes, so that each edge keeps its name; see `circuits.formats`."""
@@ -196,10 +196,10 @@ class Circuit:
         Path(path).write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
-    def read(cls, path: Path | str, n_kv_heads: int | None = None) -> "Circuit":
+    def read(cls, path: Path | str, n_kv_heads: int | None = None, sign: Sign | None = None) -> "Circuit":
         """A circuit from a JSON file; arguments as of `from_json`."""
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"), n_kv_heads)
+            return cls(**vars(formats.from_json(text_of(path), n_kv_heads, sign, str(path))))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 

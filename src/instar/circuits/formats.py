@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from instar.circuits.graph import Graph, Mask
+from instar.circuits.reading import parsed
 
 CONVENTION = "scores in logits, (corrupted - clean) . gradient of the metric: negative helps the answer"
 COLOUR = {"helps": "#2a6f97", "hurts": "#c8553d", "": "#6b7280"}
@@ -83,30 +84,15 @@ def to_json(circuit: Written) -> str:
     return json.dumps(value, indent=1)
 
 
-def from_json(text: str, n_kv_heads: int | None = None) -> Parts:
-    """A circuit from our JSON or the EAP-IG package's; see `Circuit.from_json`."""
-    try:
-        value = json.loads(text)
-        cfg, edges = value["cfg"], value["edges"]
-        heads = int(cfg["n_heads"])
-        groups = n_kv_heads or int(cfg.get("n_key_value_heads") or heads)
-        graph = Graph(int(cfg["n_layers"]), heads, groups, bool(cfg.get("parallel_attn_mlp", False)))
-        if groups < 1 or heads % groups:
-            raise ValueError(f"{groups} key-value heads for {heads} heads: not a whole number of heads a group")
-        # Until version 0.2 our files of grouped-query models named the shared readers themselves.
-        share = heads // groups if f"input->a0.h{heads - 1}<k>" in edges else 1
-        scores: dict[str, float] = {}
-        for name, edge in edges.items():
-            if edge["in_graph"]:
-                own = _grouped(name, share)
-                scores[own] = scores.get(own, 0.0) - float(edge.get("score") or 0.0)
-        made = value.get("instar") or {}
-        how, selected = str(made.get("how") or ""), made.get("selected")
-        selected = None if selected is None else int(selected)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"not a circuit: {error!r}; expected an object with cfg, nodes and edges") from None
-    names = graph.names(graph.mask(scores))
-    return Parts(graph, names, tuple(scores[n] for n in names), selected, how)
+def from_json(text: str, *how: Any) -> Parts:
+    """A circuit from our JSON or the EAP-IG package's; `how` as of `reading.parsed`."""
+    found = parsed(text, *how)
+    if not found.chosen and any(found.scores.values()):
+        raise ValueError(
+            f"scores without a circuit: none of its {len(found.scores):,} edges is chosen (in_graph). Read them as scores "
+            "and choose: instar.Edges.read(PATH).circuit(n=200), and .write(PATH) keeps what was chosen"
+        )
+    return Parts(found.graph, (*found.chosen,), (*found.chosen.values(),), found.selected, found.how)
 
 
 def _writers(circuit: Written) -> set[str]:
@@ -126,15 +112,6 @@ def _by_query_head(name: str, graph: Graph, writers: set[str]) -> Iterator[str]:
     group = range(first, first + share)
     for head in [h for h in group if f"a{part[1]}.h{h}" in writers] or group:
         yield f"{source}->a{part[1]}.h{head}<{part[3]}>"
-
-
-def _grouped(name: str, share: int) -> str:
-    """The name of an edge where `share` query heads have one key and one value reader."""
-    source, _, reader = name.partition("->")
-    part = _HEAD.fullmatch(reader)
-    if share == 1 or part is None or part[3] not in ("k", "v"):
-        return name
-    return f"{source}->a{part[1]}.h{int(part[2]) // share}<{part[3]}>"
 
 
 def to_networkx(circuit: Written) -> Any:

@@ -9,7 +9,7 @@ Arrays over edges are `[source, destination]` in these orders.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -116,6 +116,18 @@ class Graph:
         """The names of the edges in a mask."""
         return tuple(f"{self.sources[u]}->{self.destinations[v]}" for u, v in zip(*np.nonzero(mask), strict=True))
 
+    def other(self, graph: "Graph") -> str:
+        """How another graph differs, in words, and what to do where only shared keys and values do."""
+        both = f"{self.shape} and {graph.shape}"
+        if replace(self, n_kv_heads=1) != replace(graph, n_kv_heads=1):
+            return both
+        fewer = min(self.n_kv_heads, graph.n_kv_heads)
+        return (
+            f"{both}: read the file of the first with n_kv_heads={fewer}"
+            if self.n_kv_heads > fewer
+            else (f"{both}: read the file of the second with n_kv_heads={fewer}")
+        )
+
     def mask(self, names: Iterable[str]) -> Mask:
         """The mask of named edges.
 
@@ -128,13 +140,24 @@ class Graph:
             mask[u, v] = True
         return mask
 
+    @property
+    def shape(self) -> str:
+        """In words, such as `12 layers of 8 heads (2 key-value)`."""
+        shared = f" ({self.n_kv_heads} key-value)" if self.n_kv_heads != self.n_heads else ""
+        return f"{self.n_layers} layers of {self.n_heads} heads{shared}{', parallel blocks' if self.parallel else ''}"
+
+    def has(self, name: str) -> bool:
+        """Whether this is the name of an edge."""
+        source, _, destination = name.partition("->")
+        u, v = self._source_index.get(source), self._destination_index.get(destination)
+        return u is not None and v is not None and bool(self.exists[u, v])
+
     def edge(self, name: str) -> tuple[int, int]:
         """The indices of an edge, by name."""
         source, _, destination = name.partition("->")
-        u, v = self._source_index.get(source), self._destination_index.get(destination)
-        if u is None or v is None or not self.exists[u, v]:
-            raise ValueError(f"{name!r} is no edge of a model with {self.n_layers} layers of {self.n_heads} heads")
-        return u, v
+        if not self.has(name):
+            raise ValueError(f"{name!r} is no edge of a model with {self.shape}")
+        return self._source_index[source], self._destination_index[destination]
 
     @cached_property
     def _source_index(self) -> dict[str, int]:

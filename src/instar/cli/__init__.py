@@ -1,6 +1,9 @@
 """The command line: one command a stage. Nothing heavy is imported until a command runs."""
 
+import re
 import sys
+import warnings
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,9 +35,11 @@ def _options(debug: Annotated[bool, typer.Option("--debug", help="of an error, s
 
 
 def main() -> None:
-    """The entry point: every error is one message, not a traceback; `instar --debug …` shows that."""
+    """The entry point: errors are one message, not a traceback (`instar --debug …` shows it); a warning is a sentence."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        app()
+        # A shell expands `~` only where a word begins with it: not in --out=~/runs, nor in quotes.
+        app([re.sub(r"^(--[\w-]+=)?~(?=/)", lambda m: (m[1] or "") + str(Path.home()), word) for word in sys.argv[1:]])
     except Exception as error:
         if _debug:
             raise

@@ -43,6 +43,12 @@ def screen(
 def diff(
     before: Annotated[Path, typer.Argument(help="a circuit's JSON, ours or the EAP-IG package's", metavar="A")],
     after: Annotated[Path, typer.Argument(help="another, of the same model shape", metavar="B")],
+    sign: Annotated[
+        str | None,
+        typer.Option(
+            help="which scores help in files of others: positive (default), negative; of A,B where they differ"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """What two saved circuits share and what changed from A to B, with chance beside it."""
@@ -53,7 +59,8 @@ def diff(
     from instar.compare.diff import diff as compare_circuits
     from instar.report.terminal import show_diff
 
-    a, b = Circuit.read(before), Circuit.read(after)
+    signs: Any = (sign.split(",") * 2)[:2] if sign else (None, None)
+    a, b = (Circuit.read(path, sign=own) for path, own in zip((before, after), signs, strict=True))
     found = compare_circuits(a, b)
     by_chance = beside(a, b)
     if as_json:

@@ -141,7 +141,7 @@ def diff(
         ValueError: for circuits of different graphs, or scores of another shape.
     """
     if a.graph != b.graph:
-        raise ValueError(f"a circuit of {a.graph} and one of {b.graph}: only circuits of the same graph compare")
+        raise ValueError(f"only circuits of the same graph compare; these are of {a.graph.other(b.graph)}")
     if (scores_a is None) != (scores_b is None):
         raise ValueError("scores of one circuit only: give scores_a and scores_b, or neither")
     graph, rows = a.graph, (_rows(scores_a, a.graph), _rows(scores_b, b.graph))

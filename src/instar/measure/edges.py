@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from instar.circuits.circuit import Circuit
 from instar.circuits.graph import Graph
+from instar.circuits.reading import Sign, parsed, text_of
 from instar.circuits.selection import Selection, select, smallest_size
 from instar.measure.common import about, fitting, numpy, sorted_pieces
 from instar.measure.edge_attribution import Groups, Rule, edge_scores, groups_of
@@ -26,6 +28,7 @@ from instar.tasks.batch import Batch
 Scorer = Any
 """`scorer(engine, part, groups) -> [group, source, destination]`: any attribution of one chunk of pairs, summed."""
 CHECKED_EDGES, CHECKED_PAIRS = 48, 4
+CONVENTION = "(corrupted - clean) . gradient of the metric: negative helps the answer"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,30 @@ class Edges:
     """`score` on `[pair,] [slot,] source, destination`: NaN where there is no edge."""
     model: Model | None = field(default=None, repr=False, compare=False)
     batch: Batch | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def read(cls, path: Path | str, n_kv_heads: int | None = None, sign: Sign | None = None) -> "Edges":
+        """Scores of every edge from the EAP-IG package's JSON; arguments as of `Circuit.from_json`.
+
+        Raises:
+            ValueError: for a file that has not a finite score for every edge.
+        """
+        try:
+            found = parsed(text_of(path), n_kv_heads, sign, str(path))
+            missing = found.graph.n_edges - len(found.scores)
+            if found.own or missing:
+                few = "instar writes scores of a circuit's own edges only" if found.own else f"{missing:,} are missing"
+                raise ValueError(f"not the scores of all {found.graph.n_edges:,} edges: {few}. Circuit.read takes it")
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        graph = found.graph
+        table = np.full(graph.exists.shape, np.nan)
+        table[graph.exists] = [found.scores[name] for name in graph.names(graph.exists)]
+        axes = {"source": np.array(graph.sources), "destination": np.array(graph.destinations)}
+        about = {"method": "read from a file", "steps": 1, "rule": "", "task": "", "convention": CONVENTION}
+        shape = {k: getattr(graph, k) for k in ("n_layers", "n_heads", "n_kv_heads")}
+        scores = xr.Dataset({"score": ((*axes,), table)}, axes, about | shape | {"parallel": int(graph.parallel)})
+        return cls(scores)
 
     @property
     def graph(self) -> Graph:
@@ -152,12 +179,11 @@ def edges(
     )
     dataset = dataset.squeeze([d for d, keep in (("pair", per_pair), ("slot", slots)) if not keep], drop=True)
     name = method if isinstance(method, str) else getattr(method, "__name__", "custom")
-    convention = "(corrupted - clean) . gradient of the metric: negative helps the answer"
     shape = {k: getattr(graph, k) for k in ("n_layers", "n_heads", "n_kv_heads")}
     return Edges(
         dataset.assign_attrs(
             about(model, batch, method=name, steps=steps if name == "eap-ig" else 1, rule=rule if name == "eap-ig" else "",
-                  convention=convention, parallel=int(graph.parallel), **shape)
+                  convention=CONVENTION, parallel=int(graph.parallel), **shape)
         ), model, batch,
     )  # fmt: skip
 

@@ -67,7 +67,7 @@ def faithfulness(
     graph = Graph.of(model.layout)
     for circuit in given:
         if circuit.graph != graph:
-            raise ValueError(f"the circuit is of {circuit.graph}, the model of {graph}: not the same graph")
+            raise ValueError(f"the circuit and the model are not of the same graph: {circuit.graph.other(graph)}")
     masks = [np.zeros(graph.exists.shape, bool), *(circuit.mask for circuit in given)]
     values, clean = _metrics(model, batch, masks, ablation, chunk)
     return _dataset(model, batch, values, clean, masks, ablation)

@@ -8,6 +8,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,10 +19,12 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 ADAPTER = "adapter_config.json"
-CONVERT = (
-    'python -c "import sys, transformers as t; t.AutoModelForCausalLM.from_pretrained(sys.argv[1])'
-    '.save_pretrained(sys.argv[2], safe_serialization=True)" OLD NEW'
+_WHOLE = "import sys, transformers as t; t.AutoModelForCausalLM.from_pretrained({}).save_pretrained(sys.argv[2])"
+_TENSORS = (
+    "import sys, torch, safetensors.torch as s; s.save_file({name: value.contiguous().clone() for name, value in "
+    "torch.load(sys.argv[1], map_location='cpu', weights_only=True).items()}, sys.argv[2])"
 )
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 # The Trainer leaves these beside the weights; they hold none and are never opened.
 _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
 HARMLESS = {
@@ -82,13 +85,10 @@ def check_folder(folder: Path) -> None:
         FileNotFoundError: no weights at all.
     """
     if not any(folder.glob("*.safetensors")):
-        pickles = [p.name for s in ("bin", "pt", "pth", "ckpt") for p in sorted(folder.glob(f"*.{s}"))]
-        pickles = [name for name in pickles if not name.startswith(_NOT_WEIGHTS)]
+        pickles = [p for kind in _PICKLES for p in sorted(folder.glob(f"*{kind}"))]
+        pickles = [p for p in pickles if not p.name.startswith(_NOT_WEIGHTS)]
         if pickles:
-            raise ValueError(
-                f"{folder} holds its weights as a pickle ({pickles[0]}), which can run code when it is read. instar reads "
-                f"safetensors only. Convert it where you trust it:\n  {CONVERT}"
-            )
+            check_file(pickles[0])
         raise FileNotFoundError(f"{folder} holds no *.safetensors; it has {sorted(p.name for p in folder.iterdir())}")
     whole_files = sorted(p.name for p in folder.glob("model*.safetensors"))
     if whole_files and (folder / ADAPTER).exists():
@@ -108,6 +108,44 @@ def check_folder(folder: Path) -> None:
             raise ValueError(
                 f"{folder} holds {whole.name} and the shards of {index.name}: which of them is meant? Remove one"
             )
+
+
+def check_file(file: Path) -> None:
+    """Refuse a pickle, with the command that turns it into safetensors beside it.
+
+    Raises:
+        ValueError: for a pickle.
+    """
+    if file.suffix not in _PICKLES:
+        return
+    folder = file.parent
+    whole = (
+        (folder / "config.json").exists() and not (folder / ADAPTER).exists() and file.name.startswith("pytorch_model")
+    )
+    command = converting(str(folder)) if whole else _command(_TENSORS, str(file), str(file.with_suffix(".safetensors")))
+    raise ValueError(
+        f"{folder} holds its weights as a pickle ({file.name}), which can run code when it is read. instar reads "
+        f"safetensors only. Convert it where you trust it:\n  {command}"
+    )
+
+
+def converting(name: str, wanted: str = "model.safetensors", revision: str | None = None) -> str:
+    """The command that makes safetensors: of a folder in it, of a hub's repository in a new folder here."""
+    if Path(name).is_dir():
+        return _command(_WHOLE.format("sys.argv[1]"), name, name)
+    # A series' step is what the folder's name ends in.
+    short = "-".join(filter(None, (name.rpartition("/")[2], revision)))
+    if wanted == "model.safetensors":
+        at = f"sys.argv[1], revision={revision!r}" if revision else "sys.argv[1]"
+        return _command(_WHOLE.format(at), name, short)
+    pickle = str(Path(short) / Path(wanted).with_suffix(".bin"))
+    chosen = ["--revision", revision] if revision else []
+    fetch = shlex.join(["hf", "download", name, *chosen, "--local-dir", short])
+    return f"{fetch}\n  {_command(_TENSORS, pickle, str(Path(short) / wanted))}"
+
+
+def _command(code: str, *options: str) -> str:
+    return f'python -c "{code}" {shlex.join(options)}'
 
 
 def shards_of(index: Path) -> list[str]:

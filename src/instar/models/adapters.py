@@ -60,8 +60,8 @@ def merged(module: Any, folder: Path, tensors: dict[str, Tensor], config: Any, n
     Raises:
         ValueError: an adapter that does not fit its base, or whose merging is more than rounding.
     """
-    own = {_WRAPPERS.sub("", key): value for key, value in tensors.items()}
-    _grown(module, own)
+    own = _copies_once({_WRAPPERS.sub("", key): value for key, value in tensors.items()})
+    _grown(module, own, name)
     with _as_file(folder, own, changed=own.keys() != tensors.keys()) as source:
         adapted = _put_on(module, source, name)
     _account(adapted, own, folder / ADAPTER_WEIGHTS)
@@ -120,13 +120,33 @@ def _account(adapted: Any, own: dict[str, Tensor], file: Path) -> None:
         )
 
 
-def _grown(module: Any, own: dict[str, Tensor]) -> None:
-    """Vocabulary rows that the adapter's file has and the base has not."""
-    embedding = module.get_input_embeddings()
-    path = next(path for path, part in module.named_modules() if part is embedding)
-    saved = (own.get(f"base_model.model.{path}.{end}") for end in ("weight", "base_layer.weight"))
-    rows = next((value.shape[0] for value in saved if value is not None), embedding.weight.shape[0])
-    if rows > embedding.weight.shape[0]:
+def _copies_once(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Beside a grown vocabulary peft saves a module that was trained whole twice, by two names."""
+    found = dict(tensors)
+    for key, value in tensors.items():
+        plain = key.replace(".modules_to_save.", ".")
+        if plain != key and torch.equal(found.get(plain, value), value):
+            found[plain] = found.pop(key)
+    return found
+
+
+def _grown(module: Any, own: dict[str, Tensor], name: str) -> None:
+    """Vocabulary rows that the adapter's file has and the base has not.
+
+    Raises:
+        ValueError: where it has fewer.
+    """
+    ends = [end for end in (module.get_input_embeddings(), module.get_output_embeddings()) if end is not None]
+    paths = [path for path, part in module.named_modules() if any(part is end for end in ends)]
+    there = ends[0].weight.shape[0]
+    kinds = ("weight", "base_layer.weight", "original_module.weight")
+    saved = (own.get(f"base_model.model.{path}.{kind}") for path in paths for kind in kinds)
+    rows = next((value.shape[0] for value in saved if value is not None), there)
+    if rows < there:
+        raise ValueError(
+            f"{name}: its vocabulary has {rows:,} rows and its base's {there:,}: not an adapter of this base"
+        )
+    if rows > there:
         module.resize_token_embeddings(rows, mean_resizing=False)
 
 

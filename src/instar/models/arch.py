@@ -60,6 +60,11 @@ class Arch:
 
 
 def _opt_refused(config: Any) -> str | None:
+    if config._remove_final_layer_norm:
+        return (
+            "_remove_final_layer_norm=True: its unembedding reads the stream without a norm, which nothing here is made for; "
+            "measure a checkpoint with a final norm"
+        )
     if not config.do_layer_norm_before:
         return "do_layer_norm_before=False (OPT-350m): its norms stand on the residual stream itself"
     if config.word_embed_proj_dim != config.hidden_size:

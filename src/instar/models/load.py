@@ -13,6 +13,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from threading import RLock
 from typing import Any
 
@@ -25,6 +26,7 @@ from instar.models.arch import Layout, row
 from instar.models.checks import check
 from instar.models.plain import measuring, refuse_unplain, unwrapped
 from instar.models.read import Source, quiet, read
+from instar.record.names import at_home, device_name, dtype_name
 from instar.tasks.frame import Framed, framed
 
 
@@ -80,8 +82,8 @@ def load(
     tokenizer: Any = None,
     *,
     revision: str | None = None,
-    dtype: str = "float32",
-    device: str = "cpu",
+    dtype: Any = "float32",
+    device: Any = "cpu",
     like: Model | None = None,
     chat: str | None = None,
     trust_remote_code: bool = False,
@@ -92,8 +94,8 @@ def load(
         source: "embedded", a folder, a hub id, or a transformers model that is already in memory: not copied, not changed.
         tokenizer: the tokenizer (or where it is) of a model in memory; of others, instead of their own.
         revision: the hub revision.
-        dtype: "float32", "float64", "bfloat16" or "float16". A model in memory keeps its own.
-        device: a torch device. A model in memory stays where it is.
+        dtype: "float32", "float64", "bfloat16" or "float16", or torch's own. A model in memory keeps its own.
+        device: a torch device ("gpu" is "cuda"). A model in memory stays where it is.
         like: the base of a series. Its tokenizer is used unless the checkpoint's own reads prompts otherwise, and a
             vocabulary larger than its own is trimmed.
         chat: a user's message: prompts then begin the assistant's turn of the model's chat template. None: plain text.
@@ -109,13 +111,14 @@ def load(
             tokenizer = load_tokenizer(tokenizer)
         if isinstance(source, nn.Module):
             return _in_memory(source, tokenizer, like, chat)
-        name = str(source)
+        name, device, dtype = _named(source), device_name(device), dtype_name(dtype)
         where = Source(local(name), revision, dtype, device, trust_remote_code)
         found = read(where, None if like is None else like.module)
         module, facts = _on_device(found.module, device), dict(found.facts)
         if tokenizer is None and like is None:
             tokenizer = _tokenizer_of(where, found.base)
         layout = Layout(module, row(module.config))
+        _check_type(module, name)
         _check_finite(module, name)
         if tokenizer is None and like is not None:
             _check_rows(layout, name, like)
@@ -132,6 +135,7 @@ def _in_memory(source: nn.Module, tokenizer: Any, like: Model | None, chat: str 
     layout = Layout(module, row(module.config))
     # Before its numbers are looked at: an adapter's are no part of the model's.
     refuse_unplain(layout)
+    _check_type(module, name)
     _check_finite(module, name)
     if like is not None:
         _check_rows(layout, name, like)
@@ -187,6 +191,14 @@ def _tokenizer_in_series(where: Source, like: Model, chat: str | None) -> tuple[
     return like.tokenizer, {}
 
 
+def _check_type(module: Any, name: str) -> None:
+    if getattr(module.config, "reorder_and_upcast_attn", False) and module.dtype == torch.float64:
+        raise ValueError(
+            f"{name}: reorder_and_upcast_attn=True computes attention in float32, which transformers cannot do with float64 "
+            "weights: measure it in float32"
+        )
+
+
 def _check_finite(module: Any, name: str) -> None:
     """Weights of a training that has diverged, or was saved in too small a type, are no family's fault."""
     broken = [key for key, value in module.named_parameters() if not value.isfinite().all()]
@@ -197,9 +209,27 @@ def _check_finite(module: Any, name: str) -> None:
         )
 
 
+def _named(source: Any) -> str:
+    """A place's name.
+
+    Raises:
+        ValueError: for what is neither a place nor a model.
+    """
+    if isinstance(source, str | Path):
+        return str(source)
+    kind = type(source).__name__
+    if isinstance(source, Mapping):
+        why = "weights without a model: load_state_dict them into one, or save them as .safetensors and load with like=BASE"
+    elif hasattr(source, "model_type"):
+        why = "a configuration, without weights: give the model, or the folder that it is saved in"
+    else:
+        why = 'no model: give "embedded", a folder, a hub id, or a transformers model'
+    raise ValueError(f"load() was given a {kind}: {why}")
+
+
 def local(name: str) -> str:
     """Where a model is to be read from: "embedded" is a folder of the package."""
-    return str(organism.FOLDER) if name == organism.NAME else name
+    return str(organism.FOLDER) if name == organism.NAME else at_home(name)
 
 
 def _tokenizer_of(where: Source, base: str | None) -> Any:

@@ -26,9 +26,10 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from instar.models.accounts import CONVERT, Header, check_folder, headers, left_over, shards_of, some
+from instar.models.accounts import Header, check_file, check_folder, headers, left_over, some
 from instar.models.adapters import ADAPTER, ADAPTER_WEIGHTS, described, merged
 from instar.models.arch import row
+from instar.models.fetch import fetched_file, weight_files
 from instar.models.memory import empty, require
 
 DELTA = "instar-delta.json"
@@ -87,6 +88,7 @@ def read(source: Source, base: Any = None) -> Found:
         if (source.path / DELTA).exists():
             return Found(_with_difference(source))
     elif source.path.is_file():
+        check_file(source.path)
         return _bare(source, [source.path], _config_of(base, source))
     adapter = _adapter_folder(source)
     if adapter is not None:
@@ -136,9 +138,7 @@ def _whole(source: Source) -> Found:
     with quiet():
         config = configuration(source)
         _accept(source, config)
-        index = source.path / "model.safetensors.index.json"
-        files = [source.path / name for name in (shards_of(index) if index.exists() else ["model.safetensors"])]
-        sizes = headers(files) if source.path.is_dir() else {}
+        sizes = headers(weight_files(source.name, source.revision))
         return _filled(source, source.name, sizes, use_safetensors=True, **source.remote)
 
 
@@ -176,9 +176,7 @@ def _filled(
     except SafetensorError as error:
         raise ValueError(f"{source}: a safetensors file is damaged or half-written: {error}") from None
     except OSError as error:
-        raise FileNotFoundError(
-            f"{source}: no safetensors weights to be had ({_first_line(error)}). Convert a .bin:\n  {CONVERT}"
-        ) from None
+        raise FileNotFoundError(f"{source}: its weights cannot be read: {_first_line(error)}") from None
     except RuntimeError as error:
         why = _unfitting(sizes, how.get("config"), source) or _first_line(error)
         raise ValueError(f"{source}: its weights do not fit its configuration: {why}") from None
@@ -231,15 +229,8 @@ def _adapter_folder(source: Source) -> Path | None:
     folder = Path(found).parent
     if source.path.is_dir() or (folder / ADAPTER_WEIGHTS).exists():
         return folder
-    from transformers.utils.hub import cached_file
-
-    try:
-        fetched = cached_file(source.name, ADAPTER_WEIGHTS, revision=source.revision)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{source}: its adapter is not to be had as safetensors ({_first_line(error)})"
-        ) from None
-    return Path(str(fetched)).parent
+    with quiet():
+        return fetched_file(source.name, source.revision, ADAPTER_WEIGHTS).parent
 
 
 def _merged(source: Source, folder: Path, base: Any) -> Found:
@@ -256,6 +247,7 @@ def _merged(source: Source, folder: Path, base: Any) -> Found:
         require(str(source), base.config, source.dtype, source.device)
         module = copy.deepcopy(base)
     module = module.to(torch.promote_types(getattr(torch, source.dtype), torch.float32)).eval()
+    headers([folder / ADAPTER_WEIGHTS])
     with quiet():
         whole, about = merged(module, folder, _tensors(folder / ADAPTER_WEIGHTS), config, str(source))
     return Found(whole.to(getattr(torch, source.dtype)), about | facts, name)

@@ -3,11 +3,15 @@
 Names: a head `a3.h7` (its slices of W_Q, W_K, W_V, W_O and their biases; under grouped-query attention its group's keys and
 values come with it), an attention `a3` (its heads and the output bias, which belongs to no head), an MLP `m3`, `embeddings`
 (and the unembedding where it has weights of its own) and `norms` (all norms, and the attentions' output biases). All heads,
-all MLPs, `embeddings` and `norms` together are every parameter of the model, each once.
+all MLPs, `embeddings` and `norms` together are every parameter of the model, each once. `embedding` and `unembedding` are the
+two ends of `embeddings`, one by one.
+
+Between a model whose ends share one matrix and one where each has its own, the shared one is seen as two (`apart`).
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -18,23 +22,45 @@ from torch.nn.functional import normalize
 from instar.models.arch import Layout, Projection
 
 EMBEDDINGS, NORMS = "embeddings", "norms"
+EMBEDDING, UNEMBEDDING = "embedding", "unembedding"
 QKVO = "qkvo"
 SURE = 0.3
 _NAME = re.compile(r"a(\d+)(?:\.h(\d+))?|m(\d+)")
 
 
-def weights(layout: Layout, names: Iterable[str], projections: str = QKVO) -> list[Tensor]:
+def weights(layout: Layout, names: Iterable[str], projections: str = QKVO, apart: bool = False) -> list[Tensor]:
     """Views of the named components' parameters, in a fixed order. Of heads, only these `projections`.
+
+    `apart`: a matrix that embedding and unembedding share comes twice, as of two.
 
     Raises:
         ValueError: for a name that this model has not.
     """
-    return [view for name in names for view in _of(layout, name, projections)]
+    return [view for name in names for view in _of(layout, name, projections, apart)]
 
 
-def _of(layout: Layout, name: str, projections: str) -> list[Tensor]:
+def tied(layout: Layout) -> bool:
+    """Whether embedding and unembedding are one matrix."""
+    return any(layout.unembed.weight is p for module in layout.embeddings for p in module.parameters())
+
+
+@contextmanager
+def untied(layout: Layout) -> Iterator[None]:
+    """For a while the unembedding is a matrix of its own, with the same values; then the shared one again."""
+    shared = layout.unembed.weight
+    layout.unembed.weight = nn.Parameter(shared.detach().clone(), requires_grad=False)
+    try:
+        yield
+    finally:
+        layout.unembed.weight = shared
+
+
+def _of(layout: Layout, name: str, projections: str, apart: bool) -> list[Tensor]:
     if name == EMBEDDINGS:
-        return _embeddings(layout)
+        return _embeddings(layout, apart)
+    if name in (EMBEDDING, UNEMBEDDING):
+        modules = layout.embeddings if name == EMBEDDING else [layout.unembed]
+        return [p.data for module in modules for p in module.parameters()]
     if name == NORMS:
         return _norms(layout)
     found = _NAME.fullmatch(name)
@@ -43,7 +69,7 @@ def _of(layout: Layout, name: str, projections: str) -> list[Tensor]:
     if layer is None or layer >= layout.n_layers or (head or 0) >= layout.n_heads:
         raise ValueError(
             f"{name!r} is no component of a model with {layout.n_layers} layers of {layout.n_heads} heads; there are "
-            f"a0 … (attentions), a0.h0 … (heads), m0 … (MLPs), {EMBEDDINGS!r} and {NORMS!r}"
+            f"a0 … (attentions), a0.h0 … (heads), m0 … (MLPs), {EMBEDDINGS!r} ({EMBEDDING!r}, {UNEMBEDDING!r}) and {NORMS!r}"
         )
     if mlp is not None:
         return _mlp(layout, layer)
@@ -74,8 +100,10 @@ def _mlp(layout: Layout, layer: int) -> list[Tensor]:
     return [p.data for part in parts if isinstance(part, nn.Module) for p in part.parameters()]
 
 
-def _embeddings(layout: Layout) -> list[Tensor]:
+def _embeddings(layout: Layout, apart: bool) -> list[Tensor]:
     modules = [*layout.embeddings, layout.unembed]
+    if apart:
+        return [p.data for module in modules for p in module.parameters()]
     # A tied unembedding is the embedding's own parameter.
     return [p.data for p in {id(p): p for module in modules for p in module.parameters()}.values()]
 

@@ -11,6 +11,8 @@ from typing import Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from instar.record.names import at_home, device_name, dtype_name
+
 Stage = Literal["evaluate", "lens", "attribution", "attention", "patching", "circuit", "roles", "drift"]
 
 
@@ -25,6 +27,10 @@ CONTROLS = {"old": "more of the old task", "shuffled": "shuffled answers"}
 def _listed(value: Any) -> Any:
     """`0,1,2` is a list, as a command line has it."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _home(value: Any) -> Any:
+    return at_home(value) if isinstance(value, str) else value
 
 
 class Part(BaseModel):
@@ -48,6 +54,10 @@ class ModelConfig(Part):
     )
     trust_remote_code: bool = Field(default=False, description="run code that comes with the repository")
 
+    _source_at_home = field_validator("source", mode="before")(_home)
+    _device_in_short = field_validator("device", mode="before")(device_name)
+    _dtype_in_short = field_validator("dtype", mode="before")(dtype_name)
+
     @model_validator(mode="before")
     @classmethod
     def _revision_in_the_name(cls, value: Any) -> Any:
@@ -67,6 +77,8 @@ class TasksConfig(Part):
     old: str = Field(default="ioi2", description="the task the base has mastered")
     new: str = Field(default="ioi3", description="the task it is fine-tuned on")
 
+    _tasks_at_home = field_validator("old", "new", mode="before")(_home)
+
 
 class SeriesConfig(Part):
     """Checkpoints that somebody else trained, or that `instar.recorder` wrote: nothing is trained, the base is step 0."""
@@ -80,6 +92,8 @@ class SeriesConfig(Part):
     evict: bool = Field(
         default=False, description="remove from the hub's cache what was fetched, once a checkpoint is measured"
     )
+
+    _checkpoints_at_home = field_validator("checkpoints", mode="before")(_home)
 
     @model_validator(mode="after")
     def _from_somewhere(self) -> Self:
@@ -110,6 +124,8 @@ class DataConfig(Part):
     general_text: str | None = Field(
         default=None, description="text file for the divergence; the embedded model has its own"
     )
+
+    _files_at_home = field_validator("train_file", "general_text", mode="before")(_home)
 
     @model_validator(mode="after")
     def _enough_pairs(self) -> Self:

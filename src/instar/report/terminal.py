@@ -241,21 +241,34 @@ def show_made(out: Path, made: Any) -> None:
     console.print(f"{out}" if made.rows else f"{out} is not written: there are no rows", markup=False, soft_wrap=True)
 
 
+OVERLAPS = ("jaccard", "a_in_b", "b_in_a")
+
+
 def show_diff(before: str, after: str, diff: Any, chance: dict[str, Any], floors: str) -> None:
     """What two circuits share with chance beside it, what changed by reader, and the nodes and edges that did."""
     alike = diff.similarity
     console.print(f"A  {before}\nB  {after}\n", markup=False)
-    table = Table(title="What A and B share; in brackets: expected by chance, and its 95 % quantile", box=None)
-    for name in ("", "in A", "in B", "both", "only A", "only B", "Jaccard", "A in B", "B in A"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    sizes, shares = (
+        Table(title="How many A and B have", box=None),
+        Table(title="\nHow alike they are (by chance, its 95 % quantile)", box=None),
+    )
+    for table, names in (
+        (sizes, ("in A", "in B", "in both", "only A", "only B")),
+        (shares, ("Jaccard", "A in B", "B in A")),
+    ):
+        table.add_column("", no_wrap=True)
+        for name in names:
+            table.add_column(name, justify="right", no_wrap=True)
     for what in ("nodes", "heads", "edges"):
-        own, by_chance = getattr(alike, what), chance[what]
-        cells = [f"{own.a}", f"{own.b}", f"{own.shared}", f"{own.a - own.shared}", f"{own.b - own.shared}"]
-        for kind in ("jaccard", "a_in_b", "b_in_a"):
-            floor = f"({_share(getattr(by_chance, kind))}, {_share(getattr(by_chance, f'{kind}_high'))})"
-            cells.append(f"{_share(getattr(own, kind))} {floor}")
-        table.add_row({"nodes": "heads and MLPs"}.get(what, what), *cells)
-    console.print(table)
+        own, by_chance, title = getattr(alike, what), chance[what], {"nodes": "heads and MLPs"}.get(what, what)
+        counts = own.a, own.b, own.shared, own.a - own.shared, own.b - own.shared
+        sizes.add_row(title, *(f"{count:,}" for count in counts))
+        floors_of = [
+            (k, f"({_share(getattr(by_chance, k))}, {_share(getattr(by_chance, f'{k}_high'))})") for k in OVERLAPS
+        ]
+        shares.add_row(title, *(f"{_share(getattr(own, kind))} {floor}" for kind, floor in floors_of))
+    console.print(sizes)
+    console.print(shares)
     console.print(f"weighted Jaccard {_share(alike.weighted_jaccard)} ({alike.weighted_over})", markup=False)
     _show_readers(diff)
     for title, names in (("nodes gained", diff.nodes.gained), ("nodes lost", diff.nodes.lost)):

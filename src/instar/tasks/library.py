@@ -16,6 +16,7 @@ import itertools
 from functools import partial
 
 from instar.record.config import DataConfig
+from instar.record.names import at_home
 from instar.tasks import words
 from instar.tasks.custom import is_custom, load_task
 from instar.tasks.task import Corruption, Dealer, Scene, Task
@@ -221,7 +222,7 @@ def task(name: str, data: DataConfig | None = None) -> Task:
     """
     if name in TASKS:
         return TASKS[name]
-    if is_custom(name):
+    if is_custom(name := at_home(name)):
         return load_task(name, data)
     near = difflib.get_close_matches(name, TASKS, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -89,11 +89,16 @@ def train(
     """Fine-tune `model` in place and write its checkpoints and their index. Returns the index.
 
     Raises:
-        ValueError: for an empty training set, or a prompt longer than the model's context.
+        ValueError: for an empty training set, a prompt longer than the model's context, or a missing end-of-text token.
     """
     if not rows:
         raise ValueError("no rows to train on")
     tokenizer = model.tokenizer
+    if tokenizer.eos_token_id is None and config.loss != "answer":
+        raise ValueError(
+            f"train.loss: {config.loss} ends every row with end-of-text, and {model.name}'s tokenizer has no such token: "
+            "take loss: answer, or save a tokenizer with an eos_token"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     examples = [encode(row, tokenizer, config) for row in rows]
@@ -268,7 +273,7 @@ class _Checkpoints(TrainerCallback):
             step,
             train_accuracy=(trained == answers).double().mean().item(),
             heldout_accuracy=(held == self.heldout.answer).double().mean().item(),
-            end_of_text=(held == tokenizer.eos_token_id).double().mean().item(),
+            end_of_text=0.0 if (end := tokenizer.eos_token_id) is None else (held == end).double().mean().item(),
             finite=bool(heard.isfinite().all()),
         )
 

@@ -1,7 +1,8 @@
 """Checkpoints that somebody else trained, as a series: folders, files, or revisions on a model hub.
 
-1. Braces are expanded as a shell does: `{1000,2000}` and `{1000..9000..1000}`.
-2. What matches here is a checkpoint; a name with an `@` that does not is a hub id and its revision.
+1. Braces are expanded as a shell does: `{1000,2000}` and `{1000..9000..1000}`. A folder or file that is here by the very name
+   wins over what the name would mean as a pattern; `[{]` and `[[]` are a brace and a bracket in any case.
+2. What matches here is a checkpoint; a name with an `@` that does not, and is no pattern, is a hub id and its revision.
 3. The step is the number that the folder's, the file's or the revision's name ends in; the base is step 0.
 4. What identifies the weights is kept with each: sha256 of the files, or the commit of the revision.
 Nothing is copied and no weights are read from a hub here; a checkpoint that cannot be read is found out when it is measured.
@@ -9,16 +10,19 @@ Nothing is copied and no weights are read from a hub here; a checkpoint that can
 
 import hashlib
 import re
+from collections.abc import Iterator
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 from instar.models import organism
 from instar.models.hub import commit
+from instar.notebook import some
 from instar.record.files import write_json
 from instar.workflow.experiment import Experiment
 
-_BRACES = re.compile(r"\{([^{}]*)\}")
+_BRACES = re.compile(r"(?<!\[)\{([^{}]*)\}")
+_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?@[^*?\[\]{}]+")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
 
 
@@ -58,16 +62,56 @@ def sources(pattern: str) -> list[str]:
     Raises:
         ValueError: where a part of it matches nothing.
     """
+    here, rest = _literally(Path(pattern).anchor, pattern)
+    if not rest:
+        return [str(here)] if _is_checkpoint(here) else [_on_the_hub(pattern, here, rest)]
     matched = []
-    for part in expanded(pattern):
-        here = sorted(p for p in glob(part) if Path(p).is_dir() or p.endswith(".safetensors"))  # noqa: PTH207 — Path.glob takes no absolute pattern
-        if not here and "@" not in part:
-            raise ValueError(
-                f"no folder or .safetensors file matches {part!r}; --checkpoints takes a glob such as 'out/checkpoint-*', "
-                "or hub revisions such as 'org/name@step{1000,2000}'"
-            )
-        matched += here or [part]
+    for part in expanded(rest):
+        found = sorted(str(path) for path in _matching(here, part) if _is_checkpoint(path))
+        matched += found or [_on_the_hub(part if here == Path() else str(here / part), here, part)]
     return matched
+
+
+def _literally(root: str, pattern: str) -> tuple[Path, str]:
+    """How far a pattern's folders are here by these very names, and what is left of it."""
+    here, parts = Path(root), [part for part in pattern.split("/") if part]
+    while parts and (here / parts[0]).exists():
+        here /= parts.pop(0)
+    return here, "/".join(parts)
+
+
+def _matching(root: Path, pattern: str) -> Iterator[Path]:
+    """What a pattern without braces matches below a folder, one name after another."""
+    name, _, rest = pattern.partition("/")
+    literal = root / name
+    found = [literal] if literal.exists() else [root / match for match in glob(name, root_dir=root)]  # noqa: PTH207 — Path.glob cannot leave out hidden ones
+    for path in found:
+        if not rest:
+            yield path
+        elif path.is_dir():
+            yield from _matching(path, rest)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.is_dir() or path.suffix == ".safetensors"
+
+
+def _on_the_hub(name: str, here: Path, rest: str) -> str:
+    """The name, as of a hub revision.
+
+    Raises:
+        ValueError: where it cannot be one: what was looked for, and what is there instead.
+    """
+    if _HUB.fullmatch(name) and "@" not in str(here):
+        return name
+    kind = "the pattern " if re.search(r"[*?\[]", rest) else ""
+    there = sorted(p.name for p in here.iterdir() if _is_checkpoint(p)) if here.is_dir() and here.name else []
+    also = f"; {here} holds {some(there, 4)}" if there else ""
+    escape = "; [ ] stands for one of the characters in it: write [[] for a bracket in a name" if "[" in rest else ""
+    raise ValueError(
+        f"no folder or .safetensors file matches {kind}{name!r}{also}{escape}; --checkpoints takes a glob such as "
+        "'out/checkpoint-*', or hub revisions such as 'org/name@step{1000,2000}'"
+    )
 
 
 def expanded(pattern: str) -> list[str]:

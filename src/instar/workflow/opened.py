@@ -42,7 +42,7 @@ def load_run(root: Path | str) -> "Run":
     Raises:
         ValueError: for a folder that is not a run directory.
     """
-    return Run(Experiment.open(Path(root)))
+    return Run(Experiment.open(Path(root).expanduser()))
 
 
 @dataclass(frozen=True)

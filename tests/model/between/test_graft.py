@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import families
+from instar.between.drift import drift
 from instar.between.graft import graft, grafted, interpolate, sets_of
 from instar.circuits.graph import Graph
 from instar.models.arch import Layout, row
@@ -210,6 +211,56 @@ def test_a_graft_is_a_swap_of_state_dicts(two, batch):
     # Each set does something of its own: nothing above is true of an empty swap.
     moved = np.abs(found["into"] - found["base"]).max("pair")
     assert (moved.drop_sel(set="none") > 1e-6).all() and moved.sel(set="none") == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("trained", ["embedding", "unembedding"])
+def test_an_end_that_has_its_own_weights_is_a_part_of_its_own(batch, family, trained):
+    """A shared matrix in the base, and a training that gave one end a copy (LoRA with modules_to_save)."""
+    one = families.tiny(family, tie_word_embeddings=True)
+    assert one.get_input_embeddings().weight is one.get_output_embeddings().weight
+    other = noisy(one, 0.3)
+    end = other.get_input_embeddings() if trained == "embedding" else other.get_output_embeddings()
+    moved = end.weight.data.clone()
+    end.weight = torch.nn.Parameter(moved + 0.2 * torch.randn_like(moved))
+    base, tuned = named(one, "tied"), named(other, "untied")
+
+    @torch.no_grad()
+    def by_hand(receiver, donor, ends):
+        """Two matrices by transformers' own means, and then some of them replaced."""
+        module = copy.deepcopy(receiver.module)
+        module.get_output_embeddings().weight = torch.nn.Parameter(
+            receiver.module.get_output_embeddings().weight.clone()
+        )
+        for kind in ends:
+            place = module.get_input_embeddings() if kind == "in" else module.get_output_embeddings()
+            theirs = donor.module.get_input_embeddings() if kind == "in" else donor.module.get_output_embeddings()
+            place.weight.copy_(theirs.weight)
+        if family == "gpt2" and "in" in ends:
+            module.transformer.wpe.weight.copy_(donor.module.transformer.wpe.weight)
+        return behaviour(module, batch)
+
+    sets = {"embedding": ["embedding"], "unembedding": ["unembedding"], "both": [EMBEDDINGS], "all": EVERYTHING}
+    found = graft(base, tuned, batch, sets)
+    for name, ends in (("embedding", ["in"]), ("unembedding", ["out"]), ("both", ["in", "out"])):
+        for kind, receiver, donor in (("into", base, tuned), ("lost", tuned, base)):
+            np.testing.assert_allclose(found[kind].sel(set=name), by_hand(receiver, donor, ends), rtol=0, atol=1e-10)
+    assert np.array_equal(found["into"].sel(set="all"), found["tuned"])
+    assert np.array_equal(found["lost"].sel(set="all"), found["base"])
+    assert np.abs(found["into"].sel(set="embedding") - found["into"].sel(set="unembedding")).max() > 1e-3
+    # Tied again, and unchanged.
+    assert one.get_input_embeddings().weight is one.get_output_embeddings().weight
+    assert [fingerprint(m.module) for m in (base, tuned)] == [base.weights, tuned.weights]
+    # Both ends count in how far the weights moved.
+    ends = (one.get_input_embeddings().weight, one.get_output_embeddings().weight)
+    theirs = (other.get_input_embeddings().weight, other.get_output_embeddings().weight)
+    change = sum(float((a - b).square().sum()) for a, b in zip(ends, theirs, strict=True))
+    if family == "gpt2":
+        change += float((one.transformer.wpe.weight - other.transformer.wpe.weight).square().sum())
+    for first, second in ((base, tuned), (tuned, base)):
+        found_change = drift(first, second, None)["weight_change"].sel(component="embed")
+        np.testing.assert_allclose(found_change, change**0.5)
 
 
 def test_everything_is_the_other_model_exactly_and_nothing_is_left_changed(two, batch):

@@ -6,12 +6,13 @@ import warnings
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from instar.live.undisturbed import plain
 from instar.models.load import fingerprint, load
 from instar.models.organism import FOLDER
-from saved import adapter, logits, renamed, tuned
+from saved import adapter, logits, renamed, run_printed, tuned
 
 
 @pytest.fixture
@@ -170,9 +171,54 @@ def test_rows_that_peft_saved_with_the_adapter(tmp_path, base):
     assert torch.allclose(logits(found.module), logits(wanted)[..., :-1], atol=2e-4)
 
 
-def saved_names(folder):
-    from safetensors.torch import load_file
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"target_modules": ["wte", "c_attn"]},
+        {"target_modules": ["lm_head", "c_attn"]},
+        {"target_modules": ["c_attn"], "modules_to_save": ["wte"]},
+        {"target_modules": ["c_attn"], "modules_to_save": ["lm_head"]},
+    ],
+)
+@pytest.mark.parametrize("rows", [3, -5])
+def test_a_vocabulary_that_was_resized_before_the_adapter(tmp_path, base, choices, rows):
+    model, tokenizer = tuned(), AutoTokenizer.from_pretrained(FOLDER)
+    count = len(tokenizer)
+    tokenizer.add_special_tokens({"extra_special_tokens": [f"<|{i}|>" for i in range(max(rows, 0))]})
+    model.resize_token_embeddings(count + rows, mean_resizing=False)
+    model.config.vocab_size = count + rows
+    wanted = adapter(tmp_path / "adapter", model, **choices)
+    if rows < 0:
+        with pytest.raises(ValueError, match=f"its vocabulary has {count + rows:,} rows and its base's {count:,}"):
+            load(tmp_path / "adapter", like=base)
+        return
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    with pytest.warns(UserWarning, match="the 3 extra"):
+        found = load(tmp_path / "adapter", like=base)
+    assert torch.allclose(logits(found.module), logits(wanted)[..., :count], atol=2e-4)
 
+
+def test_a_shell_of_an_adapter(tmp_path, base):
+    adapter(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({name: torch.zeros(0) for name in load_file(file)}, file)
+    with pytest.raises(ValueError, match=r"48 of 48 tensors have no values .*ZeRO-3"):
+        load(tmp_path / "adapter", like=base)
+
+
+def test_the_command_for_a_pickled_adapter_makes_one_that_loads(tmp_path, base):
+    wanted = adapter(tmp_path / "an adapter")
+    kept = json.loads((tmp_path / "an adapter" / "adapter_config.json").read_text())
+    (tmp_path / "an adapter" / "adapter_model.safetensors").unlink()
+    wanted.save_pretrained(tmp_path / "an adapter", safe_serialization=False)
+    (tmp_path / "an adapter" / "adapter_config.json").write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match=r"pickle \(adapter_model.bin\)") as refused:
+        load(tmp_path / "an adapter", like=base)
+    run_printed(str(refused.value))
+    assert torch.allclose(logits(load(tmp_path / "an adapter", like=base).module), logits(wanted), atol=2e-4)
+
+
+def saved_names(folder):
     return list(load_file(folder / "adapter_model.safetensors"))
 
 

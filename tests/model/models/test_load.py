@@ -1,11 +1,13 @@
 """What is loaded, what is trimmed, and what is refused with which words."""
 
 import json
+import re
 import warnings
 
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GPTNeoConfig,
@@ -20,6 +22,8 @@ from instar.models import checks
 from instar.models.arch import row
 from instar.models.load import fingerprint, load
 from instar.models.organism import FOLDER
+from instar.models.taps import record
+from saved import logits, run_printed, tuned
 
 
 @pytest.fixture
@@ -58,11 +62,21 @@ def test_a_checkpoint_of_another_base_is_refused(embedded):
         load(tiny_gpt2(), like=embedded)
 
 
-def test_pickles_are_refused_with_the_command_that_converts_them(tmp_path):
-    (tmp_path / "config.json").write_text((FOLDER / "config.json").read_text())
-    torch.save(tiny_gpt2().state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"pickle \(pytorch_model.bin\)[\s\S]*save_pretrained"):
-        load(tmp_path)
+@pytest.mark.parametrize("form", ["whole", "state dict in a folder", "state dict"])
+def test_pickles_are_refused_with_a_command_that_converts_them(tmp_path, embedded, form):
+    model = tuned()
+    place = tmp_path / "it's step-5"
+    place.mkdir()
+    if form == "whole":
+        model.config.save_pretrained(place)
+    file = place / ("pytorch_model.bin" if form == "whole" else "weights.pt")
+    torch.save(model.state_dict(), file)
+    source = file if form == "state dict" else place
+    with pytest.raises(ValueError, match=rf"pickle \({file.name}\)") as refused:
+        load(source, like=embedded)
+    run_printed(str(refused.value))
+    again = file.with_suffix(".safetensors") if form == "state dict" else place
+    assert torch.equal(logits(load(again, like=embedded).module), logits(model))
 
 
 def test_a_half_written_file_is_named(tmp_path):
@@ -229,3 +243,45 @@ def _off(seen, tokens):
     if tokens.shape[1] == 10:
         seen.sites["final"][0] *= 1.01
     return seen
+
+
+def test_what_is_no_model_is_named_without_its_weights(embedded):
+    for given, said in (
+        (embedded.module.state_dict(), "weights without a model: load_state_dict"),
+        (embedded.module.config, "a configuration, without weights"),
+        (embedded.tokenizer, "no model: give"),
+        (None, "load() was given a NoneType"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)) as refused:
+            load(given)
+        assert len(str(refused.value)) < 200
+
+
+def test_devices_and_types_by_their_usual_names(monkeypatch, tmp_path):
+    assert load("embedded", dtype=torch.float64).module.dtype == torch.float64
+    assert load("embedded", dtype="bf16", device=torch.device("cpu")).module.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="dtype torch.int8 is none of float32"):
+        load("embedded", dtype=torch.int8)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device 'cuda' cannot be used here"):
+            load("embedded", device="gpu")
+    monkeypatch.setenv("HOME", str(FOLDER.parent))
+    assert load(f"~/{FOLDER.name}").weights == load("embedded").weights
+
+
+def test_rare_settings_are_right_or_refused_with_the_reason(embedded):
+    seed = tiny_gpt2(reorder_and_upcast_attn=True)
+    tokens = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        found = record(load(seed).layout, tokens).final
+        assert torch.allclose(load(seed).layout.logits(found), seed(input_ids=tokens).logits, atol=1e-5)
+    with pytest.raises(ValueError, match="computes attention in float32.*: measure it in float32"):
+        load(seed.double())
+    config = AutoConfig.for_model(
+        "opt", vocab_size=50, hidden_size=16, word_embed_proj_dim=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=2,
+        _remove_final_layer_norm=True,
+    )  # fmt: skip
+    with pytest.raises(
+        ValueError, match="opt model is not supported: _remove_final_layer_norm=True: its unembedding reads"
+    ):
+        load(AutoModelForCausalLM.from_config(config))

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import instar
 from instar.models.load import load
+from instar.models.organism import FOLDER
 from instar.record.config import RunConfig, TrainConfig
 from instar.record.store import Store
 from instar.tasks.batch import tokenize
@@ -168,3 +169,25 @@ def test_adapters_are_trained_saved_by_themselves_and_merged_into_step_0(tmp_pat
 def test_adapters_are_not_saved_as_differences():
     with pytest.raises(ValueError, match="save: bfloat16 is for full fine-tuning"):
         TrainConfig(lora={"rank": 2}, save="bfloat16")
+
+
+@pytest.mark.parametrize("loss", ["answer", "completion", "full"])
+def test_a_tokenizer_without_end_of_text(tmp_path, rows, loss):
+    """Nothing ends after an answer; the other losses teach an end, and say before anything is trained that there is none."""
+    config = TrainConfig(steps=1, batch_size=4, loss=loss)
+    store = Store.create(tmp_path, RunConfig(train=config))
+    model, tokenizer = load("embedded"), AutoTokenizer.from_pretrained(FOLDER)
+    tokenizer.eos_token = tokenizer.pad_token = None
+    model = load(model.module, tokenizer)
+    assert model.tokenizer.eos_token_id is None
+    heldout = tokenize(instar.ioi(3).pairs(20, seed=1), model.tokenizer)
+    ready = (model, rows, heldout, config, store, 0, 0, "key", lambda *_: None, lambda _: None)
+    if loss != "answer":
+        with pytest.raises(
+            ValueError, match=rf"train.loss: {loss} ends every row .* has no such token: take loss: answer"
+        ):
+            train(*ready)
+        assert not list(tmp_path.rglob("step-*"))
+        return
+    found = [row["end_of_text"] for row in train(*ready)["steps"]]
+    assert found == [0.0, 0.0] and instar.evaluate(model, heldout).sizes["pair"] == 20

@@ -3,6 +3,10 @@
 import pytest
 from rich.console import Console
 
+from instar.circuits.circuit import Circuit
+from instar.circuits.graph import Graph
+from instar.compare.chance import beside
+from instar.compare.diff import diff
 from instar.report import terminal
 
 
@@ -114,3 +118,18 @@ def test_a_run_without_causal_tests_says_so(gone, summary, printed):
     text = printed(without)
     assert "No verdict: no checkpoint has causal tests" in text
     assert "direct contribution to three" in text
+
+
+def test_two_circuits_side_by_side_are_whole_at_80_columns(monkeypatch):
+    graph = Graph(12, 12, 12)
+    a, b = (Circuit(graph, graph.names(graph.exists)[start : start + 2000]) for start in (0, 1000))
+    console = Console(highlight=False, width=80, force_terminal=False)
+    monkeypatch.setattr(terminal, "console", console)
+    with console.capture() as capture:
+        terminal.show_diff("a.json", "b.json", diff(a, b), beside(a, b), "no floors")
+    text = capture.get()
+    rows = [row.split() for row in text.splitlines() if row.strip()]
+    assert "…" not in text.split("nodes gained")[0] and max(map(len, text.splitlines())) <= 80
+    assert ["in", "A", "in", "B", "in", "both", "only", "A", "only", "B"] in rows
+    assert ["edges", "2,000", "2,000", "1,000", "1,000", "1,000"] in rows
+    assert any(row[:2] == ["edges", "0.33"] and row[2].startswith("(0.03,") for row in rows)
