@@ -123,8 +123,6 @@ def _beside(numbers: dict[str, Interval], truth: dict[str, Any], evidence: xr.Da
 
 def _inside(evidence: xr.Dataset) -> str:
     names = json.loads(evidence.attrs["inside"])
-    if not names:
-        return "none"
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
@@ -135,6 +133,12 @@ def _renamed(evidence: xr.Dataset) -> str:
 
 
 def _shares(numbers: dict[str, Interval], names: str) -> str:
+    if not names:
+        heads, others = (_share(numbers, f"graft outside {way}") for way in ("into", "lost"))
+        return (
+            "The base has no circuit of the old task to graft. By weight grafting, the tuned weights of all heads bring "
+            f"{heads} of the gain into the base, and the base's take {others} of it from the tuned model."
+        )
     if np.isnan(numbers["graft inside into"].value):
         return f"Shares of the gain are not measurable, neither of the old circuit's heads ({names}) nor of others."
     (inside, less), (outside, other), (qk, no_qk), (vo, no_vo) = (
@@ -174,6 +178,8 @@ def _groups(numbers: dict[str, Interval]) -> str:
 
 def _necessity(numbers: dict[str, Interval], evidence: xr.Dataset, limits: Any) -> str:
     own, null = numbers["necessity"], numbers["necessity null"]
+    if not json.loads(evidence.attrs["inside"]):
+        return ""
     overlap, possible = evidence.attrs["matched_overlap"], evidence.attrs["matched_possible"]
     if np.isnan(own.value):
         return "How much of the new task the tuned model loses without the old circuit's heads is not measurable."

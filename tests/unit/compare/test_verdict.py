@@ -187,6 +187,13 @@ def test_what_a_rule_without_a_circuit_gets_too_is_no_ability(case, kind, words)
         plain_words(found)
 
 
+def test_nothing_is_said_of_the_heads_of_a_circuit_that_is_not_there():
+    found = verdict(made(both("graft inside", "graft inside<qk>", "graft inside<vo>", at=(0.0, 0.0, 0.0)), inside="[]"))
+    assert "The base has no circuit of the old task to graft." in found.text
+    assert "(none)" not in found.text and "()" not in found.text and "0.00 [0.00, 0.00] of the gain" not in found.text
+    assert "Ablating the old circuit's heads" not in found.text
+
+
 def test_evidence_of_before_there_were_baselines_says_so_and_gives_what_it_gave():
     for case in CASES:
         found = verdict(made(CASES[case]))
