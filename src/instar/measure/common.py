@@ -123,8 +123,14 @@ def about(model: Model, batch: Batch, **more: Any) -> dict[str, Any]:
         **model.facts,
         **more,
     }
-    # As a netCDF file takes them.
-    return {k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in own.items()}
+    return {k: v if _fits_a_file(v) else json.dumps(v) for k, v in own.items()}
+
+
+def _fits_a_file(value: Any) -> bool:
+    """Whether netCDF takes it as an attribute: text, a number, or a list of these."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(one, str | int | float) for one in value)
+    return isinstance(value, str | int | float)
 
 
 def pair_coords(batch: Batch) -> dict[str, Any]:

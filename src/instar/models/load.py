@@ -124,9 +124,11 @@ def load(
             _check_rows(layout, name, like)
             tokenizer, how = _tokenizer_in_series(where, like, chat)
             facts |= how
-        _trim_vocabulary(layout, tokenizer, name, revision, like)
+        if tokenizer is not None:
+            _trim_vocabulary(layout, tokenizer, name, revision, like)
+            tokenizer = _as_read(tokenizer, chat)
         _prove(layout, name)
-        return Model(module, _as_read(tokenizer, chat), layout, name, fingerprint(module), facts, call)
+        return Model(module, tokenizer, layout, name, fingerprint(module), facts, call)
 
 
 def _in_memory(source: nn.Module, tokenizer: Any, like: Model | None, chat: str | None) -> Model:

@@ -129,6 +129,8 @@ def refuse_unplain(layout: Layout) -> None:
         ValueError: for adapters, hooks, compiled, offloaded, sharded or quantised parts, or blocks that were replaced.
     """
     module = layout.module
+    if torch.nn.modules.module._has_any_global_hook():
+        raise ValueError("a hook is registered for all modules (register_module_forward_hook and the like): remove it")
     for path, part in module.named_modules():
         why = _around(part)
         if why is not None:

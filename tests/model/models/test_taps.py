@@ -7,7 +7,6 @@ from transformers import GPT2LMHeadModel
 from conftest import tiny_gpt2
 from instar.models.arch import Layout, row
 from instar.models.checks import check
-from instar.models.load import load
 from instar.models.taps import logits_at, record
 
 SITES = ("embed", "resid_pre", "resid_mid", "attn_out", "mlp_out", "q", "k", "v", "pattern", "z")
@@ -113,17 +112,15 @@ def test_a_residual_channel_in_the_thousands_passes_the_checks():
 
 def test_a_missing_writer_is_refused_by_name_and_amount():
     model = tiny_gpt2()
-    inner = model.transformer.h[1].mlp.forward
     outer = model.transformer.h[1].forward
     # A block that adds something no site sees.
     model.transformer.h[1].forward = lambda *a, **k: outer(*a, **k) + 1.0
-    assert inner is not None
     with pytest.raises(ValueError, match="writers sum to the residual stream: relative error"):
-        load(model)
+        check(layout_of(model), "spoiled")
 
 
 def test_heads_that_do_not_sum_to_the_attention_output_are_refused():
     model = tiny_gpt2()
     model.transformer.h[0].attn.c_proj.register_forward_hook(lambda m, i, out: out * 1.5)
     with pytest.raises(ValueError, match="heads and output bias sum to the attention output"):
-        load(model)
+        check(layout_of(model), "spoiled")
