@@ -91,6 +91,11 @@ def test_checkpoints_that_somebody_else_trained(finished, tmp_path):
     base, pattern = finished / "checkpoints" / "step-000000", series / "checkpoint-*"
     nothing = instar("compare", "--base", base, "--checkpoints", tmp_path / "no-*", "--out", tmp_path / "x", ok=False)
     assert "no folder or .safetensors file matches" in nothing.stderr and "Traceback" not in nothing.stderr
+    small = ("--pairs", 30, "--stages", "evaluate")
+    said = instar("compare", "--base", base, "--checkpoints", pattern, *small, "--out", tmp_path / "small").stdout
+    assert (
+        json.loads((tmp_path / "small" / "summary.json").read_text())["tasks"]["ioi3"]["pairs"] == 30 and "page" in said
+    )
     config = yaml.safe_load((finished / "config.yaml").read_text())
     config |= {
         "model": str(base),

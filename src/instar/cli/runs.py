@@ -101,6 +101,8 @@ def compare(
     old: Annotated[str, typer.Option(help="without RUN: the task the base has mastered")] = "ioi2",
     new: Annotated[str, typer.Option(help="without RUN: the task it was fine-tuned on")] = "ioi3",
     train_file: Annotated[Path | None, typer.Option(help="without RUN: what it was trained on, to find leaks")] = None,
+    pairs: Annotated[int | None, typer.Option(help="without RUN: held-out prompts a task")] = None,
+    stages: Annotated[str | None, typer.Option(help="without RUN: what is measured: evaluate,attribution,…")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="the run directory to make, or that a file is for")] = None,
     evict: Annotated[
         bool, typer.Option("--evict", help="without RUN: remove fetched checkpoints from the hub's cache once measured")
@@ -116,7 +118,7 @@ def compare(
     from instar.workflow.pipeline import compare_stage, measure_stage
 
     if run is not None:
-        if base or checkpoints or device or dtype:
+        if base or checkpoints or device or dtype or pairs or stages:
             raise ValueError("compare takes a RUN, or --base, --checkpoints and --out with their options; not both")
         experiment = _named(run, out).trained()
         failures = measure_stage(experiment, remeasure=remeasure)
@@ -129,7 +131,10 @@ def compare(
         "model": {"source": base, **_given(device=device, dtype=dtype)},
         "tasks": {"old": old, "new": new},
         "series": {"checkpoints": checkpoints, "evict": evict},
-        "data": {"train_file": None if train_file is None else str(train_file)},
+        "data": _given(
+            train_file=train_file and str(train_file), test_size=pairs, measure_pairs=pairs and min(pairs, 96)
+        ),
+        "measure": _given(stages=None if stages is None else stages.split(",")),
     }
     _run(Experiment.create(out, RunConfig.checked(chosen, "compare")), remeasure)
 
