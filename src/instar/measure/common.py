@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from instar.models.load import Model
+from instar.models.load import Model, weights_now
 from instar.models.replay import LIVE_BYTES
 from instar.tasks.batch import Batch
 from instar.tasks.frame import form_of
@@ -114,7 +114,7 @@ def about(model: Model, batch: Batch, **more: Any) -> dict[str, Any]:
     own = {
         "instar": __version__,
         "model": model.name,
-        "weights": model.weights,
+        "weights": weights_now(model),
         "dtype": str(model.module.dtype).removeprefix("torch."),
         "device": model.device.type,
         "task": batch.task,

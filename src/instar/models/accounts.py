@@ -9,7 +9,7 @@
 import json
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import file_digest, sha256
@@ -180,6 +180,10 @@ def headers(files: Iterable[Path]) -> dict[str, Header]:
                     every[name] = own
         except SafetensorError as error:
             raise ValueError(f"{file}: damaged or half-written: {error}") from None
+    twice = next((name for name in every if name.partition(".")[2] in every), None)
+    if twice is not None:
+        other = twice.partition(".")[2]
+        raise ValueError(f"{every[twice].file}: {twice} and {other} are one tensor: which of them is meant?")
     empty = [name for name, header in every.items() if 0 in header.shape]
     if empty:
         raise ValueError(
@@ -194,6 +198,19 @@ def headers(files: Iterable[Path]) -> dict[str, Header]:
             "weights are: instar measures float weights: dequantise it first"
         )
     return every
+
+
+def once(names: Iterable[str], plain: Callable[[str], str], where: str) -> None:
+    """Refuse two tensors that become one when prefixes are dropped.
+
+    Raises:
+        ValueError: naming them.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(plain(name), name)
+        if other != name:
+            raise ValueError(f"{where}: {other} and {name} are one tensor: which of them is meant?")
 
 
 def left_over(name: str, missing: Sequence[str], foreign: Sequence[str], sizes: dict[str, Any]) -> str:

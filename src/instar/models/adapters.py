@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from instar.models.accounts import ADAPTER, some
+from instar.models.accounts import ADAPTER, once, some
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ROUNDING = 1e-3
@@ -60,6 +60,7 @@ def merged(module: Any, folder: Path, tensors: dict[str, Tensor], config: Any, n
     Raises:
         ValueError: an adapter that does not fit its base, or whose merging is more than rounding.
     """
+    once(tensors, lambda key: _WRAPPERS.sub("", key), str(folder / ADAPTER_WEIGHTS))
     own = _copies_once({_WRAPPERS.sub("", key): value for key, value in tensors.items()})
     _grown(module, own, name)
     with _as_file(folder, own, changed=own.keys() != tensors.keys()) as source:

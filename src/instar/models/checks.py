@@ -4,8 +4,10 @@
 2. Every layer's heads, z W_O, and the output bias sum to its attention output.
 3. Embeddings, attention outputs and MLP outputs sum to the final residual stream.
 4. A forward pass put together from the blocks' pieces (`instar.models.replay`) gives the same residual stream.
-5. Changing a pattern changes the logits (it would not if the recording were a bystander).
-6. A prompt padded on the right, or on the left, equals the prompt alone.
+5. Norms, taken apart into scale, gain and bias, are the norms. Of a model that came in memory, its own attention function
+   gives what the eager one does.
+6. Changing a pattern changes the logits (it would not if the recording were a bystander).
+7. A prompt padded on the right, or on the left, equals the prompt alone.
 
 Errors are relative to the largest value of the tensor: real models have residual channels in the thousands. Rounding grows
 with depth and width and depends on threads, so what is allowed is a few times what rounding does to the model's *own* eager
@@ -22,6 +24,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from instar.models.arch import Layout
+from instar.models.norms import frozen
 from instar.models.replay import Engine
 from instar.models.taps import as_evaluated, body, logits_at, record
 
@@ -31,7 +34,7 @@ ROOM = 8
 """How many times the model's own rounding a check may be off."""
 
 
-def check(layout: Layout, name: str) -> None:
+def check(layout: Layout, name: str, in_memory: bool = False) -> None:
     """Run all checks.
 
     Raises:
@@ -49,6 +52,40 @@ def check(layout: Layout, name: str) -> None:
                     "something other than this model, so it refuses it; please report the family and its config.json."
                 )
         _check_pattern_matters(layout, tokens, name)
+        # Families compute these in float32 whatever the model's type.
+        loosely = max(allowed, TOLERANCE[torch.float32])
+        error = max(_norm_error(layout, tokens))
+        if not error <= loosely:
+            raise ValueError(
+                f"{name}: a norm is not what its weights say (relative error {error:.2g}, allowed {loosely:.1g}), and instar "
+                "reads through norms: give the family's own model"
+            )
+        if in_memory:
+            _check_attention(layout, tokens, name, loosely)
+
+
+def _norm_error(layout: Layout, tokens: Int[Tensor, "pair pos"]) -> Iterator[float]:
+    """How far each norm, taken apart, is from itself."""
+    x, arch = record(layout, tokens).final, layout.arch
+    norms = [layout.final_norm]
+    for layer in range(layout.n_layers):
+        norms += [layout.part(layer, path) for path in (arch.norm_attn, arch.post_attn, arch.post_mlp)]
+        norms.append(layout.norm_mlp(layer))
+    for norm in (norm for norm in norms if norm is not None):
+        own = frozen(layout, norm, x)
+        yield _far(own.hat * own.gain + (0 if own.bias is None else own.bias), norm(x))
+
+
+def _check_attention(layout: Layout, tokens: Int[Tensor, "pair pos"], name: str, allowed: float) -> None:
+    own = layout.module.config._attn_implementation
+    with as_evaluated(layout.module):
+        logits = layout.module(input_ids=tokens, use_cache=False).logits[:, -1]
+    error = _far(logits, _eager(layout, tokens))
+    if not error <= allowed:
+        raise ValueError(
+            f"{name}: its attention function {own!r} gives other logits than eager attention (relative error {error:.2g}, "
+            f"allowed {allowed:.1g}), and instar measures the eager one: load the model with attn_implementation='eager'"
+        )
 
 
 def _errors(layout: Layout, tokens: Int[Tensor, "pair pos"]) -> dict[str, float]:

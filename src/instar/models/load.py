@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -24,10 +25,11 @@ from transformers import AutoTokenizer
 from instar.models import organism
 from instar.models.arch import Layout, row
 from instar.models.checks import check
-from instar.models.plain import measuring, refuse_unplain, unwrapped
+from instar.models.plain import measuring, refuse_unplain, seen_anew, unwrapped
 from instar.models.read import Source, quiet, read
 from instar.record.names import at_home, device_name, dtype_name
 from instar.tasks.frame import Framed, framed
+from instar.tasks.words import OBJECTS, PLACES, TEST_NAMES, TRAIN_NAMES
 
 
 @dataclass(frozen=True)
@@ -128,13 +130,14 @@ def load(
             _trim_vocabulary(layout, tokenizer, name, revision, like)
             tokenizer = _as_read(tokenizer, chat)
         _prove(layout, name)
-        return Model(module, tokenizer, layout, name, fingerprint(module), facts, call)
+        return Model(module, tokenizer, layout, name, _hash(module), facts, call)
 
 
 def _in_memory(source: nn.Module, tokenizer: Any, like: Model | None, chat: str | None) -> Model:
     module = unwrapped(source)
     name = getattr(module, "name_or_path", "") or type(module).__name__
     layout = Layout(module, row(module.config))
+    seen_anew(module)
     # Before its numbers are looked at: an adapter's are no part of the model's.
     refuse_unplain(layout)
     _check_type(module, name)
@@ -142,9 +145,9 @@ def _in_memory(source: nn.Module, tokenizer: Any, like: Model | None, chat: str 
     if like is not None:
         _check_rows(layout, name, like)
         tokenizer = tokenizer or like.tokenizer
-    _prove(layout, name)
+    _prove(layout, name, in_memory=True)
     tokenizer = None if tokenizer is None else _as_read(tokenizer, chat)
-    return Model(module, tokenizer, layout, name, fingerprint(module))
+    return Model(module, tokenizer, layout, name, _hash(module))
 
 
 def _check_rows(layout: Layout, name: str, like: Model) -> None:
@@ -153,9 +156,15 @@ def _check_rows(layout: Layout, name: str, like: Model) -> None:
         raise ValueError(f"{name}: the unembedding has {rows} rows, its base {wanted}: not a checkpoint of that base")
 
 
-def _prove(layout: Layout, name: str) -> None:
+def _prove(layout: Layout, name: str, in_memory: bool = False) -> None:
     with measuring(layout):
-        check(layout, name)
+        try:
+            check(layout, name, in_memory)
+        except (TypeError, KeyError, IndexError, AttributeError) as error:
+            raise ValueError(
+                f"{name}: its parts cannot be taken apart as its family's can ({type(error).__name__}: {error}): some were "
+                "replaced; give the family's own model"
+            ) from error
 
 
 def _as_read(tokenizer: Any, chat: str | None) -> Any:
@@ -166,6 +175,7 @@ PROBES = (
     "When Mary and John went to the store, John gave a bottle of milk to",
     "There Rebecca, Ángel and O'Neil handed 29 pens (of 1,815) to the “new” owner:",
     "Alice",
+    " ".join((*TRAIN_NAMES, *TEST_NAMES, *PLACES, *OBJECTS)),
 )
 """Texts that two tokenizers have to read alike to be one."""
 
@@ -182,6 +192,11 @@ def _tokenizer_in_series(where: Source, like: Model, chat: str | None) -> tuple[
     if chat is not None and not own.chat_template:
         own.chat_template = like.tokenizer.chat_template
     read = _as_read(own, chat)
+    words, known = own.get_vocab(), like.tokenizer.get_vocab()
+    other = next((word for word, index in known.items() if words.get(word) != index), None)
+    if other is not None:
+        text = f"token {known[other]} of the base is {other!r}, here that is token {words.get(other)}"
+        return read, {"tokenizer": f"its own, which reads prompts otherwise than the base's: {text}"}
     for text in PROBES:
         here, there = (list(each(text)["input_ids"]) for each in (read, like.tokenizer))
         if here != there:
@@ -269,6 +284,27 @@ def fingerprint(module: nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.view(torch.uint8).numpy().tobytes() if value.ndim else repr(value.item()).encode())
     return digest.hexdigest()
+
+
+_hashed: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
+"""The fingerprint of each model, and by what its weights were known then."""
+
+
+def weights_now(model: Model) -> str:
+    """The fingerprint of the weights as they are: of a model in memory they may have changed since it was loaded."""
+    known = _hashed.get(model.module)
+    return known[1] if known is not None and known[0] == _state(model.module) else _hash(model.module)
+
+
+def _hash(module: nn.Module) -> str:
+    found = fingerprint(module)
+    _hashed[module] = _state(module), found
+    return found
+
+
+def _state(module: nn.Module) -> tuple[Any, ...]:
+    values = module.state_dict(keep_vars=True).values()
+    return tuple((value.data_ptr(), value._version, value.dtype) for value in values)
 
 
 def _on_device(module: Any, device: str) -> Any:

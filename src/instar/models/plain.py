@@ -12,6 +12,7 @@ through one door (`measured`), where
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -23,6 +24,7 @@ from weakref import WeakKeyDictionary
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import nn
+from transformers import AttentionInterface
 from transformers.pytorch_utils import Conv1D
 
 from instar.models.arch import Layout, row
@@ -37,6 +39,8 @@ _OWN_HOOKS = "transformers.utils.output_capturing"
 """Where transformers' own hooks come from, which change nothing."""
 _locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 _of_locks = Lock()
+_proved: WeakKeyDictionary[nn.Module, tuple[Any, ...]] = WeakKeyDictionary()
+"""What each model was computed by when it was first seen."""
 _entered: ContextVar[frozenset[int]] = ContextVar("entered", default=frozenset())
 """The modules that this thread is measuring already."""
 
@@ -122,6 +126,27 @@ def unwrapped(model: Any) -> Any:
     return module
 
 
+def seen_anew(module: nn.Module) -> None:
+    """Loaded again: what it is computed by now is what it is to stay."""
+    _proved.pop(module, None)
+
+
+def _code_of(layout: Layout) -> tuple[Any, ...]:
+    """What a model is computed by: its parts' classes and their code, its family's functions, its attention function."""
+    module = layout.module
+    parts = tuple((path, type(part), type(part).forward) for path, part in module.named_modules())
+    kinds = {type(block) for block in layout.blocks}
+    family = tuple(sorted((name, id(f)) for kind in kinds for name, f in _functions(kind)))
+    chosen = module.config._attn_implementation
+    causal = tuple(getattr(layout.part(i, layout.arch.attn), "is_causal", None) for i in range(layout.n_layers))
+    return parts, family, chosen, AttentionInterface().get(chosen, None), causal
+
+
+def _functions(kind: type) -> Iterator[tuple[str, Any]]:
+    own = vars(sys.modules[kind.__module__])
+    yield from ((name, own[name]) for name in own if inspect.isfunction(own[name]))
+
+
 def refuse_unplain(layout: Layout) -> None:
     """One sentence on what stands around or in the place of a model's parts.
 
@@ -148,6 +173,12 @@ def refuse_unplain(layout: Layout) -> None:
                 f"model: {path} is a {type(part).__module__}.{type(part).__name__}, and instar reads the weights of plain "
                 "linear layers: give the model with float weights and nothing in their place"
             )
+    code = _code_of(layout)
+    if _proved.setdefault(module, code) != code:
+        raise ValueError(
+            "model: what it is computed by (a class, its forward method, a function of its family, its attention) is not "
+            "what it was when it was loaded: instar.load it again"
+        )
 
 
 def _around(part: nn.Module) -> str | None:

@@ -15,8 +15,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from instar.models.accounts import Header, check_file, check_folder, headers, left_over, some
+from instar.models.accounts import Header, check_file, check_folder, headers, left_over, once, some
 from instar.models.adapters import ADAPTER, ADAPTER_WEIGHTS, described, merged
 from instar.models.arch import row
 from instar.models.fetch import fetched_file, weight_files
@@ -145,7 +143,9 @@ def _whole(source: Source) -> Found:
 def _bare(source: Source, files: list[Path], config: Any) -> Found:
     """A state dict and a configuration."""
     _accept(source, config)
-    sizes = {_WRAPPERS.sub("", name): header for name, header in headers(files).items()}
+    every = headers(files)
+    sizes = {_WRAPPERS.sub("", name): header for name, header in every.items()}
+    once(every, lambda name: _WRAPPERS.sub("", name), str(source))
     state = {_WRAPPERS.sub("", name): value for file in files for name, value in _tensors(file).items()}
     with quiet():
         return _filled(source, None, sizes, type(empty(config)), config=config, state_dict=state)
@@ -239,11 +239,11 @@ def _merged(source: Source, folder: Path, base: Any) -> Found:
     # The base's place on the machine where the adapter was made, or beside it.
     name = str(config.base_model_name_or_path)
     name = str((folder / name).resolve()) if (folder / name).exists() else name
-    facts = {}
+    facts, revision = {}, getattr(config, "revision", None) if not Path(name).exists() else None
     if base is None:
-        module = read(Source(name, None, "float32", source.device, source.trust_remote_code)).module
+        module = read(Source(name, revision, "float32", source.device, source.trust_remote_code)).module
     else:
-        facts = _on_this_base(source, name, base)
+        facts = _on_this_base(source, name, revision, base)
         require(str(source), base.config, source.dtype, source.device)
         module = copy.deepcopy(base)
     module = module.to(torch.promote_types(getattr(torch, source.dtype), torch.float32)).eval()
@@ -253,19 +253,33 @@ def _merged(source: Source, folder: Path, base: Any) -> Found:
     return Found(whole.to(getattr(torch, source.dtype)), about | facts, name)
 
 
-def _on_this_base(source: Source, named: str, base: Any) -> dict[str, str]:
+def _on_this_base(source: Source, named: str, revision: str | None, base: Any) -> dict[str, str]:
     """What to say of an adapter that names a base other than the one it is put on.
 
     Raises:
         ValueError: where the base that it names can be read here, and has other weights.
     """
     own = base.name_or_path
+    if named == own and revision is not None and not Path(named).exists():
+        made = getattr(base.config, "_commit_hash", None)
+        wanted = getattr(configuration(Source(named, revision)), "_commit_hash", None)
+        if None not in (made, wanted) and made != wanted:
+            raise ValueError(
+                f"{source}: this adapter was trained on revision {revision!r} of {named} ({ADAPTER} says so), and the base "
+                "that it is to be put on is another commit: give that revision as the base"
+            )
     if named in (own, "None", "") or (Path(named).exists() and Path(own).exists() and Path(named).samefile(own)):
         return {}
     if not Path(named).is_dir():
         return {
             "adapter_base": f"the adapter names {named}, which is not here; it was put on {own or 'the given base'}"
         }
+    other = _configured_otherwise(named, base)
+    if other:
+        raise ValueError(
+            f"{source}: this adapter was trained on {named} ({ADAPTER} says so), which is configured otherwise than "
+            f"{own or 'the base'} that it is to be put on ({other}): give its own base (like=BASE, --base BASE)"
+        )
     if _same_weights(named, base):
         return {}
     raise ValueError(
@@ -274,25 +288,45 @@ def _on_this_base(source: Source, named: str, base: Any) -> dict[str, str]:
     )
 
 
-@lru_cache(maxsize=4)
-def _weights_at(folder: str, changed: float) -> dict[str, str]:
-    """A hash of every tensor in a folder's files; `changed` is when, so that new files are read anew."""
-    every: dict[str, str] = {}
-    for file in sorted(Path(folder).glob("*.safetensors")):
-        every |= {name: _hashed(value) for name, value in _tensors(file).items()}
-    return every
-
-
-def _hashed(value: torch.Tensor) -> str:
-    # The first row alone of a matrix: rows may have been added for padding, and a training moves all of them.
-    first = value.detach()[:1].cpu().float().contiguous()
-    return sha256(f"{tuple(value.shape[1:])}".encode() + first.numpy().tobytes()).hexdigest()
-
-
 def _same_weights(folder: str, base: Any) -> bool:
-    there = _weights_at(folder, max((f.stat().st_mtime for f in Path(folder).glob("*.safetensors")), default=0.0))
-    here = {name: value for name, value in base.state_dict().items() if name in there}
-    return bool(here) and all(_hashed(value) == there[name] for name, value in here.items())
+    """Whether a folder's tensors are the base's, rows apart that only one of them has in its vocabulary."""
+    here, compared = base.state_dict(), 0
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        for name, there in _tensors(file).items():
+            own = here.get(name)
+            if own is None:
+                continue
+            compared += 1
+            grown = own.ndim == 2 and own.shape[0] == base.config.vocab_size
+            rows = min(len(own), len(there)) if grown else None
+            if not torch.equal(
+                there[:rows].to(own.dtype) if grown else there.to(own.dtype), own[:rows] if grown else own
+            ):
+                return False
+    return compared > 0
+
+
+_ASIDE = (
+    "_",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "architectures",
+    "use_cache",
+    "vocab_size",
+    "name_or_path",
+)
+"""What two configurations of one model may differ in; token ids and dropout, too."""
+
+
+def _configured_otherwise(folder: str, base: Any) -> str:
+    """What a folder's configuration says and the base's does not, in words; nothing where they make one model."""
+    there, here = AutoConfig.from_pretrained(folder).to_dict(), base.config.to_dict()
+    for key in sorted(there.keys() & here.keys()):
+        apart = key.startswith(_ASIDE) or key.endswith("_token_id") or "drop" in key or "label" in key
+        if not apart and there[key] != here[key]:
+            return f"{key} is {there[key]!r} there and {here[key]!r} here"
+    return ""
 
 
 def _first_line(error: Exception) -> str:

@@ -135,12 +135,15 @@ def _check_shapes(clean: Tensor, corrupted: Tensor, answer: Tensor, foils: Tenso
 
 def _check_rows(clean: Tensor, corrupted: Tensor, answer: Tensor, foils: Tensor, mask: Tensor) -> None:
     equal = ((clean == corrupted) | ~mask).all(1)
+    ordered = foils.sort(1).values
+    twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(1)
     negative = ((clean < 0) | (corrupted < 0)).any(1) | (answer < 0)
     for wrong, why in (
         (~mask.any(1), "mask leaves no token"),
         (equal, "clean and corrupted are the same"),
         (negative, "a token id is below 0"),
         ((foils < 0).all(1), "it has no foil"),
+        (twice, "a foil stands twice, and would count twice"),
         ((foils == answer[:, None]).any(1), "its answer is among its foils, so every logit difference would be 0"),
     ):
         if wrong.any():

@@ -46,6 +46,11 @@ def fault_of_words(pair: Pair) -> Fault | None:
     if pair.answer in pair.contrast:
         text = f"the answer {pair.answer!r} is also what the corruption makes right (contrast)"
         return Fault(text, "the answer is its own contrast")
+    if len({*pair.foils}) < len(pair.foils) or len({*pair.contrast}) < len(pair.contrast):
+        twice = next(word for words in (pair.foils, pair.contrast) for word in words if words.count(word) > 1)
+        return Fault(
+            f"{twice!r} stands twice among the foils or the contrast, and would count twice", "a foil stands twice"
+        )
     if not pair.foils:
         return Fault("there are no foils, which the answer is compared with", "no foils")
     if pair.clean == pair.corrupted:

@@ -100,8 +100,34 @@ def _pair(record: Record, keys: Mapping[str, str]) -> tuple[Pair, Ids, tuple[str
     else:
         clean, between, answer, notes = joined(clean, read["answer"])
         corrupted = joined(corrupted, read["answer"])[0]
-    rest = {part: read[part] for part in ("counterfactual", "place", "wording", "spans")}
+    rest = {part: read[part] for part in ("counterfactual", "wording")}
+    rest |= {
+        "place": _place(keys["place"], read["place"], clean),
+        "spans": _placed(read["spans"], read["prompt"], clean),
+    }
     return Pair(clean=clean, corrupted=corrupted, answer=answer, between=between, **words, **rest), ids, notes
+
+
+def _place(key: str, place: int, clean: str) -> int:
+    words = len(clean.split())
+    if not 0 <= place < words:
+        raise ValueError(
+            f"{key}: expected the answer's place among the words of its prompt, 0 to {words - 1}, found {place}"
+        )
+    return place
+
+
+def _placed(spans: Sequence[Span], written: str, clean: str) -> tuple[Span, ...]:
+    """Spans of the prompt as it was written, in the prompt without the white space before it."""
+    cut, found = len(written) - len(written.lstrip()), []
+    for span in spans:
+        if not 0 <= span.start - cut < span.stop - cut <= len(clean):
+            raise ValueError(
+                f"spans: {span.slot} is {span.start} to {span.stop}, expected two places in a prompt of {len(written)} "
+                "characters, the first before the second"
+            )
+        found.append(replace(span, start=span.start - cut, stop=span.stop - cut))
+    return tuple(found)
 
 
 def _read(part: str, key: str, value: Any) -> Any:

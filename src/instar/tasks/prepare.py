@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from instar.record.keys import digest
 from instar.record.store import Store
 from instar.tasks.audit import Audit, Finding, audit, overlap, repairs, used_rows
 from instar.tasks.baselines import Baseline, baselines, of_pair, of_row, of_task
-from instar.tasks.custom import files_of
+from instar.tasks.custom import files_of, is_custom
 from instar.tasks.fitting import SEVERAL
 from instar.tasks.library import TASKS, ioi
 from instar.tasks.library import task as find_task
@@ -131,11 +132,20 @@ def _key(tasks: TasksConfig, data: DataConfig, named: dict[str, Task]) -> str:
     files = [data.train_file] if data.train_file else []
     files += [f for name in (tasks.old, tasks.new) for f in files_of(name)]
     content = {f: fingerprint(f) for f in files}
-    own = [t for t in named.values() if isinstance(t, PairSource)]  # another tokenizer leaves other rows out
-    used = [[repr(e.pairs) for e in t.used] for t in own]
+    # Another tokenizer leaves other rows of a file out. A function's pairs are asked for: what decides them may be anywhere.
+    own = [t for spec, t in zip((tasks.old, tasks.new), named.values(), strict=True) if is_custom(spec)]
+    files_rows = [t.used if isinstance(t, PairSource) else () for t in own]
+    used = [[repr(e.pairs) for e in rows] or _asked_for(t, data) for t, rows in zip(own, files_rows, strict=True)]
     names = {name: {split: list(words) for split, words in task.names.items()} for name, task in named.items()}
     choices = data.model_dump(exclude={"measure_pairs", "general_text"})
     return digest([NUMERICS, tasks.model_dump(), choices, names, used, content])
+
+
+def _asked_for(task: Task, data: DataConfig) -> list[str]:
+    pairs = [pair for kind in task.counterfactuals for pair in _test_pairs(task, data, kind)]
+    with suppress(ValueError):  # a task that is not trained on may have no rows for it
+        pairs += task.training(data.train_size, data.seed)
+    return [repr(pair) for pair in pairs]
 
 
 def _test_pairs(task: Task, data: DataConfig, counterfactual: str) -> list[Pair]:

@@ -204,7 +204,7 @@ def _table(text: str) -> list[dict[str, Any]]:
     text = text[named.end() :] if named else text
     top = text[: re.search(r"[\r\n]|$", text).start()]  # pyright: ignore[reportOptionalMemberAccess] — $ always matches
     tried = [named[1]] if named else [d for d in DELIMITERS if d in top] or [","]
-    header, rows = max((_fields(text, delimiter) for delimiter in tried), key=_likely)
+    header, rows = _best(text, tried)
     twice = [name for name in dict.fromkeys(header) if header.count(name) > 1]
     if twice:
         raise ValueError(f"column {twice[0]!r} stands twice in the header")
@@ -218,8 +218,30 @@ def _table(text: str) -> list[dict[str, Any]]:
 
 
 def _fields(text: str, delimiter: str) -> tuple[list[str], list[list[str]]]:
-    header, *rows = [*csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)] or [[]]
+    # Strict: a quotation mark that opens or closes in the middle of a cell would swallow rows, or vanish.
+    reader, lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), []
+    try:
+        lines.extend(reader)
+    except csv.Error as error:
+        raise ValueError(
+            f"line {reader.line_num}: {error}; a cell with quotation marks is written in quotes, and each mark in it twice"
+        ) from None
+    header, *rows = lines or [[]]
     return [name.strip() for name in header], [row for row in rows if row]
+
+
+def _best(text: str, tried: list[str]) -> tuple[list[str], list[list[str]]]:
+    found, why = [], ""
+    for delimiter in tried:
+        try:
+            found.append(_fields(text, delimiter))
+        except ValueError as error:
+            # Of the delimiter that is really there: another one may stand in the middle of a quoted cell.
+            why = why if why and text.count(delimiter) < text.count(tried[0]) else str(error)
+    known = [one for one in found if _KNOWN & set(one[0])]
+    if why and not known:
+        raise ValueError(why)
+    return max(found, key=_likely)
 
 
 def _likely(found: tuple[list[str], list[list[str]]]) -> tuple[int, bool, int]:

@@ -1,6 +1,7 @@
 """A model in memory is seen whole by every function, or refused by every function with one sentence."""
 
 import copy
+import json
 import pickle
 import threading
 from dataclasses import replace
@@ -11,7 +12,14 @@ import torch
 import xarray as xr
 from peft import LoraConfig, get_peft_model
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForSequenceClassification, LlamaModel
+from transformers import (
+    AttentionInterface,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaForSequenceClassification,
+    LlamaModel,
+)
+from transformers.models.llama import modeling_llama
 
 import families
 import instar
@@ -173,6 +181,64 @@ def test_what_is_not_plain_is_refused_by_every_function_also_after_loading(spoil
     if spoil is not replaced:
         with pytest.raises(ValueError, match=said):
             load(module)
+
+
+@pytest.mark.parametrize("where", ["LlamaAttention.forward", "apply_rotary_pos_emb", "attention", "is_causal"])
+def test_what_a_model_is_computed_by_may_not_change_after_loading(where, monkeypatch):
+    module = families.tiny("llama")
+    model, tokens = load(module), batch_of(families.tokens(3, 8))
+    expected = instar.evaluate(model, tokens)
+    before = module.config._attn_implementation
+    if where == "LlamaAttention.forward":
+        own = modeling_llama.LlamaAttention.forward
+        monkeypatch.setattr(modeling_llama.LlamaAttention, "forward", lambda *a, **k: own(*a, **k))
+    elif where == "apply_rotary_pos_emb":
+        monkeypatch.setattr(modeling_llama, where, lambda q, k, *rest, **how: (q, k))
+    elif where == "attention":
+        AttentionInterface.register("mine", lambda *a, **k: modeling_llama.eager_attention_forward(*a, **k))
+        module.set_attn_implementation("mine")
+    else:
+        module.model.layers[0].self_attn.is_causal = False
+    for measure in (instar.evaluate, instar.lens, instar.patching):
+        with pytest.raises(ValueError, match="is not what it was when it was loaded"):
+            measure(model, tokens)
+    monkeypatch.undo()
+    module.set_attn_implementation(before)
+    module.model.layers[0].self_attn.is_causal = True
+    same(instar.evaluate(model, tokens), expected)
+
+
+def test_an_attention_function_of_ones_own_is_asked_at_load():
+    module = families.tiny("llama")
+
+    def doubled(part, query, *rest, **how):
+        return modeling_llama.eager_attention_forward(part, 2 * query, *rest, **how)
+
+    AttentionInterface.register("doubled", doubled)
+    module.set_attn_implementation("doubled")
+    with pytest.raises(ValueError, match="its attention function 'doubled' gives other logits than eager attention"):
+        load(module)
+
+
+def test_a_norm_that_is_no_plain_norm_is_refused():
+    module = families.tiny("llama")
+
+    class Twice(type(module.model.norm)):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    module.model.layers[1].input_layernorm.__class__ = Twice
+    with pytest.raises(ValueError, match="a norm is not what its weights say"):
+        load(module)
+
+
+def test_results_name_the_weights_that_they_are_of(batch):
+    model = load(tiny_gpt2())
+    assert instar.evaluate(model, batch).attrs["weights"] == model.weights
+    with torch.no_grad():
+        model.module.transformer.h[0].mlp.c_fc.weight.mul_(2)
+    changed = instar.evaluate(model, batch).attrs["weights"]
+    assert changed == fingerprint(model.module) != model.weights
 
 
 def test_a_hook_on_every_module_is_refused(single, batch):
@@ -397,3 +463,26 @@ def test_a_checkpoint_is_read_by_its_own_tokenizer_where_that_reads_otherwise(tm
     result = instar.evaluate(own, batch)
     assert float(result["logit_diff"][0]) == pytest.approx(truth, rel=1e-4)
     assert "its own" in result.attrs["tokenizer"]
+
+
+def test_a_checkpoint_whose_tokens_stand_in_another_order_is_read_by_its_own_tokenizer(tmp_path, embedded):
+    """Two names' ids and rows are swapped: by its own tokenizer it is the same model."""
+    module = AutoModelForCausalLM.from_pretrained(FOLDER)
+    content = json.loads((FOLDER / "tokenizer.json").read_text())
+    names = instar.ioi(2).batch(embedded, n=1).pairs[0]
+    pair = [embedded.tokenizer(f"to {name}")["input_ids"][-1] for name in (names.answer, names.foils[0])]
+    words = {index: word for word, index in content["model"]["vocab"].items()}
+    for index, other in (pair, pair[::-1]):
+        content["model"]["vocab"][words[index]] = other
+    with torch.no_grad():
+        weight = module.get_input_embeddings().weight
+        weight[pair] = weight[pair[::-1]].clone()
+    module.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(FOLDER).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    own = load(tmp_path, like=embedded)
+    assert "token" in own.facts["tokenizer"]
+    found = instar.evaluate(own, instar.ioi(2).batch(own, n=8))["logit_diff"]
+    np.testing.assert_allclose(
+        found, instar.evaluate(embedded, instar.ioi(2).batch(embedded, n=8))["logit_diff"], atol=1e-4
+    )

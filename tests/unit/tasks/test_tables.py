@@ -140,3 +140,38 @@ def test_compressed_texts_are_tasks_named_without_their_suffixes(tmp_path):
         (tmp_path / name).write_bytes(gzip.compress(text.encode()))
         found = task(str(tmp_path / name), DataConfig())
         assert found.name == "a" and found.pairs(1)[0].foils == ("ring",)
+
+
+def test_quotation_marks_neither_swallow_rows_nor_vanish(tmp_path):
+    path = tmp_path / "x.tsv"
+    path.write_text('prompt\tanswer\twording\na b c\tone\t"odd\nd e f\ttwo\t\n')
+    with pytest.raises(ValueError, match=r"line \d: .*each mark in it twice"):
+        read_records(path)
+    path.write_text('prompt\tanswer\n"Mary left," said John. He gave it to\tMary\n')
+    with pytest.raises(ValueError, match="line 2"):
+        read_records(path)
+    path.write_text('prompt\tanswer\n"""Mary left,"" said John. He gave it to"\tMary\n')
+    assert read_records(path)[0].values["prompt"] == '"Mary left," said John. He gave it to'
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"place": 7}, "place: expected the answer's place among the words of its prompt, 0 to 4, found 7"),
+        ({"spans": [{"slot": "thing", "start": 900, "stop": 910}]}, "spans: thing is 900 to 910, expected two places"),
+        ({"spans": [{"slot": "thing", "start": 7, "stop": 4}]}, "spans: thing is 7 to 4"),
+        ({"foils": ["ring", "ring"]}, "'ring' stands twice among the foils"),
+    ],
+)
+def test_labels_of_a_pair_are_checked(tmp_path, more, said):
+    row = {"clean": "The key is here. The", "corrupted": "The ring is here. The", "answer": "key", "foils": ["ring"]}
+    path = tmp_path / "pairs.json"
+    path.write_text(
+        json.dumps(
+            [row | more, row | {"clean": "  The key is here. The", "spans": [{"slot": "x", "start": 6, "stop": 9}]}]
+        )
+    )
+    found = task(str(path))
+    assert [r.number for r in found.rejected] == [1] and said in found.rejected[0].reason
+    [pair] = [entry.pairs[0] for entry in found.used]
+    assert pair.clean[pair.spans[0].start : pair.spans[0].stop] == "key"
