@@ -19,6 +19,7 @@ from hub import Hub, serving
 from instar.models.organism import FOLDER
 from instar.tasks.batch import tokenize
 from instar.workflow.adopt import expanded, sources
+from saved import adapter
 
 SMALL = {
     "data": {"test_size": 20, "measure_pairs": 8},
@@ -137,6 +138,20 @@ def hub(tmp_path):
         moved(scale).save_pretrained(folder, **({"max_shard_size": "2MB"} if step == 10 else {}))
         revisions[f"step{step}"] = folder
     return Hub({"org/tiny": revisions})
+
+
+def test_an_adapter_of_another_revision_is_not_put_on_this_one(tmp_path, hub):
+    own = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "PYTHONWARNINGS": "ignore"}
+    for step, revision in ((5, "step10"), (6, "step0")):
+        adapter(tmp_path / f"checkpoint-{step}", AutoModelForCausalLM.from_pretrained(FOLDER), named="org/tiny")
+        file = tmp_path / f"checkpoint-{step}" / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"revision": revision}))
+    with serving(hub):
+        done = run(tmp_path, "org/tiny@step0", str(tmp_path / "checkpoint-*"), **own, HF_ENDPOINT=hub.url)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [f["step"] for f in summary["failed"]] == [5], done.stderr
+    assert "trained on revision 'step10' of org/tiny" in summary["failed"][0]["reason"]
+    assert "another commit" in summary["failed"][0]["reason"]
 
 
 def test_hub_revisions_are_fetched_measured_and_evicted(tmp_path, hub):

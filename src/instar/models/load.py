@@ -267,7 +267,11 @@ def load_tokenizer(source: str, **remote: Any) -> Any:
     """
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(local(source), **remote)
+            found = AutoTokenizer.from_pretrained(local(source), **remote)
+        # Where there is a configuration and no tokenizer's file, transformers makes one that has no words.
+        if not found("to", add_special_tokens=False)["input_ids"]:
+            raise ValueError("the tokenizer that is found has no words")
+        return found
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise FileNotFoundError(

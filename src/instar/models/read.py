@@ -136,8 +136,12 @@ def _whole(source: Source) -> Found:
     with quiet():
         config = configuration(source)
         _accept(source, config)
-        sizes = headers(weight_files(source.name, source.revision))
-        return _filled(source, source.name, sizes, use_safetensors=True, **source.remote)
+        files = weight_files(source.name, source.revision)
+        found = _filled(source, source.name, headers(files), use_safetensors=True, **source.remote)
+        if not source.path.is_dir():
+            # The cache's folder of a revision bears its commit's name; a configuration forgets it.
+            found.module.commit_on_hub = files[0].parent.name
+        return found
 
 
 def _bare(source: Source, files: list[Path], config: Any) -> Found:
@@ -261,9 +265,10 @@ def _on_this_base(source: Source, named: str, revision: str | None, base: Any) -
     """
     own = base.name_or_path
     if named == own and revision is not None and not Path(named).exists():
-        made = getattr(base.config, "_commit_hash", None)
-        wanted = getattr(configuration(Source(named, revision)), "_commit_hash", None)
-        if None not in (made, wanted) and made != wanted:
+        made = getattr(base, "commit_on_hub", None)
+        with quiet():
+            wanted = fetched_file(named, revision, "config.json").parent.name
+        if made not in (None, wanted):
             raise ValueError(
                 f"{source}: this adapter was trained on revision {revision!r} of {named} ({ADAPTER} says so), and the base "
                 "that it is to be put on is another commit: give that revision as the base"

@@ -1,6 +1,7 @@
 """Adapters: what is measured is the model that was trained, or nothing."""
 
 import json
+import shutil
 import warnings
 
 import peft
@@ -152,6 +153,40 @@ def test_an_adapter_is_put_on_the_base_that_it_names_or_says_so(tmp_path, base, 
     assert "adapter_base" not in load(tmp_path / "adapter", like=copy).facts
     adapter(tmp_path / "theirs", named="org/elsewhere")
     assert "org/elsewhere, which is not here" in load(tmp_path / "theirs", like=base).facts["adapter_base"]
+
+
+def test_the_whole_base_is_compared_and_its_configuration(tmp_path, base):
+    """A base that differs behind its first rows only, and one that is configured otherwise."""
+    adapter(tmp_path / "adapter")
+    other = tuned()
+    with torch.no_grad():
+        other.transformer.h[0].attn.c_proj.weight[1:] = 0
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="whose weights are not those of"):
+        load(tmp_path / "adapter", like=load(tmp_path / "other", like=base))
+    shutil.copytree(tmp_path / "base", tmp_path / "relu")
+    config = json.loads((tmp_path / "relu" / "config.json").read_text()) | {"activation_function": "relu"}
+    (tmp_path / "relu" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ValueError, match="configured otherwise .*activation_function is 'gelu_new' there and 'relu' here"
+    ):
+        load(tmp_path / "adapter", like=load(tmp_path / "relu"))
+
+
+def test_two_tensors_that_become_one_are_refused(tmp_path, base):
+    adapter(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    own = load_file(file)
+    save_file(own | {f"module.{name}": 3 * value for name, value in own.items()}, file)
+    with pytest.raises(ValueError, match="are one tensor: which of them is meant"):
+        load(tmp_path / "adapter", like=base)
+    state = {name: value.clone() for name, value in tuned().state_dict().items() if name != "lm_head.weight"}
+    for other in ("_orig_mod.module.", "module."):
+        save_file(
+            state | {other + name: value.clone() for name, value in state.items()}, tmp_path / "step-1.safetensors"
+        )
+        with pytest.raises(ValueError, match="are one tensor: which of them is meant"):
+            load(tmp_path / "step-1.safetensors", like=base)
 
 
 def test_rows_that_peft_saved_with_the_adapter(tmp_path, base):

@@ -167,13 +167,16 @@ def test_the_command_reads_both_packages_files(tmp_path, monkeypatch):
         # Theirs has scores outside the circuit too.
         edge["score"] = edge["score"] if edge["in_graph"] else 0.01 * len(name)
     (tmp_path / "b.json").write_text(json.dumps(theirs))
-    value = json.loads(call(tmp_path / "a.json", tmp_path / "b.json", "--json"))
+    # Random scores, whose direct edges say the opposite of the convention: it is said, and nothing is changed.
+    with pytest.warns(UserWarning, match="its signs look reversed"):
+        value = json.loads(call(tmp_path / "a.json", tmp_path / "b.json", "--json"))
     expected = json.loads(json.dumps(diff(A, B).as_dict()))
     assert {k: v for k, v in value.items() if k not in ("chance", "floors")} == expected
     assert value["edges"]["gained"] == ["input->a0.h1<v>", "a0.h1->logits"] and "no pairs" in value["floors"]
     assert 0 < value["chance"]["edges"]["jaccard"] < value["chance"]["edges"]["jaccard_high"] < 1
     monkeypatch.setattr("instar.report.terminal.console.width", 160)
-    text = call(tmp_path / "a.json", tmp_path / "b.json")
+    with pytest.warns(UserWarning, match="its signs look reversed"):
+        text = call(tmp_path / "a.json", tmp_path / "b.json")
     assert "0.43 (" in text and "a0.h1" in text and "no pairs to resample" in text
     assert "sign changed (raw): 1: m0->logits -2 → +1" in text
 
