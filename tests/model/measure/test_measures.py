@@ -78,9 +78,11 @@ def test_one_head_equals_its_own_ablation_in_the_linear_part(tiny, batch):
     final, norm = streams[:, -1], model.transformer.ln_f
     scale = (final.var(1, unbiased=False, keepdim=True) + norm.eps).sqrt()
     inputs = {}
-    model.transformer.h[1].attn.c_proj.register_forward_pre_hook(lambda m, x: inputs.setdefault("z", []).append(x[0]))
+    projection = model.transformer.h[1].attn.c_proj
+    hook = projection.register_forward_pre_hook(lambda m, x: inputs.setdefault("z", []).append(x[0]))
     for tokens, end in zip(batch.clean, batch.end, strict=True):
         model(tokens[None, : int(end) + 1])
+    hook.remove()
     z = torch.stack([x[0, -1] for x in inputs["z"]])[:, 16:24]
     wrote = z @ model.transformer.h[1].attn.c_proj.weight[16:24]
     without = ((final - wrote) - (final - wrote).mean(1, keepdim=True)) / scale * norm.weight

@@ -223,7 +223,7 @@ def test_no_row_whose_answer_is_a_foil_reaches_a_batch(embedded, tmp_path_factor
     rows = []
     for i in range(8):
         own, other, *rest = data.draw(st.permutations(things))
-        foils = data.draw(st.lists(st.sampled_from([own, other, *rest]), min_size=1, max_size=3))
+        foils = data.draw(st.lists(st.sampled_from([own, other, *rest]), min_size=1, max_size=3, unique=True))
         contrast = data.draw(st.one_of(st.none(), st.sampled_from([own, other])))
         answer = data.draw(st.sampled_from([own, " " + own]))
         text = f"The {{}} is in place {i}. The"
