@@ -171,11 +171,12 @@ def _as_read(tokenizer: Any, chat: str | None) -> Any:
     return tokenizer if isinstance(tokenizer, Framed) else framed(tokenizer, chat)
 
 
+_WORDS = (*TRAIN_NAMES, *TEST_NAMES, *PLACES, *OBJECTS)
 PROBES = (
     "When Mary and John went to the store, John gave a bottle of milk to",
     "There Rebecca, Ángel and O'Neil handed 29 pens (of 1,815) to the “new” owner:",
     "Alice",
-    " ".join((*TRAIN_NAMES, *TEST_NAMES, *PLACES, *OBJECTS)),
+    *(" ".join(_WORDS[i : i + 8]) for i in range(0, len(_WORDS), 8)),
 )
 """Texts that two tokenizers have to read alike to be one."""
 
