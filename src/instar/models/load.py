@@ -25,7 +25,7 @@ from transformers import AutoTokenizer
 from instar.models import organism
 from instar.models.arch import Layout, row
 from instar.models.checks import check
-from instar.models.plain import measuring, refuse_unplain, seen_anew, unwrapped
+from instar.models.plain import measuring, seen_anew, unwrapped
 from instar.models.read import Source, quiet, read
 from instar.record.names import at_home, device_name, dtype_name
 from instar.tasks.frame import Framed, framed
@@ -117,14 +117,13 @@ def load(
         where = Source(local(name), revision, dtype, device, trust_remote_code)
         found = read(where, None if like is None else like.module)
         module, facts = _on_device(found.module, device), dict(found.facts)
-        if tokenizer is None and like is None:
-            tokenizer = _tokenizer_of(where, found.base)
         layout = Layout(module, row(module.config))
-        _check_type(module, name)
-        _check_finite(module, name)
-        if tokenizer is None and like is not None:
+        if like is not None:
             _check_rows(layout, name, like)
-            tokenizer, how = _tokenizer_in_series(where, like, chat)
+        if tokenizer is None:
+            tokenizer, how = (
+                (_tokenizer_of(where, found.base), {}) if like is None else _tokenizer_in_series(where, like, chat)
+            )
             facts |= how
         if tokenizer is not None:
             _trim_vocabulary(layout, tokenizer, name, revision, like)
@@ -137,14 +136,10 @@ def _in_memory(source: nn.Module, tokenizer: Any, like: Model | None, chat: str 
     module = unwrapped(source)
     name = getattr(module, "name_or_path", "") or type(module).__name__
     layout = Layout(module, row(module.config))
-    seen_anew(module)
-    # Before its numbers are looked at: an adapter's are no part of the model's.
-    refuse_unplain(layout)
-    _check_type(module, name)
-    _check_finite(module, name)
     if like is not None:
         _check_rows(layout, name, like)
-        tokenizer = tokenizer or like.tokenizer
+        tokenizer = like.tokenizer if tokenizer is None else tokenizer
+    seen_anew(module)
     _prove(layout, name, in_memory=True)
     tokenizer = None if tokenizer is None else _as_read(tokenizer, chat)
     return Model(module, tokenizer, layout, name, _hash(module))
@@ -158,6 +153,8 @@ def _check_rows(layout: Layout, name: str, like: Model) -> None:
 
 def _prove(layout: Layout, name: str, in_memory: bool = False) -> None:
     with measuring(layout):
+        _check_type(layout.module, name)
+        _check_finite(layout.module, name)
         try:
             check(layout, name, in_memory)
         except (TypeError, KeyError, IndexError, AttributeError) as error:

@@ -32,8 +32,6 @@ from instar.tasks.batch import Batch
 
 P = ParamSpec("P")
 R = TypeVar("R")
-DOORS: set[str] = set()
-"""The functions that are entered through the door."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _OWN_HOOKS = "transformers.utils.output_capturing"
 """Where transformers' own hooks come from, which change nothing."""
@@ -59,7 +57,6 @@ def measured(function: Callable[P, R]) -> Callable[P, R]:
                     _check_ids(batch, model.layout, model.name)
             return function(*args, **kwargs)
 
-    DOORS.add(function.__name__)
     return entered
 
 
@@ -135,16 +132,14 @@ def _code_of(layout: Layout) -> tuple[Any, ...]:
     """What a model is computed by: its parts' classes and their code, its family's functions, its attention function."""
     module = layout.module
     parts = tuple((path, type(part), type(part).forward) for path, part in module.named_modules())
-    kinds = {type(block) for block in layout.blocks}
-    family = tuple(sorted((name, id(f)) for kind in kinds for name, f in _functions(kind)))
+    family = tuple(own for kind in dict.fromkeys(map(type, layout.blocks)) for own in _functions(kind))
     chosen = module.config._attn_implementation
     causal = tuple(getattr(layout.part(i, layout.arch.attn), "is_causal", None) for i in range(layout.n_layers))
     return parts, family, chosen, AttentionInterface().get(chosen, None), causal
 
 
-def _functions(kind: type) -> Iterator[tuple[str, Any]]:
-    own = vars(sys.modules[kind.__module__])
-    yield from ((name, own[name]) for name in own if inspect.isfunction(own[name]))
+def _functions(kind: type) -> list[tuple[str, Any]]:
+    return inspect.getmembers(sys.modules[kind.__module__], inspect.isfunction)
 
 
 def refuse_unplain(layout: Layout) -> None:

@@ -57,6 +57,15 @@ def test_extra_rows_that_prompts_can_use_are_refused(tmp_path, embedded):
         load(tmp_path, like=embedded)
 
 
+def test_fewer_rows_than_the_base_are_refused_also_with_a_tokenizer_that_is_given(tmp_path, embedded):
+    model = AutoModelForCausalLM.from_pretrained(FOLDER)
+    model.resize_token_embeddings(100)
+    model.save_pretrained(tmp_path)
+    for tokenizer in (None, embedded.tokenizer):
+        with pytest.raises(ValueError, match="the unembedding has 100 rows, its base"):
+            load(tmp_path, tokenizer, like=embedded)
+
+
 def test_a_checkpoint_of_another_base_is_refused(embedded):
     with pytest.raises(ValueError, match="the unembedding has 101 rows, its base"):
         load(tiny_gpt2(), like=embedded)
