@@ -25,7 +25,7 @@ from instar.circuits.sets import all_heads, heads_of, matched
 from instar.measure.common import about, prompts
 from instar.measure.faithfulness import faithfulness
 from instar.measure.paths import set_patching
-from instar.models.load import Model
+from instar.models.load import Model, weights_now
 from instar.models.plain import measured
 from instar.models.weights import permuted
 from instar.tasks.batch import Batch
@@ -80,7 +80,7 @@ def causal(
     data["added"] = (("layer", "part", "pair"), residual_learning(base, tuned, new.clean, chunk=chunk)["added"].values)
     coords = {"layer": np.arange(graph.n_layers), "part": ["attention", "mlp"], "task": ["old", "new"]}
     attrs = about(
-        tuned, new.clean, base_weights=base.weights, inside=list(inside), matched_possible=null.possible,
+        tuned, new.clean, base_weights=weights_now(base), inside=list(inside), matched_possible=null.possible,
         matched_overlap=null.overlap, permuted=permuted(base.layout, tuned.layout), seed=seed,
     )  # fmt: skip
     return xr.Dataset(data).assign_coords(coords).assign_attrs(attrs)

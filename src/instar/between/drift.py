@@ -14,7 +14,7 @@ import xarray as xr
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from instar.models.load import Model
+from instar.models.load import Model, weights_now
 from instar.models.plain import measured
 from instar.models.taps import record
 from instar.models.weights import tied
@@ -49,7 +49,7 @@ def drift(
         },
         coords={"component": np.array(names)},
     )
-    return dataset.assign_attrs(model=tuned.name, weights=tuned.weights, base=base.weights)
+    return dataset.assign_attrs(model=tuned.name, weights=weights_now(tuned), base=weights_now(base))
 
 
 def component(parameter: str, model: Model) -> str:

@@ -26,7 +26,7 @@ from torch import Tensor
 from instar.between.graft import Sets
 from instar.circuits.graph import Graph
 from instar.measure.common import about, answer_direction, at_end, foil_values, numpy, pair_coords, pieces
-from instar.models.load import Model
+from instar.models.load import Model, weights_now
 from instar.models.norms import frozen
 from instar.models.plain import measured
 from instar.models.replay import Engine, rows_of
@@ -73,7 +73,7 @@ def exchange(base: Model, tuned: Model, batch: Batch, sets: Sets, *, chunk: int 
     data: dict[str, Any] = {kind: (("set", "pair"), v) for kind, v in values.items()}
     data |= {kind: ("pair", v) for kind, v in ends.items()}
     dataset = xr.Dataset(data, coords={**pair_coords(batch), "set": np.array(list(sets), dtype=str)})
-    return dataset.assign_attrs(about(tuned, batch, base_weights=base.weights, convention=CONVENTION))
+    return dataset.assign_attrs(about(tuned, batch, base_weights=weights_now(base), convention=CONVENTION))
 
 
 def _members(graph: Graph, name: str, components: Sequence[str]) -> dict[int, list[int | None]]:
@@ -134,7 +134,7 @@ def residual_learning(base: Model, tuned: Model, batch: Batch, *, chunk: int = 6
         parts.append(np.stack(rows).reshape(len(engines[0].blocks), 2, len(part)))
     data = {"added": (("layer", "part", "pair"), np.concatenate(parts, -1))}
     coords = {**pair_coords(batch), "layer": np.arange(base.layout.n_layers), "part": ["attention", "mlp"]}
-    more = {"base_weights": base.weights, "convention": "tuned minus base layer on the base's input, logits"}
+    more = {"base_weights": weights_now(base), "convention": "tuned minus base layer on the base's input, logits"}
     return xr.Dataset(data, coords=coords).assign_attrs(about(tuned, batch, **more))
 
 

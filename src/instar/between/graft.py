@@ -23,7 +23,7 @@ from torch import Tensor
 
 from instar.circuits.graph import Graph
 from instar.measure.common import about, foil_values, numpy, pair_coords, pieces
-from instar.models.load import Model
+from instar.models.load import Model, weights_now
 from instar.models.plain import measured
 from instar.models.taps import logits_at, record
 from instar.models.weights import EMBEDDING, EMBEDDINGS, NORMS, QKVO, UNEMBEDDING, tied, untied, weights
@@ -131,7 +131,7 @@ def graft(base: Model, tuned: Model, batch: Batch, sets: Sets, *, chunk: int = 6
         data[kind] = (("set", "pair"), np.array([r.logit_diff for r in readings]).reshape(shape))
         data[f"{kind}_right"] = (("set", "pair"), np.array([r.right for r in readings], np.int8).reshape(shape))
     dataset = xr.Dataset(data, coords={**pair_coords(batch), "set": np.array(list(sets), dtype=str)})
-    more = {"base_weights": base.weights, "share": share, "convention": CONVENTION}
+    more = {"base_weights": weights_now(base), "share": share, "convention": CONVENTION}
     return dataset.assign_attrs(about(tuned, batch, **more))
 
 

@@ -112,7 +112,7 @@ def compare(
     remeasure: Remeasure = False,
 ) -> None:
     """What changed, and the verdict: of a run, or of checkpoints that somebody else trained."""
-    from instar.record.config import RunConfig
+    from instar.record.config import DataConfig, RunConfig
     from instar.report.terminal import show_summary
     from instar.workflow.experiment import Experiment
     from instar.workflow.pipeline import compare_stage, measure_stage
@@ -127,13 +127,12 @@ def compare(
         return
     if not (base and checkpoints and out):
         raise ValueError("compare takes a RUN, or all of --base, --checkpoints and --out")
+    inside = pairs and min(pairs, DataConfig().measure_pairs)
     chosen: dict[str, Any] = {
         "model": {"source": base, **_given(device=device, dtype=dtype)},
         "tasks": {"old": old, "new": new},
         "series": {"checkpoints": checkpoints, "evict": evict},
-        "data": _given(
-            train_file=train_file and str(train_file), test_size=pairs, measure_pairs=pairs and min(pairs, 96)
-        ),
+        "data": _given(train_file=train_file and str(train_file), test_size=pairs, measure_pairs=inside),
         "measure": _given(stages=None if stages is None else stages.split(",")),
     }
     _run(Experiment.create(out, RunConfig.checked(chosen, "compare")), remeasure)

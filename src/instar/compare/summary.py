@@ -41,6 +41,8 @@ def summarise(store: Store, of: Compared, failures: list[dict[str, Any]]) -> dic
     # Evidence is written here and read by what follows.
     controls = {name: _control(store, tasks, name) for name in of.controls}
     verdict = verdicts(store, tasks, seeds, controls)
+    rows = (store.index() or {"steps": []})["steps"]
+    read = [(row, store.attributes("evaluate", tasks["old"], seeds[0], row["step"])) for row in rows]
     summary = {
         "schema": SCHEMA,
         "instar": __version__,
@@ -49,7 +51,7 @@ def summarise(store: Store, of: Compared, failures: list[dict[str, Any]]) -> dic
         "new": tasks["new"],
         "tasks": {name: _behaviour(store, name, role, seeds, steps) for role, name in tasks.items()},
         "training": _training(store, seeds),
-        "checkpoints": _checkpoints(store, seeds[0], tasks["old"]),
+        "checkpoints": _checkpoints(read),
         "health": [finding | {"seed": s} for s in seeds for finding in (store.index(s) or {"health": []})["health"]],
         "divergence": _divergence(store, steps),
         "weight_change": _weight_change(store, steps),
@@ -60,7 +62,7 @@ def summarise(store: Store, of: Compared, failures: list[dict[str, Any]]) -> dic
         "circuits": {name: _circuits(store, name, steps) for name in tasks.values()},
         "audit": _audit(store),
         "failed": failures,
-        "notices": _notices(store, seeds[0], tasks["old"]),
+        "notices": _notices(store, read),
         "diff": diffs(store, tasks, steps, of.controls),
         "dynamics": dynamics(store, tasks, seeds, steps),
         "controls": controls,
@@ -152,12 +154,14 @@ def _training(store: Store, seeds: list[int]) -> dict[str, Any]:
     return found
 
 
-def _checkpoints(store: Store, seed: int, task: str) -> list[dict[str, Any]]:
+Read = list[tuple[dict[str, Any], dict[str, Any]]]
+"""Each checkpoint's row of the index, and how its behaviour was measured."""
+
+
+def _checkpoints(read: Read) -> list[dict[str, Any]]:
     """Where each checkpoint of the first seed came from, and how far merging an adapter moved its logits."""
-    rows = (store.index() or {"steps": []})["steps"]
     found = []
-    for row in rows:
-        own = store.attributes("evaluate", task, seed, row["step"])
+    for row, own in read:
         made = {name: own.get(name) for name in ("weights", "dtype", "prompts", "adapter", "merge_error")}
         found.append({"step": row["step"], "source": row.get("source"), "revision": row.get("revision"), **made})
     return found
@@ -167,11 +171,10 @@ SAID_OF_CHECKPOINTS = {"left_over": "weights", "adapter_base": "adapter", "token
 """What measurements carry of how a checkpoint was read, where that is not plain."""
 
 
-def _notices(store: Store, seed: int, task: str) -> list[dict[str, Any]]:
+def _notices(store: Store, read: Read) -> list[dict[str, Any]]:
     """What a reader has to know beside the numbers: how checkpoints were read, and results of several versions."""
     found: dict[tuple[str, str], list[int]] = {}
-    for row in (store.index() or {"steps": []})["steps"]:
-        own = store.attributes("evaluate", task, seed, row["step"])
+    for row, own in read:
         for name, kind in SAID_OF_CHECKPOINTS.items():
             if own.get(name):
                 found.setdefault((kind, str(own[name])), []).append(row["step"])

@@ -77,7 +77,7 @@ def prepare(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any, 
         kinds = {name: list(task.counterfactuals) for name, task in named.items()}
         write_json(store.data("prepared.json"), {"key": wanted, "counterfactuals": kinds})
     if not store.data("baselines.jsonl").exists():
-        beside = [(task, b) for task in named.values() for b in _baselines(store, task, new, data, trained, tokenizer)]
+        beside = [(task, b) for task in named.values() for b in _baselines(store, task, new, data, trained)]
         write_rows(store.data("baselines.jsonl"), [{"task": task.name, **asdict(b)} for task, b in beside])
     train = read_rows(store.data("train.jsonl"))
     pairs = [
@@ -179,12 +179,13 @@ def _training_rows(new: Task, data: DataConfig, tokenizer: Any) -> tuple[list[Da
     return rows, refused
 
 
-def _baselines(store: Store, task: Task, new: Task, data: DataConfig, trained: bool, tokenizer: Any) -> list[Baseline]:
+def _baselines(store: Store, task: Task, new: Task, data: DataConfig, trained: bool) -> list[Baseline]:
     """What needs no circuit, learnt on what is trained on; where that is not known, or not this task, on its own rows."""
     test = read_pairs(store, task.name, task.counterfactuals[0])
     if task is new and data.train_file is not None:
-        rows = [of_row(row, _shape(new) is not None) for row in _training_rows(new, data, tokenizer)[0]]
-        return baselines(rows, test, "rows trained on" if trained else "rows of data.train_file")
+        rows = (DataRow(i, **row) for i, row in enumerate(read_rows(store.data("train.jsonl")), 1))
+        asked = [of_row(row, _shape(new) is not None) for row in rows]
+        return baselines(asked, test, "rows trained on" if trained else "rows of data.train_file")
     if task is new and trained:
         return baselines([of_pair(p) for p in new.training(data.train_size, data.seed)], test, "rows trained on")
     return of_task(task, test, data.train_size, data.seed)

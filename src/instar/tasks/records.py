@@ -231,16 +231,16 @@ def _fields(text: str, delimiter: str) -> tuple[list[str], list[list[str]]]:
 
 
 def _best(text: str, tried: list[str]) -> tuple[list[str], list[list[str]]]:
-    found, why = [], ""
+    """The table by its likeliest delimiter."""
+    found, errors = [], {}
     for delimiter in tried:
         try:
             found.append(_fields(text, delimiter))
         except ValueError as error:
-            # Of the delimiter that is really there: another one may stand in the middle of a quoted cell.
-            why = why if why and text.count(delimiter) < text.count(tried[0]) else str(error)
-    known = [one for one in found if _KNOWN & set(one[0])]
-    if why and not known:
-        raise ValueError(why)
+            errors[delimiter] = error
+    if errors and not any(_KNOWN & set(header) for header, _ in found):
+        # Of the delimiter that is really there: another one may stand in the middle of a quoted cell.
+        raise errors[max(errors, key=text.count)]
     return max(found, key=_likely)
 
 

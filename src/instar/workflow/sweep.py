@@ -214,15 +214,16 @@ class Worker:
         base = self.base(seed)
         model = base if step == 0 else self.experiment.checkpoint(seed, step, like=base)
         yield "load"
+        # A checkpoint that its own tokenizer reads otherwise has pairs of its own.
+        pairs = self.pairs if model.tokenizer is base.tokenizer else {}
         for job in group:
             if job.stage == "drift":
                 dataset = drift(base, model, *self._general(base))
             elif job.stage == "causal":
                 dataset = self._causal(base, model, job)
             else:
-                dataset = STAGES[job.stage](
-                    model, self._pairs(job.task, base, model), self.config.measure, job.at_an_end
-                )
+                own = self._pairs(job.task, model.tokenizer, pairs)
+                dataset = STAGES[job.stage](model, own, self.config.measure, job.at_an_end)
             self.store.write_measurement(job.path, dataset, job.key)
             yield job.stage
 
@@ -239,11 +240,9 @@ class Worker:
             if ours and holds_weights(name, revision):
                 evict(name, revision)
 
-    def _pairs(self, task: str, base: Model, model: Model | None = None) -> Pairs:
-        """A task's pairs, tokenised once; once more for a checkpoint that its own tokenizer reads otherwise."""
-        if model is not None and model.tokenizer is not base.tokenizer:
-            return Pairs(self.store, task, model.tokenizer, self.config.data.measure_pairs)
-        return self.pairs.setdefault(task, Pairs(self.store, task, base.tokenizer, self.config.data.measure_pairs))
+    def _pairs(self, task: str, tokenizer: Any, kept: dict[str, Pairs]) -> Pairs:
+        """A task's pairs, tokenised once for what shares `kept`."""
+        return kept.setdefault(task, Pairs(self.store, task, tokenizer, self.config.data.measure_pairs))
 
     def _causal(self, base: Model, model: Model, job: Job) -> Any:
         if model.tokenizer is not base.tokenizer:
@@ -251,7 +250,8 @@ class Worker:
                 "causal tests put one model's activations and weights into the other, and this checkpoint's own tokenizer "
                 "reads prompts otherwise than its base's: none are made of it"
             )
-        old, new = (self._pairs(name, base) for name in read_json(self.store.data("prepared.json"))["counterfactuals"])
+        names = read_json(self.store.data("prepared.json"))["counterfactuals"]
+        old, new = (self._pairs(name, base.tokenizer, self.pairs) for name in names)
         measured = [
             self.store.read_measurement("circuit", pairs.task, job.seed, step)
             for pairs, step in ((old, 0), (new, job.step))
