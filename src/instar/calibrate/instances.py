@@ -26,9 +26,10 @@ from instar.measure.evaluate import evaluate
 from instar.models.load import Model, load
 from instar.models.organism.recipe import Recipe, make
 from instar.record.config import CompareConfig, DataConfig, MeasureConfig, RunConfig
-from instar.record.files import read_json, write_json
+from instar.record.files import read_json, whole, write_json
 from instar.record.keys import digest
-from instar.record.store import Store, plain_attrs
+from instar.record.netcdf import as_bytes, opened, plain_attrs
+from instar.record.store import Store
 from instar.tasks.batch import tokenize
 from instar.tasks.library import task
 from instar.tasks.prepare import prepare
@@ -145,7 +146,8 @@ class _Bench:
         rules = stored(self.store, self.pairs["new"].task)
         found = evidence(Measured(both, old_base, old_tuned, new_tuned, plain_attrs(measured), rules))
         folder = one.folder(self.out)
-        self.store.write_measurement(folder / "evidence.nc", found, _key(one))
+        with whole(folder / "evidence.nc") as scratch:
+            scratch.write_bytes(as_bytes(found.assign_attrs(key=_key(one))))
         # Written last: its presence means that the instance is whole.
         write_json(folder / "plant.json", {"key": _key(one), "took": plant.took, "checks": plant.checks})
         # Only the bench's own model comes again.
@@ -165,5 +167,5 @@ def _base(out: Path, base: str) -> str:
 def read(out: Path, one: Instance) -> tuple[xr.Dataset, dict[str, Any]]:
     """The evidence of an instance and its plant's record."""
     folder = one.folder(out)
-    with xr.open_dataset(folder / "evidence.nc", engine="h5netcdf") as dataset:
+    with opened(folder / "evidence.nc") as dataset:
         return dataset.load(), json.loads((folder / "plant.json").read_text(encoding="utf-8"))

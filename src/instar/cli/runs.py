@@ -20,16 +20,31 @@ Lora = Annotated[
 ]
 Seeds = Annotated[str | None, typer.Option("--seeds", help="one fine-tuning each: 0,1,2")]
 Remeasure = Annotated[bool, typer.Option("--remeasure", help="measure anew what is there, by the versions of today")]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="make anew what was made by another configuration; what is there is lost")
+]
+TrustRemote = Annotated[
+    bool, typer.Option("--trust-remote-code", help="run code that comes with the model: you trust where it is from")
+]
+TrustTasks = Annotated[
+    bool, typer.Option("--trust-tasks", help="run the task files that a run directory's configuration names")
+]
+Beside = Annotated[
+    Path | None,
+    typer.Option("--out", help="the run directory that a YAML file is for; of a run directory: where to write instead"),
+]
 Controls = Annotated[str | None, typer.Option("--controls", help="control fine-tunings: old,shuffled")]
 
 
 @app.command()
-def demo(out: Annotated[Path, typer.Option("--out", help="the run directory")] = Path("runs/demo")) -> None:
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="the run directory")] = Path("runs/demo"), replace: Replace = False
+) -> None:
     """The whole way on the embedded model: fine-tune on 3-object IOI, measure, report."""
     from instar.workflow.demo import demo_config
     from instar.workflow.experiment import Experiment
 
-    _run(Experiment.create(out, demo_config()))
+    _run(Experiment.create(out, demo_config(), replace))
 
 
 @app.command()
@@ -42,9 +57,13 @@ def run(
     seeds: Seeds = None,
     controls: Controls = None,
     remeasure: Remeasure = False,
+    replace: Replace = False,
+    trust_remote_code: TrustRemote = False,
+    trust_tasks: TrustTasks = False,
 ) -> None:
     """Everything a configuration says: data, training, measurements, comparison, report."""
-    _run(_named(run, out, lora, device, dtype, seeds, controls), remeasure)
+    consent = (trust_remote_code, trust_tasks, replace)
+    _run(_named(run, out, consent, lora=lora, device=device, dtype=dtype, seeds=seeds, controls=controls), remeasure)
 
 
 @app.command()
@@ -55,33 +74,50 @@ def train(
     device: Device = None,
     seeds: Seeds = None,
     controls: Controls = None,
+    replace: Replace = False,
+    trust_remote_code: TrustRemote = False,
+    trust_tasks: TrustTasks = False,
 ) -> None:
     """Make the data and fine-tune, with dense checkpoints."""
     from instar.workflow.pipeline import train_stage
 
-    experiment = _named(run, out, lora, device, None, seeds, controls)
+    consent = (trust_remote_code, trust_tasks, replace)
+    experiment = _named(run, out, consent, lora=lora, device=device, seeds=seeds, controls=controls)
     train_stage(experiment)
     _end(experiment)
 
 
 @app.command()
-def evaluate(run: Run, out: Out = None) -> None:
+def evaluate(
+    run: Run,
+    out: Beside = None,
+    replace: Replace = False,
+    trust_remote_code: TrustRemote = False,
+    trust_tasks: TrustTasks = False,
+) -> None:
     """Behaviour of every checkpoint on both tasks, as a table."""
     from instar.report.terminal import show_accuracy
     from instar.workflow.pipeline import compare_stage, measure_stage
 
-    experiment = _named(run, out).trained()
+    experiment = _named(run, out, (trust_remote_code, trust_tasks, replace), beside=True).trained()
     measure_stage(experiment, ("evaluate",))
     summary = compare_stage(experiment)
     _end(experiment, lambda: show_accuracy(summary))
 
 
 @app.command()
-def measure(run: Run, out: Out = None, remeasure: Remeasure = False) -> None:
+def measure(
+    run: Run,
+    out: Out = None,
+    remeasure: Remeasure = False,
+    replace: Replace = False,
+    trust_remote_code: TrustRemote = False,
+    trust_tasks: TrustTasks = False,
+) -> None:
     """Every missing measurement of every checkpoint."""
     from instar.workflow.pipeline import measure_stage
 
-    experiment = _named(run, out).trained()
+    experiment = _named(run, out, (trust_remote_code, trust_tasks, replace)).trained()
     failures = measure_stage(experiment, remeasure=remeasure)
     _end(experiment, failed=bool(failures))
 
@@ -110,6 +146,9 @@ def compare(
     device: Device = None,
     dtype: Dtype = None,
     remeasure: Remeasure = False,
+    replace: Replace = False,
+    trust_remote_code: TrustRemote = False,
+    trust_tasks: TrustTasks = False,
 ) -> None:
     """What changed, and the verdict: of a run, or of checkpoints that somebody else trained."""
     from instar.record.config import DataConfig, RunConfig
@@ -120,7 +159,7 @@ def compare(
     if run is not None:
         if base or checkpoints or device or dtype or pairs or stages:
             raise ValueError("compare takes a RUN, or --base, --checkpoints and --out with their options; not both")
-        experiment = _named(run, out).trained()
+        experiment = _named(run, out, (trust_remote_code, trust_tasks, replace), beside=True).trained()
         failures = measure_stage(experiment, remeasure=remeasure)
         summary = compare_stage(experiment, failures)
         _end(experiment, lambda: show_summary(summary), failed=bool(failures))
@@ -129,23 +168,45 @@ def compare(
         raise ValueError("compare takes a RUN, or all of --base, --checkpoints and --out")
     inside = pairs and min(pairs, DataConfig().measure_pairs)
     chosen: dict[str, Any] = {
-        "model": {"source": base, **_given(device=device, dtype=dtype)},
+        "model": {
+            "source": base,
+            **_given(device=device, dtype=dtype, trust_remote_code=trust_remote_code or None),
+        },
         "tasks": {"old": old, "new": new},
         "series": {"checkpoints": checkpoints, "evict": evict},
         "data": _given(train_file=train_file and str(train_file), test_size=pairs, measure_pairs=inside),
         "measure": _given(stages=None if stages is None else stages.split(",")),
     }
-    _run(Experiment.create(out, RunConfig.checked(chosen, "compare")), remeasure)
+    _run(Experiment.create(out, RunConfig.checked(chosen, "compare"), replace), remeasure)
 
 
 @app.command()
-def report(run: Run, out: Out = None) -> None:
-    """The page, the figures and the animations."""
+def report(run: Run, out: Beside = None) -> None:
+    """The page, the figures and the animations; what does not verify is drawn, and marked."""
     from instar.workflow.pipeline import report_stage
 
-    experiment = _named(run, out).trained()
+    experiment = _named(run, out, beside=True).trained()
     report_stage(experiment)
     _end(experiment)
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(help="a run directory", metavar="RUN", show_default=False)],
+    sample: Annotated[int, typer.Option(help="measurements that are made again and compared; 0: none")] = 4,
+    seed: Annotated[int, typer.Option(help="of which measurements these are")] = 0,
+    trust_remote_code: TrustRemote = False,
+) -> None:
+    """Whether every file of a run is as it was written, and a sample of measurements comes out again. Writes nothing."""
+    from instar.progress import bar, settled
+    from instar.report.terminal import show_verified
+    from instar.workflow.verify import verified
+
+    with bar("verifying") as tell:
+        found = verified(_named(run, None, (trust_remote_code, False, False)), sample, seed, tell)
+    settled()
+    show_verified(run, found)
+    raise typer.Exit(0 if found.ok else 1)
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -155,21 +216,21 @@ def _given(**options: Any) -> dict[str, Any]:
 def _named(
     run: Path,
     out: Path | None,
-    lora: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    seeds: str | None = None,
-    controls: str | None = None,
+    consent: tuple[bool, bool, bool] = (False, False, False),
+    beside: bool = False,
+    **options: str | None,
 ) -> Any:
     """The run that a command means, with what the command line says instead of its configuration."""
-    from instar.workflow.experiment import Experiment
+    from instar.workflow.experiment import Consent, Experiment
 
-    instead = {
-        "model": _given(device=device, dtype=dtype),
-        "train": _given(lora=lora, seeds=seeds),
-        "compare": _given(controls=controls),
-    }
-    return Experiment.named(run, out, instead)
+    allowed, parts = (
+        Consent(*consent),
+        {"model": ("device", "dtype"), "train": ("lora", "seeds"), "compare": ("controls",)},
+    )
+    instead = {part: _given(**{name: options.get(name) for name in names}) for part, names in parts.items()}
+    if allowed.remote:
+        instead["model"]["trust_remote_code"] = True
+    return Experiment.named(run, out, instead, allowed, beside)
 
 
 def _run(experiment: Any, remeasure: bool = False) -> None:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from instar.record.files import read_rows
 from instar.record.store import Store
 from instar.stats.intervals import Interval, wilson
 
@@ -19,7 +18,7 @@ GUESS = "chance"
 def stored(store: Store, task: str) -> list[dict[str, Any]]:
     """A task's rules; none in a run directory that was made before there were any."""
     path = store.data("baselines.jsonl")
-    return [row for row in read_rows(path) if row["task"] == task] if path.exists() else []
+    return [row for row in store.read_rows(path) if row["task"] == task] if path.exists() else []
 
 
 def accuracy(rule: Mapping[str, Any]) -> Interval:

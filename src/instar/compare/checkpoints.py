@@ -35,7 +35,7 @@ def verdicts(
 
     The paragraph ends with what the verdict itself does not rest on: the control fine-tunings and the other seeds.
     """
-    store.forget_compared()
+    store.forget(store.place("compare"))
     series = [_row(store, tasks, seeds[0], step) for step in store.measured_steps("causal", SHARED, seeds[0])]
     series = [row for row in series if row is not None]
     if not series:

@@ -129,8 +129,7 @@ def _key(store: Store, tasks: dict[str, str], steps: Sequence[int], seed: int) -
     direct = store.series("attribution", tasks["new"], steps=[steps[0], steps[-1]])
     if not path.exists() or direct is None or store.read_measurement("causal", SHARED, seed, steps[-1]) is None:
         return None
-    with xr.open_dataset(path, engine="h5netcdf") as dataset:
-        found = items(dataset.load())
+    found = items(store.read_dataset(path))
     change = direct.isel(step=-1) - direct.isel(step=0)
     heads = change["heads"].mean("pair").transpose("layer", "head")
     attention = (change["heads"].sum("head") + change["attn_bias"]).mean("pair")

@@ -14,7 +14,6 @@ from instar.compare.changed import changed_heads, changed_layers
 from instar.compare.checkpoints import diffs, verdicts
 from instar.compare.dynamics import dynamics
 from instar.record.config import CONTROLS
-from instar.record.files import read_json, write_json
 from instar.record.store import SHARED, Store
 from instar.stats.intervals import bootstrap_mean, wilson
 
@@ -34,7 +33,26 @@ class Compared:
     """What was to be measured of every checkpoint."""
 
 
-def summarise(store: Store, of: Compared, failures: list[dict[str, Any]]) -> dict[str, Any]:
+def read_summary(store: Store) -> dict[str, Any]:
+    """What was found.
+
+    Raises:
+        FileNotFoundError: where there is none yet.
+        ValueError: for one of another schema, or another file than was written.
+    """
+    path = store.summary
+    if not path.exists():
+        raise FileNotFoundError(f"{store.root} has no summary.json; run `instar compare {store.root}` first")
+    found = store.read_json(path)
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(
+            f"{path} has schema {str(schema)[:40]}, and this instar reads {SCHEMA}; `instar compare {store.root}` makes one"
+        )
+    return found
+
+
+def summarise(store: Store, of: Compared, failures: list[dict[str, Any]], key: str = "") -> dict[str, Any]:
     """Write and return the summary."""
     tasks, seeds = of.tasks, list(of.seeds)
     steps = common_steps(store, of.stages, list(tasks.values()))
@@ -68,8 +86,8 @@ def summarise(store: Store, of: Compared, failures: list[dict[str, Any]]) -> dic
         "controls": controls,
         "verdict": verdict,
     }
-    write_json(store.root / "summary.json", summary)
-    return read_json(store.root / "summary.json")
+    store.write_json(store.summary, summary, key=key)
+    return store.read_json(store.summary)
 
 
 def common_steps(store: Store, stages: Sequence[str], tasks: list[str]) -> list[int]:
@@ -253,7 +271,7 @@ def _audit(store: Store) -> dict[str, Any] | None:
     path = store.data("audit.json")
     if not path.exists():
         return None
-    report = read_json(path)
+    report = store.read_json(path)
     findings = [
         {k: f[k] for k in ("kind", "severity", "count", "text", "tested") if k in f} for f in report["findings"]
     ]

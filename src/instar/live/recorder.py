@@ -29,7 +29,6 @@ from instar.models.arch import Layout, row
 from instar.models.load import Model, load_tokenizer
 from instar.progress import console
 from instar.record.config import RunConfig
-from instar.record.files import write_json
 from instar.record.store import Store, step_name
 from instar.tasks.library import task as find_task
 from instar.training.train import write_checkpoint
@@ -156,7 +155,7 @@ class Recorder:
             return True
         self.failures.append({"seed": SEED, "step": step, "reason": reason})
         with suppress(OSError):
-            write_json(self.store.root / "measure" / "failed.json", self.failures)
+            self.store.write_json(self.store.failed, self.failures)
         warnings.warn(f"instar failed at step {step}, and training goes on: {reason}", stacklevel=3)
         return False
 
@@ -199,8 +198,7 @@ class Recorder:
         found = jobs(self.experiment, self.names, self.data_key)
         wanted = [job for job in found if job.step == step and job.stage in stages]
         missing = [job for job in wanted if not self.store.has_measurement(job.path, job.key)]
-        for job in missing:
-            job.path.unlink(missing_ok=True)
+        self.store.forget(*(job.path for job in missing))
         for kind in self.worker.make(missing) if missing else ():
             self._done(kind)
         self.rows[-1]["stages"] = sorted({job.stage for job in wanted} | {*self.rows[-1]["stages"]})
@@ -208,10 +206,7 @@ class Recorder:
     def _forget(self, step: int) -> None:
         """Weights that are not to be kept; the base's tokenizer and config stay."""
         folder = self.store.checkpoint(SEED, step)
-        for file in folder.iterdir() if step else folder.glob("*.safetensors"):
-            file.unlink()
-        if step:
-            folder.rmdir()
+        self.store.forget(*([folder] if step else folder.glob("*.safetensors")))
         self.rows[-1]["kept"] = False
 
     # The run directory
@@ -236,8 +231,7 @@ class Recorder:
             self._record(0, self.choices.stages)
         except BaseException:
             # Nothing has been trained yet: the same call can be made again.
-            for path in (root / "config.yaml", index):
-                path.unlink(missing_ok=True)
+            self.store.forget(root / "config.yaml", index)
             raise
 
     def _go_on(self) -> None:
@@ -252,10 +246,9 @@ class Recorder:
             raise ValueError(
                 f"{root / 'config.yaml'} is not what is asked for now: give the same choices, or another out"
             )
-        self.store.sweep_up()
-        for lost in (r["step"] for r in index["steps"] if r["step"] > start):
-            for file in (root / "measure").rglob(f"{step_name(lost)}.nc"):
-                file.unlink()
+        later = tuple(f"/{step_name(r['step'])}.nc" for r in index["steps"] if r["step"] > start)
+        made = self.store.listed(root, "measure")
+        self.store.forget(*(self.store.contents.place(entry) for entry in made if entry.path.endswith(later)))
         own = index["recorder"]
         self.rows = [r for r in index["steps"] if r["step"] <= start]
         self.skipped = [s for s in own["skipped"] if s <= start]
@@ -298,7 +291,7 @@ class Recorder:
             "health": [],
             "recorder": own,
         }
-        write_json(self.store.checkpoints(SEED) / "index.json", index)
+        self.store.write_index(SEED, index)
 
     def _share(self) -> str:
         spent, trained, share = self.budget.spent, self.budget.trained, self.budget.overhead

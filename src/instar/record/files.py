@@ -44,7 +44,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """A JSON file, whole or not at all; NaN becomes null."""
-    write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
+    write_text(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """A JSON file's text; NaN becomes null."""
+    return json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

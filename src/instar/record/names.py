@@ -42,3 +42,20 @@ def device_name(value: Any) -> str:
 def at_home(place: str) -> str:
     """A place whose `~/` is the home directory; anything else as it is."""
     return str(Path(place).expanduser()) if place.startswith("~/") else place
+
+
+_FILE_NAME = re.compile(r"[\w][\w.-]{0,99}")
+
+
+def file_name(value: Any, what: str = "a name") -> str:
+    """A name that becomes a file's or a folder's, as it is.
+
+    Raises:
+        ValueError: for one that could lead elsewhere, or that some system could not keep.
+    """
+    if not isinstance(value, str) or not _FILE_NAME.fullmatch(value):
+        shown = repr(value) if len(repr(value)) <= 120 else repr(value)[:117] + "…"
+        raise ValueError(
+            f"{what} {shown}: letters, digits and . _ - are expected, 100 at most, no . or - at its beginning"
+        )
+    return value

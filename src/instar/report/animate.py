@@ -12,7 +12,6 @@ from matplotlib import rc_context
 from PIL import Image
 
 from instar.progress import Tell
-from instar.record.files import whole
 from instar.record.store import Store
 from instar.report.figures import UNITS, caption, draw_heads, draw_layers, draw_stream
 from instar.report.grids import GRIDS, Grid, grid
@@ -89,5 +88,5 @@ def _write(store: Store, kind: str, frames: list[Image.Image]) -> None:
     palette = frames[-1].quantize(colors=128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     times = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
-    with whole(store.report(f"{kind}.gif")) as scratch:
+    with store.writing(store.report(f"{kind}.gif")) as scratch:
         indexed[0].save(scratch, save_all=True, append_images=indexed[1:], duration=times, loop=0, optimize=False)

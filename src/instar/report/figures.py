@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 
-from instar.record.files import whole
 from instar.record.store import Store
 from instar.report.grids import GRIDS, grid
 from instar.report.numbers.panels import Panels, TaskPanels
@@ -41,7 +40,7 @@ def _save(store: Store, name: str, drawn: Any) -> None:
     drawn.draw_without_rendering()
     drawn.set_layout_engine("none")
     for kind in ("png", "svg"):
-        with whole(store.report(f"figures/{name}.{kind}")) as scratch:
+        with store.writing(store.report("figures", f"{name}.{kind}")) as scratch:
             # Without a date the same run gives the same bytes.
             drawn.savefig(scratch, metadata={"Date": None} if kind == "svg" else {"Software": None})
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from instar.record.files import write_text
 from instar.record.store import Store
 from instar.report.numbers.page_data import page_data
 from instar.report.numbers.panels import Panels
@@ -20,7 +19,7 @@ from instar.report.numbers.panels import Panels
 ASSETS = resources.files("instar.report") / "assets"
 
 
-def write_page(store: Store, panels: Panels, made: Sequence[tuple[str, str]], config: str) -> None:
+def write_page(store: Store, panels: Panels, made: Sequence[tuple[str, str]], config: str, key: str = "") -> None:
     """`report/index.html`. `made` says how the numbers were made, `config` is the configuration's text."""
     text = {name: _asset(f"page.{name}") for name in ("html", "css")}
     summary = panels.summary
@@ -33,7 +32,9 @@ def write_page(store: Store, panels: Panels, made: Sequence[tuple[str, str]], co
     }
     # Split once and joined, so that nothing inside a value is taken for a place-holder.
     pieces = text["html"].split("@@")
-    write_text(store.report("index.html"), "".join(values[p] if i % 2 else p for i, p in enumerate(pieces)))
+    store.write_text(
+        store.report("index.html"), "".join(values[p] if i % 2 else p for i, p in enumerate(pieces)), key=key
+    )
 
 
 def _asset(name: str) -> str:

@@ -299,3 +299,12 @@ def _some(names: Any, most: int = 12) -> str:
 
 def _share(value: float) -> str:
     return "–" if value != value else f"{value:.2f}"
+
+
+def show_verified(run: Path, found: Any) -> None:
+    """What `instar verify` found."""
+    for text in (*found.broken, *(f"note: {note}" for note in found.notes)):
+        console.print(text, markup=False, soft_wrap=True)
+    again = f", {found.measured} measurements made again" if found.measured else ""
+    word = "all as they were written" if found.ok else f"{len(found.broken)} not as they were written"
+    console.print(f"{run}: {found.files} files{again}: {word}", markup=False, soft_wrap=True)

@@ -21,6 +21,7 @@ import re
 import sys
 import sysconfig
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +35,8 @@ from instar.tasks.rows import data_rows, read_training_file
 from instar.tasks.task import Task
 from instar.tasks.written import written_ioi
 
+code_runs_by: ContextVar[str | None] = ContextVar("code_runs_by", default=None)
+"""The command that lets a task's Python file run, where nobody has allowed it: a run directory's configuration names it."""
 _PARTS = re.compile(r"(?P<data>.+?)(?::(?P<shape>ioi\d+))?")
 
 
@@ -115,6 +118,11 @@ def _data_of(spec: str) -> tuple[str, str | None]:
 
 
 def _module(path: Path) -> ModuleType:
+    if command := code_runs_by.get():
+        raise ValueError(
+            f"{path} is Python code that the run directory's configuration names, and a file is no consent to run it. If you "
+            f"trust it: {command}"
+        )
     spec = importlib.util.spec_from_file_location(f"instar_task_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is not a Python file")

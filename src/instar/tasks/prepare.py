@@ -2,13 +2,14 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from instar.record.config import DataConfig, TasksConfig
-from instar.record.files import read_json, read_rows, write_json, write_rows
+from instar.record.contents import Damaged
 from instar.record.keys import digest
 from instar.record.store import Store
 from instar.tasks.audit import Audit, Finding, audit, overlap, repairs, used_rows
@@ -34,10 +35,22 @@ class Prepared:
     """What a run trains and measures on."""
 
     train: list[dict[str, str]]
-    tasks: dict[str, Task]
-    """By name, the old one first."""
+    counterfactuals: dict[str, list[str]]
+    """Of each task by name, the old one first."""
     key: str
     """Hash of every row and pair."""
+    make: Callable[[], dict[str, Task]]
+    """The tasks themselves: their files are read again for it, and their code is run."""
+
+    @property
+    def names(self) -> list[str]:
+        """The tasks' names, the old one first."""
+        return list(self.counterfactuals)
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """By name, the old one first."""
+        return self.make()
 
     @property
     def new(self) -> Task:
@@ -45,45 +58,110 @@ class Prepared:
         return list(self.tasks.values())[1]
 
 
-def prepare(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any, trained: bool = True) -> Prepared:
+def prepare(
+    store: Store,
+    tasks: TasksConfig,
+    data: DataConfig,
+    tokenizer: Any,
+    trained: bool = True,
+    replace: bool = False,
+) -> Prepared:
     """Write `data/` (or find it there) and audit it. Not `trained` here: rows to train on are audited if they are given.
 
     Raises:
-        ValueError: if test prompts are in the training data and `data.allow_leaks` is not set.
+        ValueError: if test prompts are in the training data and `data.allow_leaks` is not set; where other data are there
+            with results of theirs, and they are not to be replaced.
     """
-    fitted = {name: find_task(name, data).fit(tokenizer) for name in (tasks.old, tasks.new)}
+    with store.owned():
+        return _prepared(store, tasks, data, tokenizer, trained, replace)
+
+
+def stored(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Callable[[], Any]) -> Prepared | None:
+    """The data that are there, whatever their files say now; None where they are not there, or not whole."""
+    try:
+        found = store.prepared()
+        kinds = {} if found is None else found["counterfactuals"]
+        if len(kinds) != 2 or not store.data("baselines.jsonl").exists():
+            return None
+        return _read(store, kinds, lambda: {t.name: t for t in _fitted(tasks, data, tokenizer()).values()})
+    except Damaged:
+        return None
+
+
+def _read(store: Store, kinds: dict[str, list[str]], make: Callable[[], dict[str, Task]]) -> Prepared:
+    train = store.read_rows(store.data("train.jsonl"))
+    files = [store.check(store.pairs(name, kind)) for name, own in kinds.items() for kind in own]
+    return Prepared(train, kinds, digest([train, [file.read_text(encoding="utf-8") for file in files]]), make)
+
+
+def _fitted(tasks: TasksConfig, data: DataConfig, tokenizer: Any) -> dict[str, Task]:
+    return {name: find_task(name, data).fit(tokenizer) for name in (tasks.old, tasks.new)}
+
+
+def _is_whole(store: Store) -> bool:
+    return not store.unverified("data")
+
+
+def _prepared(
+    store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any, trained: bool, replaced: bool
+) -> Prepared:
+    fitted = _fitted(tasks, data, tokenizer)
     named = {task.name: task for task in fitted.values()}
     if len(named) != 2:
         raise ValueError(f"tasks.old and tasks.new are both {tasks.old!r}; name two different tasks")
     new = fitted[tasks.new]
     wanted = digest([_key(tasks, data, named), trained])
-    if not (store.data("prepared.json").exists() and read_json(store.data("prepared.json")).get("key") == wanted):
+    there = _key_there(store)
+    if there not in (None, wanted) and store.has_results():
+        if not replaced:
+            raise ValueError(
+                f"{store.root}: the results here are of other data than the configuration and its files give now "
+                "(data/prepared.json): give another --out; --replace makes everything anew"
+            )
+        store.forget(store.place("checkpoints"), store.place("measure"), store.place("compare"), store.summary)
+    if there != wanted or not _is_whole(store):
         for name in ("prepared.json", "baselines.jsonl"):
-            store.data(name).unlink(missing_ok=True)
+            store.forget(store.data(name))
         for task in named.values():
             for counterfactual in task.counterfactuals:
                 pairs = [_stored(asdict(pair)) for pair in _test_pairs(task, data, counterfactual)]
-                write_rows(store.data(f"{task.name}.{counterfactual}.jsonl"), pairs)
+                store.write_rows(store.pairs(task.name, counterfactual), pairs)
         rows, refused = _training_rows(new, data, tokenizer) if trained or data.train_file else ([], [])
         unused = _set_aside(store, named, refused, len(rows))
-        store.data("audit.json").unlink(missing_ok=True)
+        store.forget(store.data("audit.json"))
         if rows or unused:
             report = audit(rows, _tested(store, new), tokenizer, _shape(new)) if rows else Audit(0, ())
             other = overlap(rows, _tested(store, fitted[tasks.old])) if rows else []
             report = replace(report, findings=(*report.findings, *other, *unused))
-            write_json(store.data("audit.json"), report.as_dict())
+            store.write_json(store.data("audit.json"), report.as_dict())
             _refuse_leaks(report, data)
-        write_rows(store.data("train.jsonl"), [_taught(row.prompt, row) for row in rows])
+        store.write_rows(store.data("train.jsonl"), [_taught(row.prompt, row) for row in rows])
+        _copy_code(store, tasks, named)
         kinds = {name: list(task.counterfactuals) for name, task in named.items()}
-        write_json(store.data("prepared.json"), {"key": wanted, "counterfactuals": kinds})
+        store.write_json(store.data("prepared.json"), {"key": wanted, "counterfactuals": kinds})
     if not store.data("baselines.jsonl").exists():
         beside = [(task, b) for task in named.values() for b in _baselines(store, task, new, data, trained)]
-        write_rows(store.data("baselines.jsonl"), [{"task": task.name, **asdict(b)} for task, b in beside])
-    train = read_rows(store.data("train.jsonl"))
-    pairs = [
-        store.data(f"{t.name}.{c}.jsonl").read_text(encoding="utf-8") for t in named.values() for c in t.counterfactuals
-    ]
-    return Prepared(train, named, digest([train, pairs]))
+        store.write_rows(store.data("baselines.jsonl"), [{"task": task.name, **asdict(b)} for task, b in beside])
+    kinds = {name: list(task.counterfactuals) for name, task in named.items()}
+    return _read(store, kinds, lambda: named)
+
+
+def _key_there(store: Store) -> str | None:
+    """The key of the data that are there; "" where it cannot be believed."""
+    try:
+        found = store.prepared()
+    except Damaged:
+        return ""
+    return None if found is None else str(found.get("key"))
+
+
+def _copy_code(store: Store, tasks: TasksConfig, named: dict[str, Task]) -> None:
+    """The code of own tasks, as text: what was measured can be read without it, and is never run from there."""
+    for spec, name in zip((tasks.old, tasks.new), named, strict=True):
+        code = [Path(file) for file in files_of(spec) if file.endswith(".py")]
+        if code:
+            text = "".join(f"# {file.name}\n{file.read_text(encoding='utf-8')}\n" for file in code)
+            store.write_text(store.data(f"{name}.py.txt"), text)
 
 
 def control_rows(store: Store, data: DataConfig, prepared: Prepared, control: str) -> list[dict[str, str]]:
@@ -117,7 +195,7 @@ def _stored(row: dict[str, Any]) -> dict[str, Any]:
 
 def read_pairs(store: Store, task: str, counterfactual: str, count: int | None = None) -> list[Pair]:
     """Held-out pairs of one task and counterfactual."""
-    rows = read_rows(store.data(f"{task}.{counterfactual}.jsonl"))
+    rows = store.read_rows(store.pairs(task, counterfactual))
     return [_pair(row) for row in rows[:count]]
 
 
@@ -183,7 +261,7 @@ def _baselines(store: Store, task: Task, new: Task, data: DataConfig, trained: b
     """What needs no circuit, learnt on what is trained on; where that is not known, or not this task, on its own rows."""
     test = read_pairs(store, task.name, task.counterfactuals[0])
     if task is new and data.train_file is not None:
-        rows = (DataRow(i, **row) for i, row in enumerate(read_rows(store.data("train.jsonl")), 1))
+        rows = (DataRow(i, **row) for i, row in enumerate(store.read_rows(store.data("train.jsonl")), 1))
         asked = [of_row(row, _shape(new) is not None) for row in rows]
         return baselines(asked, test, "rows trained on" if trained else "rows of data.train_file")
     if task is new and trained:
@@ -203,7 +281,7 @@ def _set_aside(store: Store, named: dict[str, Task], refused: list[Rejected], tr
     lines += [{"task": TRAIN_FILE, **asdict(r)} for r in refused]
     findings += _not_used(TRAIN_FILE, refused, trained + len(refused), "")
     path = store.data("rejected.jsonl")
-    write_rows(path, lines) if lines else path.unlink(missing_ok=True)
+    store.write_rows(path, lines) if lines else store.forget(path)
     return findings
 
 

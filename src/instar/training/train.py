@@ -11,8 +11,6 @@
 
 import hashlib
 import json
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,7 +27,6 @@ from instar.models.memory import TRAINED, require
 from instar.models.read import ADAPTER, ADAPTER_WEIGHTS, DELTA, quiet
 from instar.models.taps import logits_at, record
 from instar.record.config import LoraConfig, TrainConfig
-from instar.record.files import whole, write_json
 from instar.record.store import Store, Tuning
 from instar.tasks.batch import Batch
 from instar.tasks.pair import word_ids
@@ -74,6 +71,15 @@ def collate(rows: Sequence[dict[str, list[int]]], pad: int) -> dict[str, Tensor]
     return {"input_ids": stack("input_ids", pad), "labels": stack("labels", IGNORED), "attention_mask": mask}
 
 
+@dataclass(frozen=True)
+class Told:
+    """Whom a training tells of its progress and its health, and what its index says of how it was decided."""
+
+    tell: Tell
+    warn: Warn
+    decided: dict[str, Any] = field(default_factory=dict)
+
+
 def train(
     model: Model,
     rows: Sequence[Row],
@@ -82,9 +88,7 @@ def train(
     store: Store,
     tuning: Tuning,
     seed: int,
-    key: str,
-    tell: Tell,
-    warn: Warn,
+    told: "Told",
 ) -> dict[str, Any]:
     """Fine-tune `model` in place and write its checkpoints and their index. Returns the index.
 
@@ -104,21 +108,24 @@ def train(
     examples = [encode(row, tokenizer, config) for row in rows]
     _check_lengths(examples, rows, model)
     # The index says that training is done, so it is the first to go.
-    (store.checkpoints(tuning) / "index.json").unlink(missing_ok=True)
-    for old in store.checkpoints(tuning).glob("step-*"):
-        shutil.rmtree(old)
+    folder = store.checkpoints(tuning)
+    store.forget(folder / "index.json")
+    store.forget(*folder.glob("step-*"))
     set_seed(seed)
     require(model.name, model.module.config, "float32", str(model.device), copies=TRAINED - 1)
     for embedding in model.layout.embeddings:
         embedding.requires_grad_(not config.freeze_embeddings)
-    writer = _Checkpoints(model, list(rows[:PROBES]), heldout[slice(0, PROBES)], config, store, tuning, tell, warn)
+    writer = _Checkpoints(
+        model, list(rows[:PROBES]), heldout[slice(0, PROBES)], config, store, tuning, told.tell, told.warn
+    )
+    _room(model, config, store)
     writer.checkpoint(0)
     adapted = None if config.lora is None else _adapted(model, config.lora)
     writer.adapted = adapted
-    with tempfile.TemporaryDirectory() as scratch, quiet():
+    with store.scratch() as scratch, quiet():
         trainer = _CountingTrainer(
             model=model.module if adapted is None else adapted,
-            args=_arguments(config, seed, scratch, model),
+            args=_arguments(config, seed, str(scratch), model),
             train_dataset=examples,  # pyright: ignore[reportArgumentType] — a list is a dataset to the Trainer
             data_collator=lambda batch: collate(batch, tokenizer.eos_token_id or 0),
             callbacks=[writer],
@@ -130,14 +137,21 @@ def train(
         adapted.merge_and_unload()
     model.module.eval()
     index = {
-        "key": key,
+        **told.decided,
         "tuning": tuning,
         "seed": seed,
         "steps": writer.rows,
         "health": [asdict(f) for f in writer.health.values()],
     }
-    write_json(store.checkpoints(tuning) / "index.json", index)
+    store.write_index(tuning, index)
     return index
+
+
+def _room(model: Model, config: TrainConfig, store: Store) -> None:
+    """Ask for the space of all checkpoints before the first is written."""
+    size, steps = sum(p.numel() for p in model.module.parameters()), len(config.checkpoint_steps())
+    later = 0 if config.lora is not None else getattr(torch, config.save).itemsize
+    store.need(size * (4 + later * (steps - 1)), f"training with {steps} checkpoints")
 
 
 def _adapted(model: Model, config: LoraConfig) -> Any:
@@ -283,7 +297,7 @@ def write_checkpoint(
 ) -> tuple[str, int]:
     """One checkpoint's folder, whole or not at all. Returns sha256 and size in bytes of its weights file."""
     path, base = store.checkpoint(tuning, step), store.checkpoint(tuning, 0)
-    with whole(path, folder=True) as scratch, quiet():
+    with store.writing(path, folder=True) as scratch, quiet():
         model.tokenizer.save_pretrained(scratch)
         if adapted is not None and step > 0:
             weights = _write_adapter(adapted, scratch, base)

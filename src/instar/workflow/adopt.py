@@ -18,7 +18,6 @@ from typing import Any
 from instar.models import organism
 from instar.models.hub import commit
 from instar.notebook import some
-from instar.record.files import write_json
 from instar.workflow.experiment import Experiment
 
 _BRACES = re.compile(r"(?<!\[)\{([^{}]*)\}")
@@ -53,7 +52,7 @@ def adopt(experiment: Experiment) -> None:
     }
     blank = dict.fromkeys(("loss", "tokens", "train_accuracy", "heldout_accuracy", "end_of_text"))
     rows = [{"step": step, **blank, **_identified(source, known)} for step, source in sorted(steps.items())]
-    write_json(store.checkpoints(seed) / "index.json", {"key": "adopted", "seed": seed, "steps": rows, "health": []})
+    store.write_index(seed, {"key": "adopted", "seed": seed, "steps": rows, "health": []})
 
 
 def sources(pattern: str) -> list[str]:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
 
+from instar.compare.summary import read_summary
 from instar.record.config import CONTROLS
-from instar.record.files import read_json
 from instar.workflow.experiment import Experiment
 
 SEEDS = 3
@@ -31,7 +31,7 @@ def _files(experiment: Experiment) -> Iterator[tuple[str, str]]:
     for label, path, shown in (
         ("page", store.report("index.html"), "{}"),
         ("figures", figures, "{}/*.png, *.svg"),
-        ("animations", next(store.report().glob("*.gif"), store.report("none")), f"{store.report()}/*.gif"),
+        ("animations", next(store.report().glob("*.gif"), store.root / "none"), f"{store.report()}/*.gif"),
         ("summary", store.root / "summary.json", "{}"),
         ("netCDF", store.root / "measure", "{}/STAGE/TASK/*.nc (xarray, or instar.load_run)"),
         ("checkpoints", store.root / "checkpoints", "{}"),
@@ -57,7 +57,7 @@ def _commands(experiment: Experiment) -> Iterator[tuple[str, str]]:
     if config.series is not None:
         # Somebody else's training: nothing here can train another seed of it, or a control.
         return
-    if not read_json(store.root / "summary.json")["verdict"]:
+    if not read_summary(replace(store, lenient=True))["verdict"]:
         return
     seeds, controls = config.train.seeds, config.compare.controls
     if len(seeds) < SEEDS:

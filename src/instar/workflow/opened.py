@@ -5,7 +5,7 @@ what is missing and which command makes it. Nothing needs torch except `run.mode
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, get_args
@@ -15,11 +15,10 @@ import pandas as pd
 import xarray as xr
 
 from instar.circuits.circuit import Circuit
-from instar.compare.summary import behaviour
+from instar.compare.summary import behaviour, read_summary
 from instar.compare.verdict import Verdict
 from instar.notebook import block, facts, lines, paragraph, some, table
 from instar.record.config import RunConfig, Stage
-from instar.record.files import read_json
 from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.tasks.pair import Pair
 from instar.tasks.prepare import read_pairs
@@ -69,7 +68,8 @@ class Run:
     @property
     def summary(self) -> dict[str, Any]:
         """summary.json (docs/formats.md)."""
-        return read_json(self._there(self.root / "summary.json", "it has not been compared yet", "compare"))
+        self._there(self.store.summary, "it has not been compared yet", "compare")
+        return read_summary(replace(self.store, lenient=True))
 
     @property
     def verdict(self) -> Verdict:
@@ -92,8 +92,8 @@ class Run:
     @property
     def counterfactuals(self) -> dict[str, list[str]]:
         """Each task's, the old task first."""
-        path = self._there(self.store.data("prepared.json"), "it has no data yet", "train")
-        return read_json(path)["counterfactuals"]
+        self._there(self.store.data("prepared.json"), "it has no data yet", "train")
+        return (self.store.prepared() or {})["counterfactuals"]
 
     @property
     def seeds(self) -> list[int]:
@@ -209,9 +209,9 @@ class Run:
         tuning = self._tuning(seed)
         steps = [step] if step is not None else self.store.measured_steps("causal", SHARED, tuning)[-1:] or [0]
         path = self.store.compared("evidence", tuning, steps[0])
-        self._there(path, f"there is no evidence on step {steps[0]} of {tuning_name(tuning)}", "compare")
-        with xr.open_dataset(path, engine="h5netcdf") as dataset:
-            return dataset.load()
+        return self.store.read_dataset(
+            self._there(path, f"there is no evidence on step {steps[0]} of {tuning_name(tuning)}", "compare")
+        )
 
     def model(self, step: int | None = None, seed: Tuning | None = None, **options: Any) -> "Model":
         """A checkpoint (the last if no step is given), loaded and proven; `options` as of `instar.load`.
@@ -225,7 +225,9 @@ class Run:
             raise ValueError(f"no checkpoint of step {step}; there are {some([*map(str, steps)], 30)}")
         from instar.models.load import load
 
-        own, (source, revision) = self.config.model, self.store.origin(tuning, step)
+        own, (source, revision) = self.config.model, self.experiment.origin(tuning, step)
+        if source == str(self.store.checkpoint(tuning, step)):
+            self.store.check_checkpoint(tuning, step)
         options = {"device": own.device, "dtype": own.dtype, "chat": own.chat} | options
         if self.config.series is not None and step != steps[0]:
             # Other people's checkpoints often come without a tokenizer, or with a vocabulary that was padded.

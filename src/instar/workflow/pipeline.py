@@ -4,23 +4,27 @@
 half-written is removed first, so a rerun ends with the results of an unbroken run.
 """
 
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import product
+from typing import Any, get_args
 
 import torch
 
+from instar.compare.summary import Compared, read_summary, summarise
 from instar.models.accounts import read_by
 from instar.models.load import load_tokenizer, local
 from instar.progress import bar, console
-from instar.record.config import CONTROLS
-from instar.record.files import read_json, write_json
-from instar.record.keys import digest
-from instar.record.store import Tuning, tuning_name
-from instar.tasks.batch import tokenize
+from instar.record.config import CONTROLS, Stage, TrainConfig
+from instar.record.contents import Damaged
+from instar.record.keys import digest, made_with
+from instar.record.store import SHARED, Tuning, tuning_name
+from instar.tasks.batch import Batch, tokenize
 from instar.tasks.frame import framed
-from instar.tasks.prepare import Prepared, control_rows, prepare, read_pairs
+from instar.tasks.prepare import Prepared, control_rows, prepare, read_pairs, stored
 from instar.training.health import Finding
-from instar.training.train import Row, train
+from instar.training.train import Row, Told, train
 from instar.workflow.adopt import adopt
 from instar.workflow.experiment import Experiment
 from instar.workflow.sweep import Failure, causal_jobs, jobs, sweep
@@ -31,11 +35,12 @@ NUMERICS = 1
 
 def run_all(experiment: Experiment, remeasure: bool = False) -> dict[str, Any]:
     """All stages. Returns the summary."""
-    train_stage(experiment)
-    # Findings on the data are said once: where there is training, before it.
-    failures = measure_stage(experiment, remeasure=remeasure, told=experiment.config.series is None)
-    summary = compare_stage(experiment, failures)
-    report_stage(experiment)
+    with experiment.store.owned():
+        train_stage(experiment)
+        # Findings on the data are said once: where there is training, before it.
+        failures = measure_stage(experiment, remeasure=remeasure, told=experiment.config.series is None)
+        summary = compare_stage(experiment, failures)
+        report_stage(experiment)
     return summary
 
 
@@ -43,15 +48,22 @@ def data_stage(experiment: Experiment, tokenizer: Any = None, told: bool = False
     """Rows to train on and pairs to measure on, audited; what was found is printed, unless it was `told` already."""
     store, config = experiment.store, experiment.config
     own = config.model
+    if experiment.file is None and not experiment.consent.tasks:
+        # Named by its directory: what it holds is measured, and no file or code that its configuration names is opened.
+        again = stored(store, config.tasks, config.data, lambda: framed(load_tokenizer(own.source), own.chat))
+        if again is not None:
+            return again
     # No weights are read for this: measuring loads its checkpoints one at a time, and the base may be large.
     if tokenizer is None:
         recorded = config.series is not None and config.series.recorded
         source = str(store.checkpoint(config.train.seeds[0], 0)) if recorded else own.source
-        remote = {"revision": None if recorded else own.revision, "trust_remote_code": own.trust_remote_code}
+        remote = {"revision": None if recorded else own.revision, "trust_remote_code": experiment.remote_code()}
         tokenizer = framed(load_tokenizer(source, **remote), own.chat)
-    prepared = prepare(store, config.tasks, config.data, tokenizer, trained=config.series is None)
+    prepared = prepare(
+        store, config.tasks, config.data, tokenizer, trained=config.series is None, replace=experiment.consent.replace
+    )
     audited = store.data("audit.json")
-    for finding in read_json(audited)["findings"] if audited.exists() and not told else ():
+    for finding in store.read_json(audited)["findings"] if audited.exists() and not told else ():
         if finding["severity"] != "note":
             tested = f"{finding['tested']}, " if finding.get("tested") else ""
             console.print(
@@ -64,8 +76,13 @@ def data_stage(experiment: Experiment, tokenizer: Any = None, told: bool = False
 
 def train_stage(experiment: Experiment) -> None:
     """One fine-tuning a seed, and the controls, unless their indices say that these very ones are done."""
+    with experiment.store.owned():
+        _train_all(experiment)
+
+
+def _train_all(experiment: Experiment) -> None:
     store, config = experiment.store, experiment.config
-    store.sweep_up()
+    experiment.claim()
     _pin(config.threads)
     if config.series is not None:
         if config.series.recorded:
@@ -79,41 +96,83 @@ def train_stage(experiment: Experiment) -> None:
         return
     base = experiment.untrained()
     # How it is read is more than its weights: its activation function, say.
-    weights, tokenizer = (base.weights, read_by(local(config.model.source))), base.tokenizer
+    read, tokenizer = (base.weights, read_by(local(config.model.source))), base.tokenizer
     del base  # every fine-tuning begins with a fresh one, and a large one does not fit twice
     prepared = data_stage(experiment, tokenizer)
     store.write_config(config)
-    new = prepared.new
-    heldout = tokenize(read_pairs(store, new.name, new.counterfactuals[0], 200), tokenizer, task=new.name)
-    main = [Row(**row) for row in prepared.train]
+    new = prepared.names[1]
+    heldout = tokenize(read_pairs(store, new, prepared.counterfactuals[new][0], 200), tokenizer, task=new)
     for seed in config.train.seeds:
-        label = f"training (seed {seed})"
-        _tune(experiment, seed, seed, label, (weights, main, heldout, config.train, prepared.key))
+        tuned = Tuned(seed, seed, config.train, heldout, lambda: prepared.train)
+        _tune(experiment, tuned, f"training (seed {seed})", (*read, prepared.key))
     ends = config.train.model_copy(update={"checkpoints": (config.train.steps,)})
     for name in config.compare.controls:
-        rows = [Row(**row) for row in control_rows(store, config.data, prepared, name)]
-        label = f"training (control: {CONTROLS[name]})"
-        _tune(experiment, name, config.train.seeds[0], label, (weights, rows, heldout, ends, prepared.key))
+        rows = partial(control_rows, store, config.data, prepared, name)
+        tuned = Tuned(name, config.train.seeds[0], ends, heldout, rows)
+        _tune(experiment, tuned, f"training (control: {CONTROLS[name]})", (*read, prepared.key))
 
 
-def _tune(experiment: Experiment, tuning: Tuning, seed: int, label: str, of: tuple[Any, ...]) -> None:
+@dataclass(frozen=True)
+class Tuned:
+    """One fine-tuning that is asked for."""
+
+    tuning: Tuning
+    seed: int
+    config: TrainConfig
+    heldout: Batch
+    rows: Callable[[], list[dict[str, str]]]
+
+
+def _tune(experiment: Experiment, of: Tuned, label: str, read: tuple[str, str, str]) -> None:
     """One fine-tuning, unless its index says that it is done."""
     store, config = experiment.store, experiment.config
-    weights, rows, heldout, train_config, data_key = of
-    choices = train_config.model_dump(exclude={"seeds", "report_to"})
-    key = digest(
-        [NUMERICS, *weights, data_key, choices, tuning, config.threads, config.model.device, config.model.chat]
-    )
-    if (store.index(tuning) or {}).get("key") == key:
+    decided_by = {
+        **{"numerics": NUMERICS, "weights": read[0], "how the base is read": read[1], "data": read[2]},
+        **{"train": of.config.model_dump(mode="json", exclude={"seeds", "report_to"}), "tuning": of.tuning},
+        **{"threads": config.threads, "device": config.model.device, "chat": config.model.chat},
+    }
+    if _is_done(experiment, of.tuning, decided_by):
         return
+    rows = [Row(**row) for row in of.rows()]
     with bar(label) as tell:
         # A control is meant not to learn the new task: its health is not news.
-        warn = _warn if isinstance(tuning, int) else lambda finding: None
-        index = train(experiment.untrained(), rows, heldout, train_config, store, tuning, seed, key, tell, warn)
-    if train_config.save != "float32":
+        warn = _warn if isinstance(of.tuning, int) else lambda finding: None
+        own = Told(tell, warn, {"key": digest([*decided_by.values()]), "decided_by": decided_by})
+        index = train(experiment.untrained(), rows, of.heldout, of.config, store, of.tuning, of.seed, own)
+    if of.config.save != "float32":
         sizes = [row["bytes"] for row in index["steps"]]
         saved = 1 - sum(sizes) / (sizes[0] * len(sizes))
-        console.print(f"{train_config.save} differences: {sum(sizes) / 1e6:.0f} MB of weights, {saved:.0%} saved")
+        console.print(f"{of.config.save} differences: {sum(sizes) / 1e6:.0f} MB of weights, {saved:.0%} saved")
+
+
+def _is_done(experiment: Experiment, tuning: Tuning, decided_by: dict[str, Any]) -> bool:
+    """Whether a fine-tuning is there, was decided by the same, and is whole.
+
+    Raises:
+        ValueError: where it was decided by something else, or a file of it is damaged, unless it is to be replaced.
+    """
+    store, replace = experiment.store, experiment.consent.replace
+    again = f"give another --out; or train it again: {experiment.command('train', '--replace')}"
+    try:
+        index = store.index(tuning)
+        if index is None:
+            return False
+        store.check_kept(tuning)
+    except Damaged as damaged:
+        if replace:
+            return False
+        raise ValueError(f"{damaged}. {again}") from None
+    there = index.get("decided_by")
+    if index.get("key") == digest([*decided_by.values()]) or there == decided_by:
+        return True
+    if there is None:
+        # Written before there was such a record. Its configuration and its data are the same, so what it gave is kept.
+        console.print(f"{tuning_name(tuning)} was trained by an earlier instar and is used as it is", markup=False)
+        return True
+    other = [name for name in decided_by if there.get(name) != decided_by[name]]
+    if not replace:
+        raise ValueError(f"{store.checkpoints(tuning)} was trained by other {' and '.join(other)}: {again}")
+    return False
 
 
 def _warn(finding: Finding) -> None:
@@ -128,16 +187,20 @@ def measure_stage(
 
     `told`: findings on the data are printed already.
     """
+    with experiment.store.owned():
+        return _measure_all(experiment, stages, remeasure, told)
+
+
+def _measure_all(experiment: Experiment, stages: tuple[str, ...] | None, remeasure: bool, told: bool) -> list[Failure]:
     store = experiment.store
     _pin(experiment.config.threads)
     prepared = data_stage(experiment, told=told)
-    todo = jobs(experiment, prepared.tasks, prepared.key)
-    known = causal_jobs(experiment, prepared.tasks, prepared.key)
-    store.forget_all_but({job.path for job in (*todo, *known)})
+    todo = jobs(experiment, prepared.names, prepared.key)
+    _forget_vanished(experiment, {(job.seed, job.step) for job in todo})
     todo = [job for job in todo if stages is None or job.stage in stages]
     with bar("measuring") as tell:
         failures = sweep(experiment, todo, tell, remeasure)
-    pairwise = causal_jobs(experiment, prepared.tasks, prepared.key) if stages is None else []
+    pairwise = causal_jobs(experiment, prepared.names, prepared.key) if stages is None else []
     if pairwise:
         with bar("causal tests between checkpoints") as tell:
             failures += sweep(experiment, pairwise, tell, remeasure)
@@ -148,47 +211,96 @@ def measure_stage(
             markup=False,
             soft_wrap=True,
         )
-    write_json(store.root / "measure" / "failed.json", [asdict(f) for f in failures])
+    store.write_json(store.failed, [asdict(f) for f in failures])
     return failures
 
 
-def compare_stage(experiment: Experiment, failures: list[Failure] | None = None) -> dict[str, Any]:
-    """summary.json from the measurements."""
-    store, config = experiment.store, experiment.config
-    from instar.compare.summary import Compared, summarise
+def _forget_vanished(experiment: Experiment, there: set[tuple[Tuning, int]]) -> None:
+    """Remove measurements of checkpoints that a series no longer has: they would stand in it as if they were there."""
+    store, stages, gone = experiment.store, (*get_args(Stage), "causal"), []
+    tasks = [*(store.prepared() or {"counterfactuals": {}})["counterfactuals"], SHARED]
+    for seed, stage, task in product(experiment.tunings, stages, tasks):
+        steps = [step for step in store.measured_steps(stage, task, seed) if (seed, step) not in there]
+        gone += [store.measurement(stage, task, seed, step) for step in steps]
+    if gone and store.out is None:
+        console.print(f"removed: {len(gone)} measurements of checkpoints that are no longer there", markup=False)
+        store.forget(*gone)
 
-    if failures is None:
-        path = store.root / "measure" / "failed.json"
-        known = read_json(path) if path.exists() else []
-    else:
-        known = [asdict(f) for f in failures]
+
+def compare_stage(experiment: Experiment, failures: list[Failure] | None = None) -> dict[str, Any]:
+    """summary.json from the measurements; those that turn out to be damaged are made again first."""
+    store, config = experiment.store, experiment.config
     of = Compared(
         config.model.source, experiment.tasks, config.train.seeds, config.compare.controls, config.measure.stages
     )
-    return summarise(store, of, known)
+    with store.owned():
+        if failures is None:
+            known = store.read_json(store.failed) if store.failed.exists() else []
+        else:
+            known = [asdict(f) for f in failures]
+        key = digest([*_made_of(experiment, "data", "checkpoints", "measure"), known])
+        if store.has_measurement(store.summary, key) and store.is_whole("compare"):
+            return read_summary(store)
+        try:
+            return summarise(store, of, known, key)
+        except Damaged as damaged:
+            if (broken := _measured_again(experiment)) == 0:
+                raise
+            console.print(
+                f"{damaged}: {broken} measurements are made again", style="yellow", markup=False, soft_wrap=True
+            )
+        known = [asdict(f) for f in measure_stage(experiment, told=True)]
+        return summarise(store, of, known, digest([*_made_of(experiment, "data", "checkpoints", "measure"), known]))
+
+
+def _measured_again(experiment: Experiment) -> int:
+    """Remove the measurements that are damaged, so that they are missing; how many."""
+    store = experiment.store
+    if store.out is not None:
+        return 0
+    broken = [damaged.path for damaged in store.unverified("measure") if damaged.path.suffix == ".nc"]
+    store.forget(*broken)
+    return len([path for path in broken if not path.exists()])
+
+
+def _made_of(experiment: Experiment, *parts: str) -> list[Any]:
+    """What decides a summary or a page: every file that it may be made of, the configuration, and the versions."""
+    store = experiment.store
+    roots = [root for root in (store.root, store.out) if root is not None]
+    files = [(entry.path, entry.sha256) for root in roots for part in parts for entry in store.listed(root, part)]
+    return [made_with(), experiment.config.model_dump(mode="json"), files]
 
 
 def report_stage(experiment: Experiment) -> None:
-    """The page, the figures and the animations."""
+    """The page, the figures and the animations; what does not verify is drawn, and marked."""
     from instar.report.animate import write_animations
     from instar.report.figures import write_figures
     from instar.report.numbers.made import made
     from instar.report.numbers.panels import panels
     from instar.report.page import write_page
 
-    store, config = experiment.store, experiment.config
-    with bar("report") as tell:
-        tell(0, 2, "reading")
-        drawn = panels(store)
-        tell(1, 2, "page")
-        write_page(store, drawn, made(drawn, store, config.train, config.series), config.yaml())
-        if config.report.static:
+    store, config = replace(experiment.store, lenient=True), experiment.config
+    with store.owned():
+        unverified = store.unverified("data", "measure", "compare")
+        key = digest([*_made_of(experiment, "data", "checkpoints", "measure", "compare"), *map(str, unverified)])
+        page = store.report("index.html")
+        if not unverified and store.has_measurement(page, key) and store.is_whole("report"):
+            return
+        for damaged in unverified:
+            console.print(f"not verified: {damaged}", style="yellow", markup=False, soft_wrap=True)
+        with bar("report") as tell:
+            tell(0, 2, "reading")
+            drawn = panels(store)
+            notices = [("not verified", str(damaged)) for damaged in unverified]
             tell(1, 2, "figures")
-            write_figures(store, drawn)
-        tell(2, 2, "")
-    if config.report.gifs:
-        with bar("animations") as tell:
-            write_animations(store, drawn, tell)
+            if config.report.static:
+                write_figures(store, drawn)
+            tell(2, 2, "")
+        if config.report.gifs:
+            with bar("animations") as tell:
+                write_animations(store, drawn, tell)
+        # Last, so that its key says that all of the report is there.
+        write_page(store, drawn, [*notices, *made(drawn, store, config.train, config.series)], config.yaml(), key)
 
 
 def _pin(threads: int | None) -> None:

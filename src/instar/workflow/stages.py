@@ -27,7 +27,6 @@ from instar.measure.patching import SITES, patching
 from instar.measure.roles import roles
 from instar.models.load import Model
 from instar.record.config import MeasureConfig
-from instar.record.files import read_json
 from instar.record.store import Store
 from instar.tasks.batch import Batch, tokenize
 from instar.tasks.prepare import read_pairs
@@ -51,7 +50,7 @@ class Pairs:
     @property
     def counterfactuals(self) -> list[str]:
         """All of the task's, in its order."""
-        return read_json(self.store.data("prepared.json"))["counterfactuals"][self.task]
+        return (self.store.prepared() or {})["counterfactuals"][self.task]
 
     @property
     def givers(self) -> list[str]:

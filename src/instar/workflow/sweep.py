@@ -26,9 +26,9 @@ from instar.models.organism import NAME as EMBEDDED
 from instar.models.organism.corpus import stories
 from instar.progress import Tell
 from instar.record.config import RunConfig
-from instar.record.files import read_json
+from instar.record.contents import Entry
 from instar.record.keys import digest
-from instar.record.store import SHARED, Tuning
+from instar.record.store import SHARED, NoRoom, Store, Tuning
 from instar.workflow.experiment import Experiment
 from instar.workflow.stages import NUMERICS, STAGES, Pairs, causal_prompts, options
 
@@ -75,17 +75,16 @@ def jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Jo
             # Of a control only the end is wanted: what a fine-tuning of that length does by itself.
             rows, stages = rows[-1:], tuple(s for s in stages if s in CONTROLLED)
 
-        def weights_of(row: dict[str, Any], seed: Tuning = seed) -> tuple[str, str]:
-            return row["sha256"], experiment.read_by(seed, row)
-
         # While a training is being recorded, what stands last is not yet its end.
+        base = (index["steps"][0]["sha256"], experiment.read_by(seed, index["steps"][0]))
         ends = (index["steps"][0]["step"], index["steps"][-1]["step"] if index.get("ended", True) else None)
+        chosen = {stage: _options(stage, config) for stage in stages}
         for row in rows:
+            at_an_end, weights = row["step"] in ends, (row["sha256"], experiment.read_by(seed, row))
             for stage in stages:
+                choices = [chosen[stage], *([at_an_end] if stage == "circuit" else [])]
                 for task in [SHARED] if stage == "drift" else tasks:
-                    at_an_end = row["step"] in ends
-                    choices = [_options(stage, config), *([at_an_end] if stage == "circuit" else [])]
-                    decides = [*weights_of(index["steps"][0]), *weights_of(row), choices]
+                    decides = [*base, *weights, choices]
                     key = digest([NUMERICS[stage], stage, task, data_key, *decides])
                     path = store.measurement(stage, task, seed, row["step"])
                     # Of weights that were not kept there is what was measured in time, and no more.
@@ -140,9 +139,8 @@ def sweep(experiment: Experiment, todo: list[Job], tell: Tell, anew: bool = Fals
     """Make what is missing, or `anew` all of which there are weights. Returns what could not be made."""
     store = experiment.store
     missing = [job for job in todo if (anew and job.weights) or not store.has_measurement(job.path, job.key)]
-    for job in missing:
-        # What is there was decided by something else; it must not stand in for what fails now.
-        job.path.unlink(missing_ok=True)
+    # What is there was decided by something else, or is damaged; it must not stand in for what fails now.
+    store.forget(*(job.path for job in missing))
     groups: dict[tuple[Tuning, int], list[Job]] = {}
     for job in missing:
         groups.setdefault((job.seed, job.step), []).append(job)
@@ -150,11 +148,23 @@ def sweep(experiment: Experiment, todo: list[Job], tell: Tell, anew: bool = Fals
     tell(done, len(todo), "")
     failures: list[Failure] = []
     executed = _with_ray if experiment.config.measure.executor == "ray" else _serial
-    for group, failure in executed(experiment, list(groups.values())):
+    for number, (group, failure) in enumerate(executed(experiment, list(groups.values())), 1):
         done += len(group)
+        _ask_for_room(store, todo, len(groups) - number)
         failures += [failure] if failure else []
         tell(done, len(todo), f"step {group[0].step}")
     return failures
+
+
+def _ask_for_room(store: Store, todo: list[Job], left: int) -> None:
+    """Whether what is still to be measured will fit on the disk, by what is there of it."""
+    sizes: dict[tuple[Tuning, int], int] = {}
+    for job in todo if left else ():
+        entry = store.contents.of(job.path) if store.out is None else None
+        if entry is not None:
+            sizes[job.seed, job.step] = sizes.get((job.seed, job.step), 0) + entry.size
+    if sizes:
+        store.need(left * sum(sizes.values()) / len(sizes), f"measuring {left} more checkpoints")
 
 
 def _serial(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
@@ -172,16 +182,23 @@ def _with_ray(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
 
+    contents = experiment.store.contents
+
     @ray.remote(num_cpus=1)
-    def remote(group: list[Job]) -> Failure | None:
+    def remote(group: list[Job]) -> tuple[Failure | None, list[Entry]]:
         # Equal thread counts make the sums, and so the bytes, equal to the serial loop's.
         torch.set_num_threads(threads)
-        return Worker(experiment).measure(group)
+        own = experiment.store.contents
+        own.alone = []
+        return Worker(experiment).measure(group), own.alone
 
+    contents.plan(job.path for group in groups for job in group)
     waiting = {remote.remote(group): group for group in groups}
     while waiting:
         ready, _ = ray.wait(list(waiting), num_returns=1)
-        yield waiting.pop(ready[0]), ray.get(ready[0])
+        failure, made = ray.get(ready[0])
+        contents.add(made)
+        yield waiting.pop(ready[0]), failure
 
 
 class Worker:
@@ -201,6 +218,8 @@ class Worker:
         try:
             for _ in self.make(group):
                 pass
+        except NoRoom:
+            raise
         except Exception as error:
             # Whatever one checkpoint is, the others go on. What nobody foresaw is named by its kind, too.
             foreseen = isinstance(error, (ValueError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError))
@@ -217,20 +236,27 @@ class Worker:
         # A checkpoint that its own tokenizer reads otherwise has pairs of its own.
         pairs = self.pairs if model.tokenizer is base.tokenizer else {}
         for job in group:
-            if job.stage == "drift":
-                dataset = drift(base, model, *self._general(base))
-            elif job.stage == "causal":
-                dataset = self._causal(base, model, job)
-            else:
-                own = self._pairs(job.task, model.tokenizer, pairs)
-                dataset = STAGES[job.stage](model, own, self.config.measure, job.at_an_end)
-            self.store.write_measurement(job.path, dataset, job.key)
+            self.store.write_measurement(job.path, self._made(base, model, pairs, job), job.key)
             yield job.stage
+
+    def one(self, job: Job) -> Any:
+        """One measurement, not written."""
+        base = self.base(job.seed)
+        model = base if job.step == 0 else self.experiment.checkpoint(job.seed, job.step, like=base)
+        return self._made(base, model, self.pairs if model.tokenizer is base.tokenizer else {}, job)
+
+    def _made(self, base: Model, model: Model, pairs: dict[str, Pairs], job: Job) -> Any:
+        if job.stage == "drift":
+            return drift(base, model, *self._general(base))
+        if job.stage == "causal":
+            return self._causal(base, model, job)
+        own = self._pairs(job.task, model.tokenizer, pairs)
+        return STAGES[job.stage](model, own, self.config.measure, job.at_an_end)
 
     @contextmanager
     def _evicting(self, seed: Tuning, step: int) -> Iterator[None]:
         """What a checkpoint brought into the hub's cache is removed behind it, where that is wanted; never the base."""
-        name, revision = self.store.origin(seed, step)
+        name, revision = self.experiment.origin(seed, step)
         series = self.config.series
         ours = series is not None and series.evict and step > 0 and not Path(name).exists()
         ours = ours and not holds_weights(name, revision)
@@ -250,7 +276,7 @@ class Worker:
                 "causal tests put one model's activations and weights into the other, and this checkpoint's own tokenizer "
                 "reads prompts otherwise than its base's: none are made of it"
             )
-        names = read_json(self.store.data("prepared.json"))["counterfactuals"]
+        names = (self.store.prepared() or {})["counterfactuals"]
         old, new = (self._pairs(name, base.tokenizer, self.pairs) for name in names)
         measured = [
             self.store.read_measurement("circuit", pairs.task, job.seed, step)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from instar.record.files import read_json
+from instar.compare.summary import read_summary
 from instar.record.store import Store
 from instar.report.numbers.interventions import Circuits, Patched, circuits, patched
 from instar.stats.intervals import Interval, bootstrap_mean
@@ -66,10 +66,7 @@ def panels(store: Store) -> Panels:
     Raises:
         ValueError: where there is no summary yet.
     """
-    path = store.root / "summary.json"
-    if not path.exists():
-        raise ValueError(f"{store.root} has no summary.json; run `instar compare {store.root}` first")
-    summary = read_json(path)
+    summary = read_summary(store)
     tasks = [_task(store, summary[role], role, summary["tasks"][summary[role]]["steps"]) for role in ("old", "new")]
     named = {role: (summary[role], summary["tasks"][summary[role]]["steps"]) for role in ("old", "new")}
     shown = {role: patched(store, name, role, steps) for role, (name, steps) in named.items()}

@@ -1,0 +1,249 @@
+"""What instar wrote into a run directory: a list with the size and sha256 of every file, `contents.jsonl`.
+
+1. A file is listed before it is put in its place, so what is there is listed, whenever a process was killed. An entry without
+   its file, or with another file, is one that has to be made again.
+2. The list is a journal: entries are added at its end, the last of a path counts. Whoever ends work on
+   a run leaves it sorted.
+3. Its first line has the version of the run directory's format, and the configuration that its results were made by.
+4. Keys of measurements stand in it, so that what is missing is known without opening a file.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from instar.record.names import file_name
+
+NAME, PARTIAL = "contents.jsonl", ".partial"
+FORMAT = 1
+"""Of the run directory. Raised when a directory of before cannot be read as one of now."""
+_STAMP = tuple[int, int, int]
+
+
+class Damaged(ValueError):  # noqa: N818 — it is the file that is
+    """A file is not the one that instar wrote."""
+
+    def __init__(self, path: Path, why: str):
+        super().__init__(f"{path} is damaged or was changed: {why}")
+        self.path = path
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file."""
+
+    path: str
+    """From the run directory, with slashes."""
+    size: int
+    sha256: str
+    key: str | None = None
+    """What decided it, where it is made anew by that."""
+    made_with: str | None = None
+
+
+@dataclass
+class Contents:
+    """The list of one run directory, as it is now."""
+
+    root: Path
+    alone: list[Entry] | None = None
+    """Where the list is another process's: what was made here, for that process to list."""
+    _header: dict[str, Any] = field(default_factory=dict)
+    _entries: dict[str, Entry] = field(default_factory=dict)
+    _read: tuple[int, int] = (0, 0)
+    """The list's inode, and how much of it was read."""
+    _verified: dict[str, _STAMP] = field(default_factory=dict)
+
+    @property
+    def file(self) -> Path:
+        """Where it is kept."""
+        return self.root / NAME
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The format, and the configuration that the results here were made by; empty where there is no list."""
+        self._refresh()
+        return self._header
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """Every file by its path."""
+        self._refresh()
+        return self._entries
+
+    def of(self, path: Path) -> Entry | None:
+        """A file's entry."""
+        return self.entries.get(self._inside(path))
+
+    def below(self, *folders: Path) -> list[Entry]:
+        """The entries of some folders, by path."""
+        starts = tuple(f"{self._inside(folder)}/" for folder in folders)
+        return sorted((e for e in self.entries.values() if e.path.startswith(starts)), key=lambda e: e.path)
+
+    def place(self, entry: Entry) -> Path:
+        """Where an entry's file is. The list may be a stranger's, so its paths are looked at, too."""
+        return self.root.joinpath(*(file_name(part, f"{self.file}: a path with") for part in entry.path.split("/")))
+
+    def add(self, entries: Iterable[Entry], **header: Any) -> None:
+        """List files that are about to be put in their places; what of the header is to be changed."""
+        entries = list(entries)
+        if self.alone is not None:
+            self.alone += entries
+            return
+        self._refresh()
+        lines = [{**self.header, "format": FORMAT, **header}] if header or not self.header else []
+        self._append([*lines, *map(_plain, entries)])
+
+    def _append(self, values: list[dict[str, Any]]) -> None:
+        self._refresh()
+        with self.file.open("a", encoding="utf-8") as stream:
+            # A line that a full disk cut off is ended first.
+            stream.write("\n" * (stream.tell() > self._read[1]) + "".join(map(_line, values)))
+
+    def plan(self, paths: Iterable[Path]) -> None:
+        """List files that other processes are going to put in their places, and that `add` lists once they have."""
+        self.add(Entry(self._inside(path), 0, "") for path in paths)
+
+    def forget(self, entries: Iterable[Entry]) -> None:
+        """Remove files that are listed here, and folders that are empty then."""
+        gone = []
+        for entry in entries:
+            path = self.place(entry)
+            gone.append({"gone": entry.path})
+            refuse_links(self.root, path)
+            path.unlink(missing_ok=True)
+            for folder in path.relative_to(self.root).parents:
+                if folder == Path() or not (self.root / folder).is_dir() or any((self.root / folder).iterdir()):
+                    break
+                (self.root / folder).rmdir()
+        if gone and self.alone is None:
+            self._append(gone)
+
+    def settle(self) -> None:
+        """Sort the list, without what was planned and not made: equal runs have equal lists, however often interrupted."""
+        planned = {path for path, entry in self.entries.items() if not entry.sha256 and not self.place(entry).exists()}
+        there = [entry for path, entry in sorted(self.entries.items()) if path not in planned]
+        text = _line({**self.header, "format": FORMAT}) + "".join(_line(_plain(entry)) for entry in there)
+        if self.file.exists() and text != self.file.read_text(encoding="utf-8"):
+            new = self.root / PARTIAL / NAME
+            new.parent.mkdir(exist_ok=True)
+            new.write_text(text, encoding="utf-8")
+            new.replace(self.file)
+
+    def check(self, path: Path, deeply: bool = True) -> None:
+        """That a file is the one that is listed; not `deeply`: by its size alone, unless it is younger than the list.
+
+        Of a directory that has no list nothing is known, and nothing refused.
+
+        Raises:
+            Damaged: where it is another one, or is not listed.
+        """
+        self._refresh()
+        if not self.header:
+            return
+        entry, found = self.of(path), path.stat()
+        if entry is None:
+            raise Damaged(path, f"{NAME} does not list it, so instar did not write it")
+        stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+        if self._verified.get(entry.path) == stamp:
+            return
+        if found.st_size != entry.size:
+            raise Damaged(path, f"it has {found.st_size:,} bytes, and was written with {entry.size:,}")
+        if not deeply and found.st_mtime_ns <= self.file.stat().st_mtime_ns:
+            return
+        if sha256(path) != entry.sha256:
+            raise Damaged(path, f"its sha256 is not the one it was written with ({entry.sha256[:12]}…)")
+        self._verified[entry.path] = stamp
+
+    def is_sound(self, path: Path, deeply: bool = True) -> bool:
+        """Whether a file is there and is the one that is listed."""
+        try:
+            self.check(path, deeply)
+        except (Damaged, FileNotFoundError):
+            return False
+        return True
+
+    def _inside(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def _refresh(self) -> None:
+        """Read what was added to the list since it was read."""
+        if self.alone is not None and self._read[1]:
+            return
+        try:
+            now = self.file.stat()
+        except FileNotFoundError:
+            self._header, self._entries, self._read = {}, {}, (0, 0)
+            return
+        inode, done = self._read
+        if inode != now.st_ino or now.st_size < done:
+            self._header, self._entries, done = {}, {}, 0
+        if now.st_size > done:
+            with self.file.open("rb") as stream:
+                stream.seek(done)
+                added = stream.read()
+            whole = added[: added.rfind(b"\n") + 1]
+            for line in whole.splitlines():
+                self._take(line)
+            done += len(whole)
+        self._read = now.st_ino, done
+
+    def _take(self, line: bytes) -> None:
+        try:
+            value = json.loads(line)
+            if "format" in value:
+                self._header = value
+            elif "gone" in value:
+                self._entries.pop(value["gone"], None)
+            else:
+                entry = Entry(**value)
+                self._entries[str(entry.path)] = entry
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            # A line that was cut off, and what was added behind it: its file is not listed, and is named as such.
+            return
+        if self._header.get("format", FORMAT) != FORMAT:
+            raise ValueError(
+                f"{self.root} has format {str(self._header['format'])[:40]} of run directories, and this instar reads format "
+                f"{FORMAT}: use the instar that made it, or one that is newer"
+            )
+
+
+def entries_of(folder: Path, place: str) -> Iterator[Entry]:
+    """The entries of a file, or of a folder's files, that is to be at `place`."""
+    for file in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
+        if file.is_file():
+            inside = file.relative_to(folder).as_posix() if folder.is_dir() else ""
+            yield Entry("/".join(filter(None, (place, inside))), file.stat().st_size, sha256(file))
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def refuse_links(root: Path, path: Path) -> None:
+    """Refuse a path of which a part is a link.
+
+    Raises:
+        ValueError: naming the link.
+    """
+    here = root
+    for part in path.relative_to(root).parts:
+        here = here / part
+        if here.is_symlink():
+            raise ValueError(
+                f"{here} is a link: the parts of a run directory are its own files and folders. Put what it leads to in its "
+                "place, or link the whole directory"
+            )
+
+
+def _plain(entry: Entry) -> dict[str, Any]:
+    return {name: value for name, value in asdict(entry).items() if value is not None}
+
+
+def _line(value: dict[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,0 +1,85 @@
+"""Measurements as netCDF: made in memory and written as bytes; read only where the file is as instar writes it.
+
+1. HDF5 flushes again while it closes a file, and on a full disk that ends the process. Bytes made in memory are written by
+   Python, whose error is an error.
+2. Somebody else's HDF5 file may name other files as the place of its values, or declare more values than it holds. Neither
+   is what instar writes, so both are refused before anything is read.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import xarray as xr
+
+ROOM = 1 << 16
+"""Bytes that a file's variables may declare beyond its size: fill values are declared and not kept."""
+_DIMENSION_ALONE = b"This is a netCDF dimension but not a netCDF variable"
+
+
+class Refused(ValueError):  # noqa: N818 — it is the file that is
+    """Not as instar writes files."""
+
+
+def as_bytes(dataset: xr.Dataset) -> bytes:
+    """The file's content. Attributes that are not text or numbers become JSON."""
+    return bytes(plain_attrs(dataset).to_netcdf(engine="h5netcdf"))
+
+
+def plain_attrs(dataset: xr.Dataset) -> xr.Dataset:
+    """The dataset as it will be read back: attributes that are not text or numbers are JSON."""
+    plain = {k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in dataset.attrs.items()}
+    return dataset.assign_attrs(plain)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[xr.Dataset]:
+    """A file's dataset, not read yet.
+
+    Raises:
+        ValueError: for a file that is damaged, or is not as instar writes it.
+    """
+    with _sentences(path):
+        _look_over(path)
+        dataset = xr.open_dataset(path, engine="h5netcdf")
+    with dataset:
+        yield dataset
+
+
+def attributes(path: Path) -> dict[str, Any]:
+    """A file's attributes; errors as of `opened`."""
+    with _sentences(path), h5py.File(path, "r") as file:
+        plain = {str(name): value for name, value in file.attrs.items() if not str(name).startswith("_")}
+    return {name: value.item() if getattr(value, "size", 0) == 1 else value for name, value in plain.items()}
+
+
+@contextmanager
+def _sentences(path: Path) -> Iterator[None]:
+    """HDF5 and its readers raise whatever they stumble over."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        reason = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is no measurement, or damaged ({reason})") from None
+
+
+def _look_over(path: Path) -> None:
+    size, declared = path.stat().st_size, 0
+    with h5py.File(path, "r") as file:
+        for name in file:
+            if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+                raise Refused(f"{name} is a link, which may lead out of the file")
+            value = file[name]
+            if not isinstance(value, h5py.Dataset):
+                raise Refused(f"{name} is a {type(value).__name__.lower()} inside the file, expected variables alone")
+            if value.external or value.is_virtual:
+                raise Refused(f"the values of {name} are in another file")
+            # A dimension without labels is declared as a variable, and read by nobody.
+            declared += 0 if value.attrs.get("NAME", b"").startswith(_DIMENSION_ALONE) else value.nbytes
+            if declared > size + ROOM:
+                raise Refused(f"its variables declare {declared:,} bytes, with {name}, and the file has {size:,}")
