@@ -24,7 +24,7 @@ from instar.models.hub import evict, holds_weights
 from instar.models.load import Model
 from instar.models.organism import NAME as EMBEDDED
 from instar.models.organism.corpus import stories
-from instar.progress import Tell
+from instar.progress import Tell, in_words
 from instar.record.config import RunConfig
 from instar.record.files import read_json
 from instar.record.keys import digest
@@ -170,7 +170,7 @@ def _with_ray(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple
         raise ValueError("measure.executor: ray needs the extra: pip install 'instar[ray]'") from None
     threads = experiment.config.threads or torch.get_num_threads()
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
+        ray.init(include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
 
     @ray.remote(num_cpus=1)
     def remote(group: list[Job]) -> Failure | None:
@@ -203,9 +203,7 @@ class Worker:
                 pass
         except Exception as error:
             # Whatever one checkpoint is, the others go on. What nobody foresaw is named by its kind, too.
-            foreseen = isinstance(error, (ValueError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError))
-            reason = str(error) if foreseen and str(error) else f"{type(error).__name__}: {error}"
-            return Failure(seed, step, reason)
+            return Failure(seed, step, in_words(error))
         return None
 
     def make(self, group: list[Job]) -> Iterator[str]:
