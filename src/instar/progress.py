@@ -54,14 +54,9 @@ def foreseen(error: BaseException) -> bool:
 def in_words(error: BaseException) -> str:
     """An error as a sentence of bounded length; one that nobody foresaw by its kind, too."""
     text = str(error)
-    if (
-        isinstance(error, OSError)
-        and error.strerror
-        and error.errno is not None
-        and type(error).__str__ is OSError.__str__
-    ):
-        files = [str(name) for name in (error.filename, error.filename2) if name is not None]
-        text = ": ".join([" → ".join(files), error.strerror.lower()] if files else [error.strerror.lower()])
+    if isinstance(error, OSError) and error.strerror and text.startswith("[Errno"):
+        files = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        text = ": ".join(part for part in (files, error.strerror.lower()) if part)
     text = text if foreseen(error) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
     return shortened(text)
 

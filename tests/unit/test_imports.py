@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"models", "tasks", "record"},
     "between": {"measure", "models", "tasks", "circuits", "progress"},
     "compare": {"record", "circuits", "stats", "notebook"},
-    "report": {"record", "stats", "progress"},
+    "report": {"record", "stats", "progress", "notebook"},
     "workflow": {
         *("record", "tasks", "models", "training", "measure", "between", "compare", "report"),
         *("circuits", "stats", "notebook", "progress"),

@@ -8,6 +8,9 @@
 5. Causal tests between step 0 and a checkpoint need the circuits of both, so their jobs are known only once these are there.
 """
 
+import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,13 +27,13 @@ from instar.models.hub import evict, holds_weights
 from instar.models.load import Model
 from instar.models.organism import NAME as EMBEDDED
 from instar.models.organism.corpus import stories
-from instar.progress import Tell, in_words
+from instar.progress import in_words
 from instar.record.config import RunConfig
 from instar.record.files import read_json
 from instar.record.keys import digest
 from instar.record.store import SHARED, Tuning
 from instar.workflow.experiment import Experiment
-from instar.workflow.stages import NUMERICS, STAGES, Pairs, causal_prompts, options
+from instar.workflow.stages import NUMERICS, STAGES, Pairs, causal_prompts
 
 GENERAL_TEXTS = 64
 CONTROLLED = ("evaluate", "circuit", "drift")
@@ -125,52 +128,18 @@ def spaced(steps: list[int], count: int) -> list[int]:
 
 def _options(stage: str, config: RunConfig) -> dict[str, Any]:
     """What, beside weights and pairs, decides a stage's numbers."""
-    own: dict[str, Any] = {**_reading(config), "threads": config.threads}
-    if stage == "drift":
-        return own | {"text": _general_texts(config.data.general_text, config.model.source)}
-    return own | options(stage, config.measure, config.data.measure_pairs)
-
-
-def _reading(config: RunConfig) -> dict[str, Any]:
-    """How a model is read and run, where that decides numbers."""
-    return config.model.model_dump(include={"device", "dtype", "chat"})
-
-
-def sweep(experiment: Experiment, todo: list[Job], tell: Tell, anew: bool = False) -> list[Failure]:
-    """Make what is missing, or `anew` all of which there are weights. Returns what could not be made."""
-    store = experiment.store
-    missing = [job for job in todo if (anew and job.weights) or not store.has_measurement(job.path, job.key)]
-    for job in missing:
-        # What is there was decided by something else; it must not stand in for what fails now.
-        job.path.unlink(missing_ok=True)
-    groups: dict[tuple[Tuning, int], list[Job]] = {}
-    for job in missing:
-        groups.setdefault((job.seed, job.step), []).append(job)
-    done = len(todo) - len(missing)
-    tell(done, len(todo), "")
-    failures: list[Failure] = []
-    executed = _with_ray if experiment.config.measure.executor == "ray" else _serial
-    for group, failure in executed(experiment, list(groups.values())):
-        done += len(group)
-        failures += [failure] if failure else []
-        tell(done, len(todo), f"step {group[0].step}")
-    return failures
-
-
-def _serial(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
-    worker = Worker(experiment)
-    for group in groups:
-        yield group, worker.measure(group)
-
-
-def _with_ray(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
+    own: dict[str, Any] = {}
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        own = {"address": "local", "_node_ip_address": "127.0.0.1"}
     try:
         import ray  # pyright: ignore[reportMissingImports] — an extra
     except ImportError:
         raise ValueError("measure.executor: ray needs the extra: pip install 'instar[ray]'") from None
     threads = experiment.config.threads or torch.get_num_threads()
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+        with _own_sigterm():
+            ray.init(include_dashboard=False, log_to_driver=False, **own)
 
     @ray.remote(num_cpus=1)
     def remote(group: list[Job]) -> Failure | None:
@@ -182,6 +151,15 @@ def _with_ray(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple
     while waiting:
         ready, _ = ray.wait(list(waiting), num_returns=1)
         yield waiting.pop(ready[0]), ray.get(ready[0])
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """What SIGTERM does stays as it was: Ray puts a handler of its own in its place."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 class Worker:
