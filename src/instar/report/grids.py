@@ -11,7 +11,7 @@ import numpy as np
 
 from instar.report.numbers.interventions import BY_SLOT, CONVENTION, SITES, Patched
 from instar.report.numbers.panels import Panels
-from instar.report.style import COLOUR, DIVERGING, FAINT, LONGEST_TICK, QUIET, named, subplots
+from instar.report.style import COLOUR, DIVERGING, FAINT, LONGEST_NAME, LONGEST_TICK, QUIET, named, subplots
 
 GRIDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "patched_residual": ("Residual stream, attention and MLP outputs patched", BY_SLOT),
@@ -56,9 +56,9 @@ def grid(panels: Panels, kind: str) -> Grid | None:
             updates.append(update)
             moving.append(artist)
             if number == 0:
-                one.set_title(
-                    f"{named(panels.summary[role])} · {named(patched.counterfactuals[k])} changed", fontsize=10
-                )
+                names = panels.summary[role], patched.counterfactuals[k]
+                task, changed = (named(name, LONGEST_NAME // 2) for name in names)
+                one.set_title(f"{task} · {changed} changed", fontsize=10)
     if kind != "patched_scatter":
         drawn.colorbar(moving[0], ax=axes, label="share of the reference checkpoint's b − c", shrink=0.8)
     title = drawn.suptitle(f"{label}  ·  step {0:>4}", x=0.01, ha="left", family="monospace", fontsize=11)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from instar.notebook import printable
 
 OLD, NEW, INK, FAINT, QUIET = "#2a6f97", "#c8553d", "#22262b", "#c9ced6", "#6b7280"
-LONGEST_NAME, LONGEST_TICK = 40, 16
+LONGEST_NAME, LONGEST_TICK = 40, 12
 """Characters of a foreign name in a drawing, and beside an axis."""
 COLOUR = {"old": OLD, "new": NEW}
 DIVERGING = LinearSegmentedColormap.from_list("instar", ["#1f4e79", "#7fb0d3", "#f7f7f5", "#e6a48f", "#a33b20"])

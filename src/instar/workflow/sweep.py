@@ -27,13 +27,13 @@ from instar.models.hub import evict, holds_weights
 from instar.models.load import Model
 from instar.models.organism import NAME as EMBEDDED
 from instar.models.organism.corpus import stories
-from instar.progress import in_words
+from instar.progress import Tell, in_words
 from instar.record.config import RunConfig
 from instar.record.files import read_json
 from instar.record.keys import digest
 from instar.record.store import SHARED, Tuning
 from instar.workflow.experiment import Experiment
-from instar.workflow.stages import NUMERICS, STAGES, Pairs, causal_prompts
+from instar.workflow.stages import NUMERICS, STAGES, Pairs, causal_prompts, options
 
 GENERAL_TEXTS = 64
 CONTROLLED = ("evaluate", "circuit", "drift")
@@ -128,6 +128,47 @@ def spaced(steps: list[int], count: int) -> list[int]:
 
 def _options(stage: str, config: RunConfig) -> dict[str, Any]:
     """What, beside weights and pairs, decides a stage's numbers."""
+    own: dict[str, Any] = {**_reading(config), "threads": config.threads}
+    if stage == "drift":
+        return own | {"text": _general_texts(config.data.general_text, config.model.source)}
+    return own | options(stage, config.measure, config.data.measure_pairs)
+
+
+def _reading(config: RunConfig) -> dict[str, Any]:
+    """How a model is read and run, where that decides numbers."""
+    return config.model.model_dump(include={"device", "dtype", "chat"})
+
+
+def sweep(experiment: Experiment, todo: list[Job], tell: Tell, anew: bool = False) -> list[Failure]:
+    """Make what is missing, or `anew` all of which there are weights. Returns what could not be made."""
+    store = experiment.store
+    missing = [job for job in todo if (anew and job.weights) or not store.has_measurement(job.path, job.key)]
+    for job in missing:
+        # What is there was decided by something else; it must not stand in for what fails now.
+        job.path.unlink(missing_ok=True)
+    groups: dict[tuple[Tuning, int], list[Job]] = {}
+    for job in missing:
+        groups.setdefault((job.seed, job.step), []).append(job)
+    done = len(todo) - len(missing)
+    tell(done, len(todo), "")
+    failures: list[Failure] = []
+    executed = _with_ray if experiment.config.measure.executor == "ray" else _serial
+    for group, failure in executed(experiment, list(groups.values())):
+        done += len(group)
+        failures += [failure] if failure else []
+        tell(done, len(todo), f"step {group[0].step}")
+    return failures
+
+
+def _serial(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
+    worker = Worker(experiment)
+    for group in groups:
+        yield group, worker.measure(group)
+
+
+def _with_ray(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
+    # A cluster is joined only where this user's environment names it. What is started here listens on this machine only:
+    # Ray takes "127.0.0.1" for the address of the network, unless it is told, before its import, that there is no cluster.
     own: dict[str, Any] = {}
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
