@@ -4,6 +4,7 @@ Every word goes through `html.escape`: prompts, model names and whatever a file 
 """
 
 import html
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import numpy as np
 
 NOT_MEASURABLE = "not measurable"
+# Control characters (ESC and the C1 set among them), what turns the direction of a line around, line breaks that are none
+# in a file, and halves of characters, which no stream can write.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _CELL = "text-align:left; vertical-align:top; padding:1px 10px 1px 0"
 
 
@@ -62,9 +66,14 @@ def lines(title: str, *rows: str, width: int = 100, most: int = 12) -> str:
     return "\n".join([printable(title), *(f"  {line}" for line in flat)])
 
 
+def clean(words: str) -> str:
+    """The text with a mark for each character that a terminal would obey instead of showing it; line breaks and tabs stay."""
+    return _OBEYED.sub("\ufffd", words)
+
+
 def printable(words: str) -> str:
-    """The text with a mark for each character that is not one to be seen; line breaks become spaces."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(words.split()))
+    """The text in one line, with a mark for each character that is not one to be seen."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in clean(" ".join(words.split())))
 
 
 def some(names: Sequence[str], most: int = 12) -> str:

@@ -1,14 +1,21 @@
-"""Progress bars, the same everywhere; where there is no terminal, one line a minute at most."""
+"""What a user is told while commands run: progress, errors in words, and every word free of what a terminal obeys.
+
+Progress bars are the same everywhere; where there is no terminal, there is one line a minute at most.
+"""
 
 import atexit
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
+
+from instar.notebook import clean
 
 Tell = Callable[[int, int, str], None]
 """`tell(done, total, note)`."""
@@ -16,8 +23,54 @@ Advance = Callable[[int], None]
 """`advance(count)`: so many more are done."""
 PLAIN_INTERVAL, PATIENCE = 60.0, 2.0
 """Seconds between two lines without a terminal; seconds after which a library call shows that it is slow."""
+FORESEEN = (ValueError, OSError, ArithmeticError, MemoryError)
+"""Errors whose message is a sentence for a user already."""
+LONGEST = 2000
+"""Characters of an error that are shown."""
+
+
+class Screen(Console):
+    """A console that shows foreign text as it stands: it reads no markup in it, and a terminal obeys none of it."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**{"highlight": False, "markup": False, "emoji": False, **options})
+
+    def render(self, *args: Any, **kwargs: Any) -> Iterable[Segment]:
+        for segment in super().render(*args, **kwargs):
+            yield segment if segment.control else segment._replace(text=clean(segment.text))
+
+
+def say(text: str, err: bool = False) -> None:
+    """One line to standard output, or to standard error."""
+    print(clean(text), file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def foreseen(error: BaseException) -> bool:
+    """Whether an error says by itself what is wrong."""
+    # torch's own MemoryError is no MemoryError, and nothing here imports torch.
+    return isinstance(error, FORESEEN) or type(error).__name__ == "OutOfMemoryError"
+
+
+def in_words(error: BaseException) -> str:
+    """An error as a sentence of bounded length; one that nobody foresaw by its kind, too."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and text.startswith("[Errno"):
+        files = " → ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        text = ": ".join(part for part in (files, error.strerror.lower()) if part)
+    text = text if foreseen(error) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
+    return shortened(text)
+
+
+def shortened(text: str) -> str:
+    """The text, or where it is long its beginning and its end, and how much is not shown."""
+    if len(text) <= LONGEST:
+        return text
+    ends = LONGEST * 3 // 4, LONGEST // 4
+    return f"{text[: ends[0]]} … [{len(text) - LONGEST:,} characters are left out here] … {text[-ends[1] :]}"
+
+
 # A notebook asks its shell commands for colours (FORCE_COLOR), which makes no terminal of a pipe: no bars there.
-console = Console(stderr=True, highlight=False, force_terminal=sys.stderr.isatty())
+console = Screen(stderr=True, force_terminal=sys.stderr.isatty())
 
 
 @contextmanager
@@ -56,8 +109,15 @@ def slow(what: str, total: int) -> Iterator[Advance]:
 
 @contextmanager
 def _rich(what: str) -> Iterator[Tell]:
-    columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console) as progress:
+    columns = (
+        TextColumn("{task.description:<22}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False), console=console
+    ) as progress:
         task = progress.add_task(what, total=None, note="")
         yield lambda done, total, note="": progress.update(task, completed=done, total=total, note=note)
 
@@ -77,7 +137,7 @@ class _Lines:
     def flush(self, now: str = "") -> None:
         """Print it, whenever the last line was."""
         if text := "; ".join([*self.finished, *([now] if now else [])]):
-            print(text, file=sys.stderr, flush=True)
+            say(text, err=True)
         self.finished.clear()
         self.last = time.monotonic()
 

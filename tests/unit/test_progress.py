@@ -6,14 +6,14 @@ import subprocess
 import sys
 
 import pytest
-from rich.console import Console
 
 from instar import progress
+from instar.progress import Screen
 
 
 @pytest.fixture
 def terminal(monkeypatch):
-    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    console = Screen(file=io.StringIO(), force_terminal=True, width=100)
     monkeypatch.setattr(progress, "console", console)
     return console.file
 
@@ -51,7 +51,7 @@ def lines(monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(progress, "_lines", progress._Lines(last=clock[0]))
-    monkeypatch.setattr(progress, "console", Console(file=io.StringIO(), force_terminal=False))
+    monkeypatch.setattr(progress, "console", Screen(file=io.StringIO(), force_terminal=False))
     return clock
 
 

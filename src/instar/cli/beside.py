@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from instar.progress import say
+
 app = typer.Typer()
 
 
@@ -34,7 +36,7 @@ def screen(
     settled()
     if as_json:
         rows: Any = {"tasks": [s.as_dict() for s in screened], "neighbours": neighbours(screened)}
-        typer.echo(json.dumps(rows, indent=1))
+        say(json.dumps(rows, indent=1))
     else:
         show_screen(model, screened, neighbours(screened))
 
@@ -65,7 +67,7 @@ def diff(
     by_chance = beside(a, b)
     if as_json:
         value = found.as_dict() | {"chance": {k: c.as_dict() for k, c in by_chance.items()}, "floors": NO_PAIRS}
-        typer.echo(json.dumps(value, indent=1))
+        say(json.dumps(value, indent=1))
     else:
         show_diff(str(before), str(after), found, by_chance, NO_PAIRS)
 
@@ -84,7 +86,7 @@ def organism(
         facts = make(out, Recipe(seed=seed, threads=threads), tell)
     settled()
     scores = ", ".join(f"{name} {value:.1%}" for name, value in facts["accuracy"].items())
-    typer.echo(f"{out}: {scores} on {facts['pairs']:,} held-out pairs; sha256 {facts['sha256 of model.safetensors']}")
+    say(f"{out}: {scores} on {facts['pairs']:,} held-out pairs; sha256 {facts['sha256 of model.safetensors']}")
 
 
 @app.command()
@@ -113,4 +115,4 @@ def calibrate(
         with bar("planting and measuring") as tell:
             result = calibrated(out, 4 if quick else seeds, tuple(bases.split(",")), tell)
         settled()
-    typer.echo(json.dumps(result, indent=1)) if as_json else show_calibration(result)
+    say(json.dumps(result, indent=1)) if as_json else show_calibration(result)

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from instar.progress import say
+
 app = typer.Typer(no_args_is_help=True, help="Look at training data before it costs a night.")
 
 
@@ -38,7 +40,7 @@ def audit(
     named = DataConfig(columns=parts).columns
     report = audit_data(train, test, named, tokenizer, task)
     if as_json:
-        typer.echo(json.dumps(report.as_dict(), indent=1, ensure_ascii=False))
+        say(json.dumps(report.as_dict(), indent=1))
     else:
         show_audit(train, report, test)
     raise typer.Exit(0 if report.ok else 1)
@@ -84,7 +86,7 @@ def generate(
         options = (f"--{str(e['loc'][0]).replace('_', '-')}: {e['msg']}" for e in error.errors())
         raise ValueError("; ".join(options)) from None
     with bar("generating") as tell:
-        made = generate(config, out, tell, lambda text: console.print(text, markup=False, soft_wrap=True))
+        made = generate(config, out, tell, lambda text: console.print(text, soft_wrap=True))
     settled()
     if made.rows:
         show_audit(str(out), audit([DataRow(i, r.prompt, r.answer) for i, r in enumerate(made.rows, 1)], task=task))

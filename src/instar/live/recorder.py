@@ -134,7 +134,7 @@ class Recorder:
         self._attempt(step, lambda: compare_stage(self.experiment))
         # Last, with the seconds that the summary took.
         self._attempt(step, self._write_index)
-        console.print(f"instar: {self._share()}; {self.store.root}", markup=False, soft_wrap=True)
+        console.print(f"instar: {self._share()}; {self.store.root}", soft_wrap=True)
 
     @contextmanager
     def _inside(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from instar.record.store import Store
 from instar.report.figures import UNITS, caption, draw_heads, draw_layers, draw_stream
 from instar.report.grids import GRIDS, Grid, grid
 from instar.report.numbers.panels import Panels, TaskPanels
-from instar.report.style import QUIET, SETTINGS, figure
+from instar.report.style import QUIET, SETTINGS, figure, named
 
 FRAME_MS, LAST_MS = 350, 2000
 KINDS: dict[str, tuple[str, Callable[[Any, Panels, TaskPanels, int], Any]]] = {
@@ -73,7 +73,7 @@ def _frame(panels: Panels, step: int, kind: str) -> Image.Image:
     image = None
     for one, task in zip(axes, panels.tasks, strict=True):
         image = draw(one, panels, task, task.steps.index(step)) or image
-        one.set_title(f"{task.name} ({task.role} task)")
+        one.set_title(f"{named(task.name)} ({task.role} task)")
     if image is not None:
         drawn.colorbar(image, ax=axes, label=UNITS)
     drawn.suptitle(f"{title}  ·  step {step:>4}", x=0.01, ha="left", family="monospace", fontsize=11)

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-console = Console(highlight=False)
+from instar.progress import Screen
+
+console = Screen()
 KINDS = ("no new ability", "replaced", "extended", "rewired", "amplified", "undetermined")
 
 
@@ -21,19 +22,19 @@ def show_calibration(result: dict[str, Any]) -> None:
         table.add_row(planted, *(str(row.get(kind, "·")) for kind in KINDS))
     console.print(table)
     for name, label in (("right", "right"), ("right_or_undetermined", "right or undetermined")):
-        console.print(f"{label}: {share(found[name])}", markup=False)
-    console.print(f"amplified and replaced confused: {found['amplified_replaced_confused']}", markup=False)
+        console.print(f"{label}: {share(found[name])}")
+    console.print(f"amplified and replaced confused: {found['amplified_replaced_confused']}")
     for base, own in found["by_base"].items():
-        console.print(f"  right on {base}: {share(own)}", markup=False)
-    console.print(f"set aside, the plant did not take: {found['set_aside']}", markup=False)
+        console.print(f"  right on {base}: {share(own)}")
+    console.print(f"set aside, the plant did not take: {found['set_aside']}")
     for trap in found["traps"]:
         passed = "passed" if trap["passed"] else "FALLEN INTO"
-        console.print(f"  trap, {trap['base']}: {trap['trap']}: {passed} ({trap['verdict']})", markup=False)
+        console.print(f"  trap, {trap['base']}: {trap['trap']}: {passed} ({trap['verdict']})")
     limits = ", ".join(f"{k} {v:g}" for k, v in found["thresholds"].items())
-    console.print(f"thresholds, fixed on the other seeds: {limits}", markup=False)
+    console.print(f"thresholds, fixed on the other seeds: {limits}")
     if "shipped thresholds" in result:
         own = ", ".join(f"{k} {v:g}" for k, v in result["fixed"]["thresholds"].items())
-        console.print(f"these seeds alone would fix: {own}; right {share(result['fixed']['right'])}", markup=False)
+        console.print(f"these seeds alone would fix: {own}; right {share(result['fixed']['right'])}")
 
 
 def share(own: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from instar.record.store import Store
 from instar.report.grids import GRIDS, grid
 from instar.report.numbers.panels import Panels, TaskPanels
-from instar.report.style import COLOUR, DIVERGING, FAINT, INK, QUIET, SETTINGS, figure, stage_label, subplots
+from instar.report.style import COLOUR, DIVERGING, FAINT, INK, QUIET, SETTINGS, figure, named, stage_label, subplots
 
 UNITS = "logit(answer) − mean logit(foils)"
 CONVENTIONS = {
@@ -52,7 +52,9 @@ def draw_behaviour(summary: dict[str, Any]) -> Any:
         name = summary[role]
         task = summary["tasks"][name]
         for axes, what in ((left, "accuracy"), (right, "logit_diff")):
-            axes.plot(task["steps"], task[what], color=COLOUR[role], label=f"{name} ({role} task)", marker="o", ms=3)
+            axes.plot(
+                task["steps"], task[what], color=COLOUR[role], label=f"{named(name)} ({role} task)", marker="o", ms=3
+            )
             axes.fill_between(
                 task["steps"], task[f"{what}_low"], task[f"{what}_high"], color=COLOUR[role], alpha=0.18, lw=0
             )
@@ -65,15 +67,15 @@ def draw_behaviour(summary: dict[str, Any]) -> Any:
 
 
 def _made(summary: dict[str, Any]) -> str:
-    counts = ", ".join(f"{n} {t.get('pairs', 0)} pairs" for n, t in summary["tasks"].items())
-    return f"held-out prompts; bands 95 % (Wilson; bootstrap over pairs); {counts}; instar {summary['instar']}"
+    counts = ", ".join(f"{named(n)} {t.get('pairs', 0)} pairs" for n, t in summary["tasks"].items())
+    return f"held-out prompts; bands 95 % (Wilson; bootstrap over pairs); {counts}; instar {named(summary['instar'])}"
 
 
 def caption(panels: Panels, kind: str) -> str:
     """What a drawing's numbers are, for under it."""
-    pairs = ", ".join(f"{t.name} {t.pairs}" for t in panels.tasks)
+    pairs = ", ".join(f"{named(t.name)} {t.pairs}" for t in panels.tasks)
     bands = "" if kind == "heads" else "; bands and lines 95 % (bootstrap over pairs)"
-    return f"{CONVENTIONS[kind]}; held-out pairs: {pairs}{bands}; instar {panels.summary['instar']}"
+    return f"{CONVENTIONS[kind]}; held-out pairs: {pairs}{bands}; instar {named(panels.summary['instar'])}"
 
 
 def first_and_last(panels: Panels, draw: Callable[[Any, Panels, TaskPanels, int], Any], kind: str) -> Any:
@@ -84,7 +86,7 @@ def first_and_last(panels: Panels, draw: Callable[[Any, Panels, TaskPanels, int]
     for axes, task in zip(grid, panels.tasks, strict=True):
         for one, index in zip(axes, (0, len(task.steps) - 1), strict=True):
             image = draw(one, panels, task, index) or image
-            one.set_title(f"{task.name}, step {task.steps[index]}")
+            one.set_title(f"{named(task.name)}, step {task.steps[index]}")
     if image is not None:
         drawn.colorbar(image, ax=grid, shrink=0.7, label=UNITS)
     drawn.supxlabel(caption(panels, kind), fontsize=7, color=QUIET)

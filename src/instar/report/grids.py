@@ -11,7 +11,7 @@ import numpy as np
 
 from instar.report.numbers.interventions import BY_SLOT, CONVENTION, SITES, Patched
 from instar.report.numbers.panels import Panels
-from instar.report.style import COLOUR, DIVERGING, FAINT, QUIET, subplots
+from instar.report.style import COLOUR, DIVERGING, FAINT, LONGEST_NAME, LONGEST_TICK, QUIET, named, subplots
 
 GRIDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "patched_residual": ("Residual stream, attention and MLP outputs patched", BY_SLOT),
@@ -56,15 +56,19 @@ def grid(panels: Panels, kind: str) -> Grid | None:
             updates.append(update)
             moving.append(artist)
             if number == 0:
-                one.set_title(f"{panels.summary[role]} · {patched.counterfactuals[k]} changed", fontsize=10)
+                names = panels.summary[role], patched.counterfactuals[k]
+                task, changed = (named(name, LONGEST_NAME // 2) for name in names)
+                one.set_title(f"{task} · {changed} changed", fontsize=10)
     if kind != "patched_scatter":
         drawn.colorbar(moving[0], ax=axes, label="share of the reference checkpoint's b − c", shrink=0.8)
     title = drawn.suptitle(f"{label}  ·  step {0:>4}", x=0.01, ha="left", family="monospace", fontsize=11)
     pairs = ", ".join(
-        f"{panels.summary[r]} {p.pairs} (reference: step {p.reference})" for r, p in panels.patched.items()
+        f"{named(panels.summary[r])} {p.pairs} (reference: step {p.reference})" for r, p in panels.patched.items()
     )
-    how = next(iter(panels.patched.values())).how
-    drawn.supxlabel(f"{CONVENTION}; {how}; pairs: {pairs}; instar {panels.summary['instar']}", fontsize=7, color=QUIET)
+    how = named(next(iter(panels.patched.values())).how)
+    drawn.supxlabel(
+        f"{CONVENTION}; {how}; pairs: {pairs}; instar {named(panels.summary['instar'])}", fontsize=7, color=QUIET
+    )
     steps = next(iter(panels.patched.values())).steps
     return Grid(drawn, steps, updates, [*moving, title], title, label)
 
@@ -75,7 +79,8 @@ def _heat(axes: Any, patched: Patched, site: str, kind: int, limit: float, role:
     image = axes.imshow(np.ma.masked_invalid(first), cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto")
     by_slot = site in BY_SLOT
     ticks = range(first.shape[1])
-    axes.set_xticks(ticks, patched.slots if by_slot else ticks, rotation=50 if by_slot else 0, fontsize=7)
+    labels = [named(slot, LONGEST_TICK) for slot in patched.slots] if by_slot else ticks
+    axes.set_xticks(ticks, labels, rotation=50 if by_slot else 0, fontsize=7)
     axes.set_yticks(range(first.shape[0]))
     axes.set_ylabel(f"{SITES[site]}\nlayer", fontsize=8)
     for spine in axes.spines.values():

@@ -6,7 +6,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from instar.notebook import printable
+
 OLD, NEW, INK, FAINT, QUIET = "#2a6f97", "#c8553d", "#22262b", "#c9ced6", "#6b7280"
+LONGEST_NAME, LONGEST_TICK = 40, 12
+"""Characters of a foreign name in a drawing, and beside an axis."""
 COLOUR = {"old": OLD, "new": NEW}
 DIVERGING = LinearSegmentedColormap.from_list("instar", ["#1f4e79", "#7fb0d3", "#f7f7f5", "#e6a48f", "#a33b20"])
 SETTINGS: Any = {
@@ -22,6 +26,7 @@ SETTINGS: Any = {
     "savefig.dpi": 160,
     "svg.hashsalt": "instar",
     "text.parse_math": False,
+    "text.usetex": False,
 }
 
 
@@ -41,7 +46,17 @@ def figure(columns: int, width: float = 5.2, height: float = 3.6) -> tuple[Any, 
     return drawn, list(axes[0])
 
 
+def named(name: Any, most: int = LONGEST_NAME) -> str:
+    """Foreign text for a drawing: one line of at most `most` characters, without control characters, drawn as it is spelt.
+
+    `SETTINGS` keep matplotlib from reading formulas in it (`$x$`, TeX). A label that begins with `_` is none to a legend.
+    """
+    text = printable(str(name)[: 10 * LONGEST_NAME])
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    return " " + text if text.startswith("_") else text
+
+
 def stage_label(stage: str) -> str:
     """`3_mid` as "3½", `3_pre` as "3"."""
     layer, _, half = stage.partition("_")
-    return "out" if stage == "final" else layer + ("½" if half == "mid" else "")
+    return "out" if stage == "final" else named(layer, LONGEST_TICK) + ("½" if half == "mid" else "")

@@ -5,11 +5,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-console = Console(highlight=False)
+from instar.progress import Screen
+
+console = Screen()
 
 
 SHOWN, MISSING, KEY, ROWS = 6, 4, 3, 5
@@ -22,7 +23,7 @@ def show_accuracy(summary: dict[str, Any], most: int | None = None) -> None:
     table = Table(title="Accuracy (95 % interval) and logit difference on held-out prompts", box=None)
     table.add_column("checkpoint", justify="right")
     for name in (old, new):
-        table.add_column(f"{escape(name)} accuracy", justify="right", no_wrap=True)
+        table.add_column(f"{name} accuracy", justify="right", no_wrap=True)
         table.add_column("logit diff", justify="right", no_wrap=True)
     series = [summary["tasks"][name] for name in (old, new)]
     steps = series[0]["steps"]
@@ -31,13 +32,13 @@ def show_accuracy(summary: dict[str, Any], most: int | None = None) -> None:
         cells = [f"{step}" if step else "0 (base)"]
         for s in series:
             low, high = 100 * s["accuracy_low"][i], 100 * s["accuracy_high"][i]
-            cells.append(f"{s['accuracy'][i]:.1%} \\[{low:.1f}, {high:.1f}]")
+            cells.append(f"{s['accuracy'][i]:.1%} [{low:.1f}, {high:.1f}]")
             cells.append(f"{s['logit_diff'][i]:+.2f}")
         table.add_row(*cells)
     console.print(table)
     for name in (old, new):
         if beside := summary["tasks"][name].get("baselines"):
-            console.print(f"{name} without any circuit: {', '.join(map(_rule, beside))}{_learnt(beside)}", markup=False)
+            console.print(f"{name} without any circuit: {', '.join(map(_rule, beside))}{_learnt(beside)}")
 
 
 def _rule(row: dict[str, Any]) -> str:
@@ -72,39 +73,37 @@ def show_summary(summary: dict[str, Any]) -> None:
     moved = sorted(moved, key=lambda row: -abs(row["change"]))[:2]
     if summary["changed"]["heads"][new]:
         rows = "; ".join(_moved(row) for row in moved) or "nothing beyond its interval"
-        console.print(f"direct contribution to {new}, base → last: {rows}", markup=False)
+        console.print(f"direct contribution to {new}, base → last: {rows}")
     _show_circuits(summary)
     errors = [row["merge_error"] for row in summary["checkpoints"] if row["merge_error"] is not None]
     if errors:
-        console.print(
-            f"adapters were merged in float32: logits moved by up to {max(errors):.1e} of the largest", markup=False
-        )
+        console.print(f"adapters were merged in float32: logits moved by up to {max(errors):.1e} of the largest")
     for notice in summary.get("notices", ()):
-        console.print(f"notice: {notice['text']}", style="yellow", markup=False)
+        console.print(f"notice: {notice['text']}", style="yellow")
     for finding in summary["health"]:
         text = f"health: seed {finding['seed']}, step {finding['step']}: {finding['kind']}: {finding['text']}"
-        console.print(text, style="yellow", markup=False)
+        console.print(text, style="yellow")
     for failure in summary["failed"]:
         text = f"failed: seed {failure['seed']}, step {failure['step']}: {failure['reason']}"
-        console.print(text, style="red", markup=False)
+        console.print(text, style="red")
 
 
 def show_verdict(summary: dict[str, Any]) -> None:
     """The verdict with what is open, every checkpoint's kind, the key layers by grafting, and the controls."""
     found = summary.get("verdict")
     if not found:
-        console.print("\nNo verdict: no checkpoint has causal tests, or its circuits were not measured.", markup=False)
+        console.print("\nNo verdict: no checkpoint has causal tests, or its circuits were not measured.")
     else:
-        console.print(f"\nVerdict at step {found['step']}: {found['kind']}", style="bold", markup=False)
-        console.print(found["text"], markup=False)
+        console.print(f"\nVerdict at step {found['step']}: {found['kind']}", style="bold")
+        console.print(found["text"])
         for line in found["missing"][:MISSING]:
-            console.print(f"  - {line}", markup=False)
+            console.print(f"  - {line}")
         if len(found["missing"]) > MISSING:
-            console.print(f"  - … and {len(found['missing']) - MISSING} more", markup=False)
+            console.print(f"  - … and {len(found['missing']) - MISSING} more")
         runs = groupby(found["series"], key=lambda row: row["kind"])
         along = "; ".join(f"{kind} at step {', '.join(str(row['step']) for row in rows)}" for kind, rows in runs)
         across = "" if found["across_seeds"] in found["text"] else " " + found["across_seeds"]
-        console.print(f"by checkpoint: {along}.{across}", markup=False)
+        console.print(f"by checkpoint: {along}.{across}")
     _show_key((summary.get("dynamics") or {}).get("key"))
     ends = []
     for own in (summary.get("controls") or {}).values():
@@ -112,7 +111,7 @@ def show_verdict(summary: dict[str, Any]) -> None:
             both = (f"{summary[role]} {_accuracy(own.get(summary[role]))}" for role in ("old", "new"))
             ends.append(f"{own['is']}: {', '.join(both)}")
     if ends:
-        console.print(f"accuracy after control fine-tunings, {'; '.join(ends)}", markup=False)
+        console.print(f"accuracy after control fine-tunings, {'; '.join(ends)}")
 
 
 def _show_key(key: dict[str, Any] | None) -> None:
@@ -120,11 +119,11 @@ def _show_key(key: dict[str, Any] | None) -> None:
     rows = (key or {}).get("layers")
     if not rows:
         return
-    console.print("key layers by grafting: share returned to the base | share lost from the tuned model", markup=False)
+    console.print("key layers by grafting: share returned to the base | share lost from the tuned model")
     for name in rows["by_grafting"][:KEY]:
         if name in rows["shares"]:
             into, lost = (_bounds(rows["shares"][name][way]) for way in ("into", "lost"))
-            console.print(f"  {name:<5}{into} | {lost}", markup=False)
+            console.print(f"  {name:<5}{into} | {lost}")
 
 
 def _bounds(share: dict[str, float | None]) -> str:
@@ -147,7 +146,7 @@ def _show_circuits(summary: dict[str, Any]) -> None:
             sizes.append(f"{task} {first} → {last}")
     if sizes:
         text = f"smallest circuit that keeps 85 % of b − c (edges, base → last): {', '.join(sizes)}"
-        console.print(text, markup=False)
+        console.print(text)
 
 
 def _moved(row: dict[str, Any]) -> str:
@@ -160,16 +159,16 @@ def show_ending(files: Mapping[str, str], commands: Mapping[str, str]) -> None:
     width = max((len(label) for label in (*files, *commands)), default=0) + 2
     console.print()
     for label, path in files.items():
-        console.print(f"{label:<{width}}{path}", markup=False, soft_wrap=True)
+        console.print(f"{label:<{width}}{path}", soft_wrap=True)
     if commands:
         console.print("\nnext:")
     for label, command in commands.items():
-        console.print(f"{label:<{width}}{command}", markup=False, soft_wrap=True)
+        console.print(f"{label:<{width}}{command}", soft_wrap=True)
 
 
 def show_screen(model: str, found: list[Any], neighbours: list[tuple[str, str]]) -> None:
     """Every task's standing, and the pairs to begin with."""
-    table = Table(title=f"Tasks on {escape(model)}", box=None, pad_edge=False)
+    table = Table(title=f"Tasks on {model}", box=None, pad_edge=False)
     for column, justify in (
         ("task", "left"),
         ("accuracy", "right"),
@@ -180,13 +179,13 @@ def show_screen(model: str, found: list[Any], neighbours: list[tuple[str, str]])
         table.add_column(column, justify=justify, no_wrap=justify == "right")  # pyright: ignore[reportArgumentType]
     for s in found:
         if s.accuracy is None:
-            table.add_row(s.task, "", "", "", escape(f"not tried: {s.reason}"))
+            table.add_row(s.task, "", "", "", f"not tried: {s.reason}")
             continue
         cells = [f"{i.value:.1%} [{100 * i.low:.1f}, {100 * i.high:.1f}]" for i in (s.accuracy, s.choice)]
         best = s.baselines[0]
         rule = best["says"] if best["kind"] == "best place" else best["kind"].removeprefix("best ")
         cells.append(f"{best['accuracy']:.1%} {rule}")
-        table.add_row(s.task, *map(escape, cells), s.standing)
+        table.add_row(s.task, *cells, s.standing)
     console.print(table)
     console.print(
         "\nno circuit: whichever is best on training rows of chance, commonest answer, best place and best name prior"
@@ -194,9 +193,8 @@ def show_screen(model: str, found: list[Any], neighbours: list[tuple[str, str]])
     if not neighbours:
         console.print("\nno neighbours of which one is mastered and one failed")
     for easier, harder in neighbours:
-        console.print(
-            f"\nneighbours: [bold]{escape(easier)}[/bold] is mastered, [bold]{escape(harder)}[/bold] is failed"
-        )
+        names = (easier, "bold"), " is mastered, ", (harder, "bold"), " is failed"
+        console.print(Text.assemble("\nneighbours: ", *names))
 
 
 def show_audit(path: str, report: Any, test: str | None = None) -> None:
@@ -204,7 +202,7 @@ def show_audit(path: str, report: Any, test: str | None = None) -> None:
     _show_findings(path, report)
     for what, b in report.balance.items():
         counts = ", ".join(f"{k} {v}" for k, v in list(b.counts.items())[:8])
-        console.print(f"balance  {what}: {counts}  (against uniform: p = {b.p_value:.2g})", markup=False)
+        console.print(f"balance  {what}: {counts}  (against uniform: p = {b.p_value:.2g})")
     if report.prompt_tokens:
         lengths = ", ".join(f"{k} {v:g}" for k, v in report.prompt_tokens.items())
         console.print(f"prompt tokens: {lengths}")
@@ -214,14 +212,14 @@ def show_audit(path: str, report: Any, test: str | None = None) -> None:
 
 
 def _show_findings(path: str, report: Any) -> None:
-    console.print(f"{path}: {report.rows} rows", markup=False)
+    console.print(f"{path}: {report.rows} rows")
     styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
     for f in report.findings:
-        console.print(f"{f.severity:<8}{f.said}; {f.text}", style=styles[f.severity], markup=False)
+        console.print(f"{f.severity:<8}{f.said}; {f.text}", style=styles[f.severity])
         for row in f.rows[:ROWS]:
-            console.print(f"          {row}", style="dim", markup=False)
+            console.print(f"          {row}", style="dim")
         if len(f.rows) > ROWS:
-            console.print(f"          … and {len(f.rows) - ROWS} more; --json has all", style="dim", markup=False)
+            console.print(f"          … and {len(f.rows) - ROWS} more; --json has all", style="dim")
 
 
 def show_made(out: Path, made: Any) -> None:
@@ -232,13 +230,13 @@ def show_made(out: Path, made: Any) -> None:
     console.print(f"{len(made.rows)} of {made.wanted} rows; {facts['calls']} calls, {facts['tokens']:,} tokens{guess}")
     for what in ("rejected", "problems"):
         if facts[what]:
-            console.print(f"{what}: " + ", ".join(f"{kind} {n}" for kind, n in facts[what].items()), markup=False)
+            console.print(f"{what}: " + ", ".join(f"{kind} {n}" for kind, n in facts[what].items()))
     if made.stopped:
-        console.print(f"stopped: {made.stopped}", style="yellow", markup=False)
+        console.print(f"stopped: {made.stopped}", style="yellow")
         console.print(
             f"{missing} rows are missing; the same command goes on from here, with a larger budget if it was that"
         )
-    console.print(f"{out}" if made.rows else f"{out} is not written: there are no rows", markup=False, soft_wrap=True)
+    console.print(f"{out}" if made.rows else f"{out} is not written: there are no rows", soft_wrap=True)
 
 
 OVERLAPS = ("jaccard", "a_in_b", "b_in_a")
@@ -247,7 +245,7 @@ OVERLAPS = ("jaccard", "a_in_b", "b_in_a")
 def show_diff(before: str, after: str, diff: Any, chance: dict[str, Any], floors: str) -> None:
     """What two circuits share with chance beside it, what changed by reader, and the nodes and edges that did."""
     alike = diff.similarity
-    console.print(f"A  {before}\nB  {after}\n", markup=False)
+    console.print(f"A  {before}\nB  {after}\n")
     sizes, shares = (
         Table(title="How many A and B have", box=None),
         Table(title="\nHow alike they are (by chance, its 95 % quantile)", box=None),
@@ -269,16 +267,16 @@ def show_diff(before: str, after: str, diff: Any, chance: dict[str, Any], floors
         shares.add_row(title, *(f"{_share(getattr(own, kind))} {floor}" for kind, floor in floors_of))
     console.print(sizes)
     console.print(shares)
-    console.print(f"weighted Jaccard {_share(alike.weighted_jaccard)} ({alike.weighted_over})", markup=False)
+    console.print(f"weighted Jaccard {_share(alike.weighted_jaccard)} ({alike.weighted_over})")
     _show_readers(diff)
     for title, names in (("nodes gained", diff.nodes.gained), ("nodes lost", diff.nodes.lost)):
-        console.print(f"{title}: {_some(names)}", markup=False)
+        console.print(f"{title}: {_some(names)}")
     for title, names in (("edges gained", diff.edges.gained), ("edges lost", diff.edges.lost)):
-        console.print(f"{title}: {_some(names)}", markup=False)
+        console.print(f"{title}: {_some(names)}")
     for kind in ("strengthened", "weakened", "sign_changed"):
         rows = [f"{row.edge} {row.before:+.3g} → {row.after:+.3g}" for row in getattr(diff, kind)]
-        console.print(f"{kind.replace('_', ' ')} ({diff.how}): {_some(rows)}", markup=False)
-    console.print(f"\n{floors}", style="yellow", markup=False)
+        console.print(f"{kind.replace('_', ' ')} ({diff.how}): {_some(rows)}")
+    console.print(f"\n{floors}", style="yellow")
 
 
 def _show_readers(diff: Any) -> None:

@@ -8,6 +8,9 @@
 5. Causal tests between step 0 and a checkpoint need the circuits of both, so their jobs are known only once these are there.
 """
 
+import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +27,7 @@ from instar.models.hub import evict, holds_weights
 from instar.models.load import Model
 from instar.models.organism import NAME as EMBEDDED
 from instar.models.organism.corpus import stories
-from instar.progress import Tell
+from instar.progress import Tell, in_words
 from instar.record.config import RunConfig
 from instar.record.contents import Entry
 from instar.record.keys import digest
@@ -174,13 +177,20 @@ def _serial(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple[l
 
 
 def _with_ray(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
+    # A cluster is joined only where this user's environment names it. What is started here listens on this machine only:
+    # Ray takes "127.0.0.1" for the address of the network, unless it is told, before its import, that there is no cluster.
+    own: dict[str, Any] = {}
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        own = {"address": "local", "_node_ip_address": "127.0.0.1"}
     try:
         import ray  # pyright: ignore[reportMissingImports] — an extra
     except ImportError:
         raise ValueError("measure.executor: ray needs the extra: pip install 'instar[ray]'") from None
     threads = experiment.config.threads or torch.get_num_threads()
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
+        with _own_sigterm():
+            ray.init(include_dashboard=False, log_to_driver=False, **own)
 
     contents = experiment.store.contents
 
@@ -199,6 +209,15 @@ def _with_ray(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple
         failure, made = ray.get(ready[0])
         contents.add(made)
         yield waiting.pop(ready[0]), failure
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """What SIGTERM does stays as it was: Ray puts a handler of its own in its place."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 class Worker:
@@ -222,9 +241,7 @@ class Worker:
             raise
         except Exception as error:
             # Whatever one checkpoint is, the others go on. What nobody foresaw is named by its kind, too.
-            foreseen = isinstance(error, (ValueError, OSError, ArithmeticError, MemoryError, torch.OutOfMemoryError))
-            reason = str(error) if foreseen and str(error) else f"{type(error).__name__}: {error}"
-            return Failure(seed, step, reason)
+            return Failure(seed, step, in_words(error))
         return None
 
     def make(self, group: list[Job]) -> Iterator[str]:

@@ -1,12 +1,12 @@
 """What a finished run prints: about a screenful, with both shares of a graft, and foreign text as it is."""
 
 import pytest
-from rich.console import Console
 
 from instar.circuits.circuit import Circuit
 from instar.circuits.graph import Graph
 from instar.compare.chance import beside
 from instar.compare.diff import diff
+from instar.progress import Screen
 from instar.report import terminal
 
 
@@ -54,7 +54,7 @@ def summary():
 @pytest.fixture
 def printed(monkeypatch):
     def show(summary, width=110):
-        console = Console(highlight=False, width=width, force_terminal=False)
+        console = Screen(width=width, force_terminal=False)
         monkeypatch.setattr(terminal, "console", console)
         with console.capture() as capture:
             terminal.show_summary(summary)
@@ -123,7 +123,7 @@ def test_a_run_without_causal_tests_says_so(gone, summary, printed):
 def test_two_circuits_side_by_side_are_whole_at_80_columns(monkeypatch):
     graph = Graph(12, 12, 12)
     a, b = (Circuit(graph, graph.names(graph.exists)[start : start + 2000]) for start in (0, 1000))
-    console = Console(highlight=False, width=80, force_terminal=False)
+    console = Screen(width=80, force_terminal=False)
     monkeypatch.setattr(terminal, "console", console)
     with console.capture() as capture:
         terminal.show_diff("a.json", "b.json", diff(a, b), beside(a, b), "no floors")
