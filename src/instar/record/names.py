@@ -11,6 +11,7 @@ _SHORT = {
     **dict.fromkeys(("bf16",), "bfloat16"),
     **dict.fromkeys(("fp16", "f16", "half"), "float16"),
 }
+_FILE = re.compile(r"(?!\.)[\w.-]{1,100}")
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu|hpu|npu|xla)(:\d+)?")
 
 
@@ -37,6 +38,26 @@ def device_name(value: Any) -> str:
     if not _DEVICE.fullmatch(name):
         raise ValueError(f"device {value!r} is none of cpu, cuda, cuda:1, mps")
     return name
+
+
+def file_name(value: Any, what: str) -> str:
+    """A name that becomes part of a file's: of a task, a counterfactual, a group, a tuning.
+
+    Raises:
+        ValueError: for anything but a short name of letters, digits, `_`, `.` and `-`, without a dot at its start.
+    """
+    if not isinstance(value, str) or not _FILE.fullmatch(value) or len(value.encode()) > 200:
+        raise ValueError(
+            f"{what} {value!r:.60}: its name becomes part of a file's name: expected up to 100 letters, digits, _, - and ., "
+            "and no dot at its start"
+        )
+    return value
+
+
+def as_file_name(text: str) -> str:
+    """A text as such a name: other characters become `-`."""
+    short = re.sub(r"[^\w.-]+", "-", text).lstrip(".")[:100].encode()[:200].decode(errors="ignore")
+    return short or "unnamed"
 
 
 def at_home(place: str) -> str:
