@@ -33,10 +33,8 @@ def _home(value: Any) -> Any:
     return at_home(value) if isinstance(value, str) else value
 
 
-SEEDS = 2**32
-"""numpy and torch take seeds below this."""
-MANY = 100_000
-"""The most checkpoints of one fine-tuning."""
+SEEDS, MANY = 2**32, 100_000
+"""numpy and torch take seeds below the one; a fine-tuning has at most the other's checkpoints."""
 
 
 class Part(BaseModel):
@@ -375,8 +373,7 @@ class RunConfig(Part):
         """
         if not path.exists():
             raise ValueError(f"no configuration file {path}")
-        value = yaml_of(path)
-        value = {} if value is None else value
+        value = {} if (found := yaml_of(path)) is None else found
         if not isinstance(value, dict):
             raise ValueError(f"{path} holds {type(value).__name__}, expected keys and values")
         for part, changes in (instead or {}).items():

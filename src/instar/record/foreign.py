@@ -55,15 +55,17 @@ def reading(path: Path | str, what: str = "") -> Iterator[None]:
 
 def sentence(path: Path | str, error: BaseException, what: str = "") -> str:
     """An error in words, of bounded length, that begins with the file's name."""
-    text, kind = clean(str(error)), type(error).__name__
+    text, name, kind = clean(str(error)), clean(str(path)), type(error).__name__
+    if name in text:
+        return cut(text, SENTENCE)
     if isinstance(error, MemoryError):
         text = "it asks for more memory than there is"
     elif isinstance(error, RecursionError):
         text = f"nested deeper than {DEPTH} levels"
     elif type(error) is not ValueError and not isinstance(error, OSError):
-        text = f"it cannot be read{f' as {what}' if what else ''} ({kind}: {text})" if text else f"{kind} on reading it"
-    name = clean(str(path))
-    return cut(text if text.startswith(name) else f"{name}: {text or kind}", SENTENCE)
+        named = "" if isinstance(error, ValueError) else f"{kind}: "
+        return cut(f"{name} cannot be read{f' as {what}' if what else ''}: {named}{text or kind}", SENTENCE)
+    return cut(f"{name}: {text or kind}", SENTENCE)
 
 
 def clean(text: str) -> str:
@@ -108,7 +110,7 @@ def json_of(path: Path | str) -> Any:
     Raises:
         ValueError: naming the file.
     """
-    with reading(path, "JSON"):
+    with reading(path, "json"):
         return json_text(bytes_of(path).decode("utf-8"), str(path))
 
 
@@ -130,7 +132,7 @@ def json_text(text: str, where: str) -> Any:
     Raises:
         ValueError: naming where it stands: no JSON, nested too deep, too large, or a key twice.
     """
-    with reading(where, "JSON"):
+    with reading(where, "json"):
         if len(text) > BYTES:
             raise ValueError(f"longer than {BYTES:,} characters, which is the most that is read")
         found = json.loads(text, object_pairs_hook=_once)

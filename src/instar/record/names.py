@@ -56,7 +56,7 @@ def file_name(value: Any, what: str) -> str:
 
 def as_file_name(text: str) -> str:
     """A text as such a name: other characters become `-`."""
-    short = re.sub(r"[^\w.-]+", "-", text).lstrip(".")[:100].encode()[:200].decode(errors="ignore")
+    short = re.sub(r"[^\w.-]+", "-", text).strip("-").lstrip(".")[:100].encode()[:200].decode(errors="ignore")
     return short or "unnamed"
 
 
