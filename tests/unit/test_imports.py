@@ -14,7 +14,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": {"notebook"},
     "notebook": set(),
     "stats": set(),
-    "circuits": {"notebook"},
+    "circuits": {"notebook", "record"},
     "record": set(),
     "tasks": {"record"},
     "generate": {"tasks", "record", "progress"},

@@ -15,6 +15,7 @@ from instar.circuits import formats
 from instar.circuits.graph import Graph, Mask
 from instar.circuits.reading import Sign, text_of
 from instar.notebook import block, facts, lines, paragraph, some, table
+from instar.record.foreign import reading
 
 SIGN = "a negative score means that the edge helps the answer"
 FAITHFUL = 0.85
@@ -198,10 +199,9 @@ class Circuit:
     @classmethod
     def read(cls, path: Path | str, n_kv_heads: int | None = None, sign: Sign | None = None) -> "Circuit":
         """A circuit from a JSON file; arguments as of `from_json`."""
-        try:
+        with reading(path, "a circuit"):
             return cls(**vars(formats.from_json(text_of(path), n_kv_heads, sign, str(path))))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        raise AssertionError  # for type checkers: `reading` swallows nothing
 
 
 def _written(text: str, path: Path | str | None) -> str:

@@ -11,12 +11,15 @@ Arrays over edges are `[source, destination]` in these orders.
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 Mask = np.ndarray
 """Boolean, [source, destination]."""
+CELLS = 2**28
+"""The largest graph: a model of 96 layers of 96 heads has 258 million pairs."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,27 @@ class Graph:
     n_heads: int
     n_kv_heads: int
     parallel: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no model is, before an array of its edges is made.
+
+        Raises:
+            ValueError: for numbers that are not whole and positive, groups that do not divide, or more than `CELLS`.
+        """
+        for name in ("n_layers", "n_heads", "n_kv_heads"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r:.40}, expected a whole number from 1 on")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"{self.n_kv_heads:.6g} key-value heads for {self.n_heads:.6g} heads: not a whole number of heads a group"
+            )
+        cells = (1 + self.n_layers * (self.n_heads + 1)) * (1 + self.n_layers * self.per_layer)
+        if cells > CELLS:
+            raise ValueError(
+                f"{self.n_layers:.6g} layers of {self.n_heads:.6g} heads: {cells:.3g} pairs of a writer and a reader, and at "
+                f"most {CELLS:,} are held"
+            )
 
     @classmethod
     def of(cls, layout: Any) -> "Graph":

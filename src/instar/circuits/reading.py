@@ -7,7 +7,6 @@
    at: those of the direct edges into `logits` add up to about what corrupting the prompt does to what was scored.
 """
 
-import json
 import math
 import re
 import warnings
@@ -18,6 +17,7 @@ from typing import Any, Literal
 
 from instar.circuits.graph import Graph
 from instar.notebook import some
+from instar.record.foreign import bytes_of, clean, json_text
 
 Sign = Literal["positive", "negative"]
 """Which scores of a file help the answer."""
@@ -49,7 +49,7 @@ def text_of(path: Path | str) -> str:
         ValueError: for a pickle, with what turns it into JSON.
     """
     path = Path(path).expanduser()
-    content = path.read_bytes()
+    content = bytes_of(path)
     if path.suffix in _PICKLES or content[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
         raise ValueError(
             "a pickle, which can run code when it is read: write it with to_json where you trust it:\n  "
@@ -76,13 +76,11 @@ def parsed(text: str, n_kv_heads: int | None = None, sign: Sign | None = None, n
     if sign not in (None, "positive", "negative"):
         raise ValueError(f"sign={sign!r}: the scores that help the answer are 'positive' or 'negative'")
     try:
-        value = json.loads(text)
+        value = json_text(text, "this text")
         cfg, edges, nodes = value["cfg"], value["edges"], value.get("nodes") or {}
-        heads = int(cfg["n_heads"])
-        groups = n_kv_heads or int(cfg.get("n_key_value_heads") or heads)
-        graph = Graph(int(cfg["n_layers"]), heads, groups, bool(cfg.get("parallel_attn_mlp", False)))
-        if groups < 1 or heads % groups:
-            raise ValueError(f"{groups} key-value heads for {heads} heads: not a whole number of heads a group")
+        heads = _whole(cfg["n_heads"])
+        groups = n_kv_heads or _whole(cfg.get("n_key_value_heads") or heads)
+        graph = Graph(_whole(cfg["n_layers"]), heads, groups, bool(cfg.get("parallel_attn_mlp", False)))
         # Until version 0.2 our files of grouped-query models named the shared readers themselves.
         share = heads // groups if f"input->a0.h{heads - 1}<k>" in edges else 1
         inside = {name for name, edge in edges.items() if edge["in_graph"]}
@@ -91,8 +89,10 @@ def parsed(text: str, n_kv_heads: int | None = None, sign: Sign | None = None, n
         selected = None if selected is None else int(selected)
         theirs = {name: float(s) for name, edge in edges.items() if (s := edge.get("score")) is not None}
         neurons = _neurons(value, nodes)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"not a circuit: {error!r}; expected an object with cfg, nodes and edges") from None
+    except Exception as error:  # of a file of any shape
+        raise ValueError(
+            f"not a circuit: {clean(repr(error)[:400])}; expected an object with cfg, nodes and edges"
+        ) from None
     _refuse_neurons(neurons, {name.partition("->")[0] for name in inside})
     _refuse_values(theirs)
     _refuse_names(graph, [*edges], [*nodes], share)
@@ -112,6 +112,12 @@ def parsed(text: str, n_kv_heads: int | None = None, sign: Sign | None = None, n
     if not own:
         _look_at_signs(name, scores, sign or "positive")
     return Scored(graph, scores, chosen, how, selected, own)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or int(value) != float(value):
+        raise ValueError(f"{value!r:.40} is no whole number")
+    return int(value)
 
 
 def grouped(name: str, share: int) -> str:

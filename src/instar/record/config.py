@@ -3,18 +3,18 @@
 YAML in and out. Unknown keys are errors that name the nearest known one.
 """
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from instar.record.explain import faults
+from instar.record.foreign import shown, yaml_of
 from instar.record.names import at_home, device_name, dtype_name
 
 Stage = Literal["evaluate", "lens", "attribution", "attention", "patching", "circuit", "roles", "drift"]
-
 
 Column = Literal[
     "prompt", "answer", "corrupted", "foils", "contrast", "counterfactual", "split", "place", "wording", "spans"
@@ -33,10 +33,31 @@ def _home(value: Any) -> Any:
     return at_home(value) if isinstance(value, str) else value
 
 
-class Part(BaseModel):
-    """Frozen, and strict about its keys."""
+SEEDS, MANY = 2**32, 100_000
+"""numpy and torch take seeds below the one; a fine-tuning has at most the other's checkpoints."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class Part(BaseModel):
+    """Frozen, and strict about its keys; every number is finite, and true is none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        inside = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(v, bool) for v in inside) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(
+                "yes, no, true and false are no numbers and no names: write the number, or the name in quotes"
+            )
+        return value
+
+
+def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = next((v for v in values if values.count(v) > 1), None) if len(set(values)) < len(values) else None
+    if twice is not None:
+        raise ValueError(f"{twice!r} stands twice: name each once")
+    return values
 
 
 class ModelConfig(Part):
@@ -116,10 +137,12 @@ class DataConfig(Part):
     holdout: float | None = Field(
         default=None, gt=0, lt=1, description="share of a task file's prompts to test on, where no row names a split"
     )
-    train_size: int = Field(default=2944, ge=1, description="rows to train on; of a task file all, up to this many")
-    test_size: int = Field(default=1000, ge=20, description="held-out pairs a task for behaviour")
-    measure_pairs: int = Field(default=96, ge=8, description="held-out pairs a task for what is inside")
-    seed: int = Field(default=0, description="seed of all prompts")
+    train_size: int = Field(
+        default=2944, ge=1, le=10_000_000, description="rows to train on; of a task file all, up to this many"
+    )
+    test_size: int = Field(default=1000, ge=20, le=1_000_000, description="held-out pairs a task for behaviour")
+    measure_pairs: int = Field(default=96, ge=8, le=1_000_000, description="held-out pairs a task for what is inside")
+    seed: int = Field(default=0, ge=0, lt=SEEDS, description="seed of all prompts")
     allow_leaks: bool = Field(default=False, description="train although test prompts are in the training data")
     general_text: str | None = Field(
         default=None, description="text file for the divergence; the embedded model has its own"
@@ -140,7 +163,7 @@ class DataConfig(Part):
 class LoraConfig(Part):
     """Low-rank adapters in place of full fine-tuning (arXiv:2106.09685)."""
 
-    rank: int = Field(default=8, ge=1, description="rank of every adapter")
+    rank: int = Field(default=8, ge=1, le=65_536, description="rank of every adapter")
     alpha: float | None = Field(default=None, gt=0, description="scale is alpha / rank; 2 × rank where left out")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="on what the adapters read")
 
@@ -157,18 +180,18 @@ class LoraConfig(Part):
 class TrainConfig(Part):
     """Fine-tuning."""
 
-    steps: int = Field(default=184, ge=1, description="optimizer steps")
-    batch_size: int = Field(default=16, ge=1, description="rows a step")
+    steps: int = Field(default=184, ge=1, le=10_000_000, description="optimizer steps")
+    batch_size: int = Field(default=16, ge=1, le=1_000_000, description="rows a step")
     learning_rate: float = Field(default=1e-5, gt=0, description="AdamW's")
     schedule: Literal["constant", "linear", "cosine", "constant_with_warmup"] = Field(
         default="constant", description="of the learning rate, as transformers has them"
     )
-    warmup_steps: int = Field(default=0, ge=0, description="for constant_with_warmup, linear and cosine")
+    warmup_steps: int = Field(default=0, ge=0, le=10_000_000, description="for constant_with_warmup, linear and cosine")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW's")
     loss: Literal["answer", "completion", "full"] = Field(
         default="answer", description="answer: its tokens; completion: these and end-of-text; full: the prompt too"
     )
-    repeat: int = Field(default=1, ge=1, description="write the answer this many times (the log used 20)")
+    repeat: int = Field(default=1, ge=1, le=10_000, description="write the answer this many times (the log used 20)")
     checkpoints: int | Literal["log"] | tuple[int, ...] = Field(
         default=8, description='every N steps, "log" (1, 2, 4, …), or a list of steps; 0 and the last are always kept'
     )
@@ -180,21 +203,32 @@ class TrainConfig(Part):
     )
     freeze_embeddings: bool = Field(default=False, description="train everything but token and position embeddings")
     seeds: tuple[int, ...] = Field(
-        default=(0, 1, 2), min_length=1, description="one fine-tuning each; a claim about training needs at least three"
+        default=(0, 1, 2),
+        min_length=1,
+        max_length=1000,
+        description="one fine-tuning each; a claim about training needs at least three",
     )
     report_to: tuple[str, ...] = Field(default=(), description="passed to transformers: tensorboard, wandb, trackio")
 
     _seeds_in_short = field_validator("seeds", mode="before")(_listed)
+    _seeds_once = field_validator("seeds")(_different)
 
     @model_validator(mode="after")
     def _steps_exist(self) -> Self:
-        """every step of `checkpoints` lies between 0 and `steps`; N is at least 1; adapters are saved in float32."""
+        """every step of `checkpoints` lies between 0 and `steps`; N is at least 1; there are at most 100,000; seeds are
+        below 2^32; adapters are saved in float32."""
+        if any(not 0 <= seed < SEEDS for seed in self.seeds):
+            raise ValueError(f"seeds {shown(self.seeds)} must lie between 0 and {SEEDS - 1}")
         if self.lora is not None and self.save != "float32":
             raise ValueError(f"save: {self.save} is for full fine-tuning; adapters are small, and are saved in float32")
         if isinstance(self.checkpoints, int) and self.checkpoints < 1:
             raise ValueError("checkpoints must be at least 1")
+        if isinstance(self.checkpoints, int) and self.steps // self.checkpoints > MANY:
+            raise ValueError(
+                f"checkpoints: {self.checkpoints} of steps={self.steps} are more than {MANY:,}: keep fewer"
+            )
         if isinstance(self.checkpoints, tuple) and any(not 0 <= s <= self.steps for s in self.checkpoints):
-            raise ValueError(f"checkpoints {list(self.checkpoints)} must lie between 0 and steps={self.steps}")
+            raise ValueError(f"checkpoints {shown(list(self.checkpoints))} must lie between 0 and steps={self.steps}")
         return self
 
     def checkpoint_steps(self) -> list[int]:
@@ -215,24 +249,33 @@ class MeasureConfig(Part):
         default=("evaluate", "lens", "attribution", "attention", "patching", "circuit", "roles", "drift"),
         description="measurements, in this order",
     )
-    examples: int = Field(default=2, ge=0, description="prompts whose whole attention patterns are kept")
-    chunk: int = Field(default=64, ge=1, description="pairs a forward pass")
+    examples: int = Field(default=2, ge=0, le=10_000, description="prompts whose whole attention patterns are kept")
+    chunk: int = Field(default=64, ge=1, le=1_000_000, description="pairs a forward pass")
     patching: Literal["exact", "attribution", "auto"] = Field(
         default="auto", description="auto: exact below ten million parameters, else estimated and checked on a sample"
     )
-    patching_pairs: int = Field(default=32, ge=4, description="pairs patched, for each giver's counterfactual")
-    edges: Literal["eap", "eap-ig"] = Field(default="eap-ig", description="edge attribution at every checkpoint")
-    edge_steps: int = Field(default=5, ge=1, description="interpolation steps of eap-ig")
-    circuit_pairs: int = Field(
-        default=32, ge=4, description="pairs a counterfactual for scores, and as many other ones for faithfulness"
+    patching_pairs: int = Field(
+        default=32, ge=4, le=1_000_000, description="pairs patched, for each giver's counterfactual"
     )
-    role_pairs: int = Field(default=16, ge=4, description="pairs, for each giver, that heads' roles are read from")
+    edges: Literal["eap", "eap-ig"] = Field(default="eap-ig", description="edge attribution at every checkpoint")
+    edge_steps: int = Field(default=5, ge=1, le=10_000, description="interpolation steps of eap-ig")
+    circuit_pairs: int = Field(
+        default=32,
+        ge=4,
+        le=1_000_000,
+        description="pairs a counterfactual for scores, and as many other ones for faithfulness",
+    )
+    role_pairs: int = Field(
+        default=16, ge=4, le=1_000_000, description="pairs, for each giver, that heads' roles are read from"
+    )
     exact_ends: bool = Field(
         default=True,
         description="score every edge by patching it, at the first and last step, where there are under 5,000",
     )
-    replay_chunk: int = Field(default=16, ge=1, description="pairs replayed together")
+    replay_chunk: int = Field(default=16, ge=1, le=1_000_000, description="pairs replayed together")
     executor: Literal["serial", "ray"] = Field(default="serial", description="ray fans checkpoints out (extra: ray)")
+
+    _stages_once = field_validator("stages")(_different)
 
     @model_validator(mode="after")
     def _behaviour_is_measured(self) -> Self:
@@ -245,10 +288,16 @@ class MeasureConfig(Part):
 class CompareConfig(Part):
     """Causal tests between the base and a checkpoint, and the controls that a verdict stands beside."""
 
-    checkpoints: int = Field(default=6, ge=1, description="checkpoints compared with the base, the last among them")
-    pairs: int = Field(default=64, ge=8, description="clean prompts a task for grafting and cross-model patching")
-    random_sets: int = Field(default=100, ge=0, description="matched random sets of heads for necessity")
-    exchanged_sets: int = Field(default=30, ge=0, description="of these, for grafting and cross-model patching")
+    checkpoints: int = Field(
+        default=6, ge=1, le=MANY, description="checkpoints compared with the base, the last among them"
+    )
+    pairs: int = Field(
+        default=64, ge=8, le=1_000_000, description="clean prompts a task for grafting and cross-model patching"
+    )
+    random_sets: int = Field(default=100, ge=0, le=100_000, description="matched random sets of heads for necessity")
+    exchanged_sets: int = Field(
+        default=30, ge=0, le=100_000, description="of these, for grafting and cross-model patching"
+    )
     single: bool = Field(
         default=True, description="graft every single head, and all layers up to each, at the last step"
     )
@@ -258,6 +307,7 @@ class CompareConfig(Part):
     )
 
     _controls_in_short = field_validator("controls", mode="before")(_listed)
+    _controls_once = field_validator("controls")(_different)
 
 
 class ReportConfig(Part):
@@ -278,7 +328,7 @@ class RunConfig(Part):
     measure: MeasureConfig = MeasureConfig()
     compare: CompareConfig = CompareConfig()
     report: ReportConfig = ReportConfig()
-    threads: int | None = Field(default=None, ge=1, description="torch threads; pin it to reproduce bytes")
+    threads: int | None = Field(default=None, ge=1, le=4096, description="torch threads; pin it to reproduce bytes")
 
     @model_validator(mode="after")
     def _enough_pairs(self) -> Self:
@@ -303,7 +353,8 @@ class RunConfig(Part):
             value = {**value, "model": {"source": value["model"]}}
         if value.get("series") is not None:
             parts = {"train": {"seeds": [0]}, "compare": {"controls": []}}
-            value = {**value, **{name: {**own, **value.get(name, {})} for name, own in parts.items()}}
+            given = {name: value.get(name, {}) for name in parts}
+            value = {**value, **{n: {**parts[n], **own} for n, own in given.items() if isinstance(own, dict)}}
         return value
 
     @model_validator(mode="after")
@@ -322,16 +373,14 @@ class RunConfig(Part):
         """
         if not path.exists():
             raise ValueError(f"no configuration file {path}")
-        try:
-            value = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not YAML: {error}") from None
+        value = {} if (found := yaml_of(path)) is None else found
         if not isinstance(value, dict):
             raise ValueError(f"{path} holds {type(value).__name__}, expected keys and values")
         for part, changes in (instead or {}).items():
             if changes:
                 own = value.get(part) or {}
-                value[part] = {**({"source": own} if isinstance(own, str) else own), **changes}
+                own = {"source": own} if isinstance(own, str) else own
+                value[part] = {**own, **changes} if isinstance(own, dict) else own
         return cls.checked(value, str(path))
 
     @classmethod
@@ -344,26 +393,8 @@ class RunConfig(Part):
         try:
             return cls.model_validate(value)
         except ValidationError as error:
-            raise ValueError("\n".join(f"{where}: {_explain(e)}" for e in error.errors())) from None
+            raise ValueError(faults(error, cls, where)) from None
 
     def yaml(self) -> str:
         """The whole configuration, defaults written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _explain(error: Any) -> str:
-    where = [str(step) for step in error["loc"]]
-    path = ".".join(where)
-    if error["type"] == "literal_error":
-        near = difflib.get_close_matches(str(error["input"]), error["ctx"]["expected"].split("'")[1::2], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{path}: {error['msg']}, found {error['input']!r}{hint}"
-    if error["type"] != "extra_forbidden":
-        return f"{path}: {error['msg']}, found {error['input']!r}"
-    part: Any = RunConfig
-    for step in where[:-1]:
-        part = part.model_fields[step].annotation
-        part = next((p for p in get_args(part) if p is not type(None)), part)
-    near = difflib.get_close_matches(where[-1], part.model_fields, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(part.model_fields)}"
-    return f"{path}: unknown key; {hint}"

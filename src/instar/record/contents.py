@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from instar.record.names import file_name
+from instar.record.names import LONGEST_FILE, file_name
 
 NAME, PARTIAL = "contents.jsonl", ".partial"
 FORMAT = 1
@@ -85,7 +85,8 @@ class Contents:
 
     def place(self, entry: Entry) -> Path:
         """Where an entry's file is. The list may be a stranger's, so its paths are looked at, too."""
-        return self.root.joinpath(*(file_name(part, f"{self.file}: a path with") for part in entry.path.split("/")))
+        parts = (file_name(part, f"{self.file}: path", LONGEST_FILE) for part in entry.path.split("/"))
+        return self.root.joinpath(*parts)
 
     def add(self, entries: Iterable[Entry], **header: Any) -> None:
         """List files that are about to be put in their places; what of the header is to be changed."""

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from instar.record.foreign import bytes_of, json_of, json_text, reading
+
 
 class whole:  # noqa: N801 — reads as a word: `with whole(path) as scratch`
     """A scratch path that becomes `path` when the block ends without an exception, and vanishes otherwise."""
@@ -53,8 +55,12 @@ def as_json(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """A JSON file.
+
+    Raises:
+        ValueError: for one that is damaged, naming it.
+    """
+    return json_of(path)
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> None:
@@ -65,8 +71,15 @@ def write_rows(path: Path, rows: Iterable[Any]) -> None:
 
 
 def read_rows(path: Path, make: Callable[[dict[str, Any]], Any] = lambda row: row) -> list[Any]:
-    """JSON Lines, each row through `make`."""
-    return [make(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """JSON Lines, each row through `make`.
+
+    Raises:
+        ValueError: for a damaged file, naming it and the line.
+    """
+    with reading(path, "rows"):
+        lines = bytes_of(path).decode("utf-8").split("\n")
+    # Not splitlines: a string in JSON may hold U+2028 as it is.
+    return [make(json_text(line, f"{path}, line {i}")) for i, line in enumerate(lines, 1) if line.strip()]
 
 
 def _finite(value: Any) -> Any:

@@ -11,6 +11,9 @@ _SHORT = {
     **dict.fromkeys(("bf16",), "bfloat16"),
     **dict.fromkeys(("fp16", "f16", "half"), "float16"),
 }
+_FILE = re.compile(r"(?!\.)[\w.-]+")
+LONGEST_FILE = 240
+"""Bytes of a whole file's name, which may be made of several."""
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu|hpu|npu|xla)(:\d+)?")
 
 
@@ -39,23 +42,31 @@ def device_name(value: Any) -> str:
     return name
 
 
+def file_name(value: Any, what: str, longest: int = 100) -> str:
+    """A name that becomes part of a file's: of a task, a counterfactual, a group, a tuning.
+
+    Raises:
+        ValueError: for anything but a short name of letters, digits, `_`, `.` and `-`, without a dot at its start.
+    """
+    if (
+        not isinstance(value, str)
+        or not _FILE.fullmatch(value)
+        or len(value) > longest
+        or len(value.encode()) > LONGEST_FILE
+    ):
+        raise ValueError(
+            f"{what} {value!r:.60}: its name becomes part of a file's name: expected up to {longest} letters, digits, _, - and ., "
+            "and no dot at its start"
+        )
+    return value
+
+
+def as_file_name(text: str) -> str:
+    """A text as such a name: other characters become `-`."""
+    short = re.sub(r"[^\w.-]+", "-", text).strip("-").lstrip(".")[:100].encode()[:200].decode(errors="ignore")
+    return short or "unnamed"
+
+
 def at_home(place: str) -> str:
     """A place whose `~/` is the home directory; anything else as it is."""
     return str(Path(place).expanduser()) if place.startswith("~/") else place
-
-
-_FILE_NAME = re.compile(r"[\w][\w.-]{0,99}")
-
-
-def file_name(value: Any, what: str = "a name") -> str:
-    """A name that becomes a file's or a folder's, as it is.
-
-    Raises:
-        ValueError: for one that could lead elsewhere, or that some system could not keep.
-    """
-    if not isinstance(value, str) or not _FILE_NAME.fullmatch(value):
-        shown = repr(value) if len(repr(value)) <= 120 else repr(value)[:117] + "…"
-        raise ValueError(
-            f"{what} {shown}: letters, digits and . _ - are expected, 100 at most, no . or - at its beginning"
-        )
-    return value

@@ -45,7 +45,7 @@ from instar.record.contents import PARTIAL, Contents, Damaged, Entry, entries_of
 from instar.record.files import as_json, read_json, read_rows
 from instar.record.keys import made_with
 from instar.record.lock import held
-from instar.record.names import file_name
+from instar.record.names import LONGEST_FILE, file_name
 
 Tuning = int | str
 """One fine-tuning: a seed of the main one, or the name of a control."""
@@ -324,7 +324,7 @@ class Store:
 
     def place(self, *parts: str) -> Path:
         """A path inside the directory: of names alone, without a link. Of what is in `out` it is there."""
-        names = [file_name(part, f"{self.root}: a path with") for part in parts]
+        names = [file_name(part, f"{self.root}: path", LONGEST_FILE) for part in parts]
         for root in (self.out, self.root):
             if root is not None:
                 path = root.joinpath(*names)
@@ -339,7 +339,7 @@ class Store:
 
     def pairs(self, task: str, counterfactual: str) -> Path:
         """The held-out pairs of a task."""
-        names = file_name(task, "a task named"), file_name(counterfactual, f"{task}: a counterfactual named")
+        names = file_name(task, "task"), file_name(counterfactual, f"{task}: counterfactual")
         return self.place("data", f"{names[0]}.{names[1]}.jsonl")
 
     def checkpoints(self, seed: Tuning) -> Path:

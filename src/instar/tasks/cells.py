@@ -1,10 +1,11 @@
 """What a cell of a user's data means, however its form wrote it: holes, lists, whole numbers, token ids."""
 
 import ast
-import json
 import math
 import re
 from typing import Any
+
+from instar.record.foreign import json_text
 
 _HOLES = {"", "nan", "none", "null", "<na>"}
 _IDS = re.compile(r"(?:^|_)(?:idx|idxs|ids?)$", re.IGNORECASE)
@@ -37,14 +38,14 @@ def written_list(text: str) -> list[Any]:
         ValueError: where it is none, or has no commas, as numpy writes one (Python would join its words into one).
     """
     try:
-        found = json.loads(text)
+        found = json_text(text, "a list in a cell")
     except ValueError:
         try:
             found = None if _NO_COMMA.search(text) else ast.literal_eval(text.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             found = None
     if not isinstance(found, list):
-        raise ValueError(f'expected a list such as ["a", "b"], found {text!r}')
+        raise ValueError(f'expected a list such as ["a", "b"], found {text!r:.60}')
     return found
 
 
@@ -57,7 +58,7 @@ def words(value: Any) -> tuple[str, ...]:
     found = [] if hole(value) else items(value)
     for word in found:
         if not isinstance(word, str):
-            raise ValueError(f"expected words, found {word!r}. {NUMBERS}")
+            raise ValueError(f"expected words, found {word!r:.60}. {NUMBERS}")
     return tuple(word.strip() for word in found if word.strip())
 
 
@@ -75,7 +76,7 @@ def whole_number(value: Any) -> int:
     """
     text = str(value).strip()
     if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d+(\.0*)?", text):
-        raise ValueError(f"expected a whole number, found {value!r}")
+        raise ValueError(f"expected a whole number, found {value!r:.60}")
     return int(text.partition(".")[0])
 
 
@@ -87,5 +88,5 @@ def ids(value: Any) -> tuple[int, ...]:
     """
     found = [] if hole(value) else [whole_number(item) for item in items(value)]
     if any(number < 0 for number in found):
-        raise ValueError(f"expected token ids, found {value!r}")
+        raise ValueError(f"expected token ids, found {value!r:.60}")
     return tuple(found)

@@ -27,6 +27,8 @@ from pathlib import Path
 from types import ModuleType
 
 from instar.record.config import DataConfig
+from instar.record.foreign import reading
+from instar.record.names import as_file_name
 from instar.tasks.given import from_pairs, holds_pairs
 from instar.tasks.pair import Pair
 from instar.tasks.ready import Entry, PairSource, Rejected, from_entries, ready
@@ -98,15 +100,17 @@ def load_task(spec: str, data: DataConfig | None = None) -> Task:
         return _from_python(Path(path), attribute, data)
     source, shape = _data_of(spec)
     path, split = split_off(source)
-    name = "-".join(part for part in (bare_name(path.resolve()), split, shape) if part)
+    name = as_file_name("-".join(part for part in (bare_name(path.resolve()), split, shape) if part))
     records = read_records(source, data.columns.get("split", "split"))
-    if split is not None:  # the user's own choice: there is nothing left to set apart by it
-        records = [replace(r, split=None) for r in records]
-    if holds_pairs(records, data.columns):
-        return from_pairs(path, name, records, data)
-    rows = data_rows(path, records, data.columns)
-    n = int(shape.removeprefix("ioi")) if shape else None
-    return written_ioi(path, name, rows, n, data.holdout, data.seed)
+    with reading(path):
+        if split is not None:  # the user's own choice: there is nothing left to set apart by it
+            records = [replace(r, split=None) for r in records]
+        if holds_pairs(records, data.columns):
+            return from_pairs(path, name, records, data)
+        rows = data_rows(path, records, data.columns)
+        n = int(shape.removeprefix("ioi")) if shape else None
+        return written_ioi(path, name, rows, n, data.holdout, data.seed)
+    raise AssertionError  # for type checkers: `reading` swallows nothing
 
 
 def _data_of(spec: str) -> tuple[str, str | None]:
@@ -147,7 +151,7 @@ def _from_python(path: Path, attribute: str, data: DataConfig) -> Task:
         raise ValueError(
             f"{path} has neither TASK, nor pairs(n, seed, split), nor ROWS with corrupt(prompt, answer, rng); write one"
         )
-    return _from_function(path, path.stem, module.pairs)
+    return _from_function(path, as_file_name(path.stem), module.pairs)
 
 
 def _from_function(path: Path, name: str, pairs: Callable[..., Sequence[Pair]]) -> PairSource:
@@ -174,4 +178,4 @@ def _from_rule(path: Path, module: ModuleType, data: DataConfig) -> PairSource:
             entries.append(Entry(row.number, row.prompt, pairs, row.split, notes=row.notes))
         except ValueError as reason:
             rejected.append(Rejected(row.number, str(reason), row.prompt, "refused by the rule", row.split))
-    return from_entries(path.stem, entries, rejected, data.holdout, data.seed)
+    return from_entries(as_file_name(path.stem), entries, rejected, data.holdout, data.seed)

@@ -7,13 +7,14 @@ Token ids (`correct_idx`, `incorrect_idx`, or any name that ends in `_idx`) are 
 fitted they are written `<token 798>`, and a row whose words do not give the same ids back is not used.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from instar.record.config import DataConfig
+from instar.record.foreign import json_text, shown
+from instar.record.names import file_name
 from instar.tasks import cells
 from instar.tasks.fitting import Fault
 from instar.tasks.pair import Pair, Span, word_ids
@@ -112,7 +113,7 @@ def _place(key: str, place: int, clean: str) -> int:
     words = len(clean.split())
     if not 0 <= place < words:
         raise ValueError(
-            f"{key}: expected the answer's place among the words of its prompt, 0 to {words - 1}, found {place}"
+            f"{key}: expected the answer's place among the words of its prompt, 0 to {words - 1}, found {shown(place)}"
         )
     return place
 
@@ -139,7 +140,7 @@ def _read(part: str, key: str, value: Any) -> Any:
             raise ValueError(f"expected text, found {value!r:.60}")
         if cells.hole(value):
             return {"counterfactual": "corrupted", "place": 0, "wording": "", "spans": ()}[part]
-        readers = {"place": cells.whole_number, "spans": _spans}
+        readers = {"place": cells.whole_number, "spans": _spans, "counterfactual": _kind}
         return readers.get(part, str)(value)
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from None
@@ -162,11 +163,15 @@ def _words(part: str, key: str, value: Any) -> Any:
     return found
 
 
+def _kind(value: Any) -> str:
+    return file_name(value if isinstance(value, str) else str(value), "counterfactual")
+
+
 def _spans(value: Any) -> tuple[Span, ...]:
-    found = json.loads(value) if isinstance(value, str) else value
+    found = json_text(value, "a list in a cell") if isinstance(value, str) else value
     try:
         return tuple(Span(str(s["slot"]), int(s["start"]), int(s["stop"])) for s in found or ())
-    except (TypeError, KeyError):
+    except (TypeError, KeyError, OverflowError):
         raise ValueError(f'expected [{{"slot": "…", "start": 0, "stop": 4}}, …], found {value!r:.60}') from None
 
 

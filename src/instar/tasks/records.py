@@ -6,7 +6,9 @@
    `datasets` library itself is not needed: its folders are Arrow streams and two JSON files that list them.
 2. A split becomes the row's `split`, as if it had been written in a column of that name. `path#split` keeps one.
 3. Rows are numbered from 1 in their file, or in their split of a folder.
-4. A table of text is told apart by its header: of comma, semicolon and tab the one that finds the known columns there.
+4. Nothing is believed: sizes are bounded before anything is unpacked (`columnar`, `foreign`), and a name or a link that leads
+   out of the folder is refused.
+5. A table of text is told apart by its header: of comma, semicolon and tab the one that finds the known columns there.
 """
 
 import codecs
@@ -14,16 +16,16 @@ import csv
 import gzip
 import hashlib
 import io
-import json
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from instar.record.config import Column
+from instar.record.foreign import BYTES, bytes_of, json_text, object_of, reading
 from instar.tasks.cells import hole
+from instar.tasks.columnar import arrow_rows, parquet_rows
 
 TABLES = (".csv", ".tsv")
 TEXTS = (".json", ".jsonl", ".ndjson", *TABLES)
@@ -82,7 +84,9 @@ def read_records(spec: str | Path, split_column: str = "split") -> list[Record]:
     if not path.exists():
         raise ValueError(f"no file {path}")
     records = []
-    for file_split, rows in _parts(path):
+    with reading(path):
+        parts = list(_parts(path))
+    for file_split, rows in parts:
         for number, values in enumerate(rows, 1):
             own = values.get(split_column)
             own = file_split if hole(own) else own
@@ -127,8 +131,11 @@ def _parts(path: Path) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
 
 def _folder(path: Path) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
     if (path / "dataset_dict.json").exists():
-        for split in _content(path / "dataset_dict.json")["splits"]:
-            yield split, _saved(path / split)
+        listed = path / "dataset_dict.json"
+        with reading(listed, '{"splits": ["train", …]}'):
+            splits = [str(split) for split in object_of(_inside(path, listed))["splits"]]
+        for split in splits:
+            yield split, _saved(_inside(path, path / split))
     elif (path / "state.json").exists():
         yield None, _saved(path)
     else:
@@ -137,8 +144,23 @@ def _folder(path: Path) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
 
 def _saved(folder: Path) -> list[dict[str, Any]]:
     """What `Dataset.save_to_disk` wrote: `state.json` names the Arrow streams."""
-    state = _content(folder / "state.json")
-    return [row for file in state["_data_files"] for row in _content(folder / file["filename"])]
+    listed = folder / "state.json"
+    with reading(listed, '{"_data_files": [{"filename": …}, …]}'):
+        names = [str(file["filename"]) for file in object_of(_inside(folder, listed))["_data_files"]]
+    return [row for name in names for row in _objects(folder / name, _content(_inside(folder, folder / name)))]
+
+
+def _inside(folder: Path, path: Path) -> Path:
+    """The path, which has to lead into the folder.
+
+    Raises:
+        ValueError: where it, or a link in it, leads out. The hub's cache keeps its files beside: `snapshots/…`, `blobs/…`.
+    """
+    root, real = folder.resolve(), path.resolve()
+    blobs = [p.parent / "blobs" for p in root.parents if p.name == "snapshots"]
+    if not any(real.is_relative_to(place) for place in (root, *blobs)):
+        raise ValueError(f"{path}: leads out of {folder} (to {real}): put the file itself there")
+    return path
 
 
 def _files(path: Path) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
@@ -150,7 +172,8 @@ def _files(path: Path) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
     by_split: dict[str | None, list[dict[str, Any]]] = {}
     for file in files:
         named = _SPLIT_IN_NAME.findall(file.relative_to(path).with_suffix("").as_posix())
-        by_split.setdefault(named[-1] if named else None, []).extend(_objects(file, _content(file)))
+        rows = _objects(file, _content(_inside(path, file)))
+        by_split.setdefault(named[-1] if named else None, []).extend(rows)
     if None in by_split and len(by_split) > 1:
         plain = [f.name for f in files if not _SPLIT_IN_NAME.search(f.relative_to(path).with_suffix("").as_posix())]
         raise ValueError(f"{path}: {', '.join(plain[:3])} names no split and other files do; name one file of it")
@@ -160,37 +183,32 @@ def _files(path: Path) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
 def _content(path: Path) -> Any:
     """What one file holds."""
     kind = form(path)
-    try:
+    with reading(path, kind[1:]):
         if kind == ".json":
-            return json.loads(_text(path))
+            return json_text(_text(path), str(path))
         if kind in (".jsonl", ".ndjson"):
             # Not splitlines: a string in JSON may hold U+2028 as it is.
-            return [json.loads(line) for line in _text(path).split("\n") if line.strip()]
+            lines = enumerate(_text(path).split("\n"), 1)
+            return [json_text(line, f"{path}, line {number}") for number, line in lines if line.strip()]
         if kind in TABLES:
             return _table(_text(path))
         if kind == ".parquet":
-            import pyarrow.parquet as pq
-
-            return pq.read_table(path).to_pylist()
+            return parquet_rows(path)
         if kind == ".arrow":
-            import pyarrow as pa
-
-            with pa.memory_map(str(path)) as stream:
-                return pa.ipc.open_stream(stream).read_all().to_pylist()
-    except (
-        ValueError,
-        csv.Error,
-        EOFError,
-        gzip.BadGzipFile,
-        zlib.error,
-    ) as error:  # JSON's and Arrow's are ValueErrors
-        raise ValueError(f"{path} cannot be read as {kind[1:]}: {error}") from None
+            return arrow_rows(path)
     raise ValueError(f"{path}: {kind or 'no'} suffix; expected {', '.join(SUFFIXES)} (texts also as .gz), or a folder")
 
 
 def _text(path: Path) -> str:
-    raw = path.read_bytes()
-    raw = gzip.decompress(raw) if path.suffix.lower() == ".gz" else raw
+    raw = bytes_of(path)
+    if path.suffix.lower() == ".gz":
+        try:
+            with gzip.open(io.BytesIO(raw)) as stream:
+                raw = stream.read(BYTES + 1)
+        except gzip.BadGzipFile as error:  # an OSError, though it is the file's fault
+            raise ValueError(f"{path} cannot be read as {form(path)[1:]}: {error}") from None
+        if len(raw) > BYTES:
+            raise ValueError(f"{path}: more than {BYTES:,} bytes once unpacked, which is the most that is read")
     wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as spreadsheets save "Unicode text"
     return raw.decode("utf-16" if wide else "utf-8-sig")
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
+from instar.record.names import file_name
 from instar.tasks import words
 from instar.tasks.pair import Pair, Span, usable_words
 
@@ -93,6 +94,11 @@ class Task:
     names: Mapping[Split, tuple[str, ...]] = field(
         default_factory=lambda: {"train": words.TRAIN_NAMES, "test": words.TEST_NAMES}
     )
+
+    def __post_init__(self) -> None:
+        file_name(self.name, "task")
+        for counterfactual in self.counterfactuals:
+            file_name(counterfactual, f"{self.name}: counterfactual")
 
     def pairs(self, n: int, seed: int = 0, split: Split = "test", counterfactual: str | None = None) -> list[Pair]:
         """`n` balanced pairs with one counterfactual (the task's first by default).

@@ -10,19 +10,23 @@ Nothing is copied and no weights are read from a hub here; a checkpoint that can
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from glob import glob
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from instar.models import organism
 from instar.models.hub import commit
 from instar.notebook import some
+from instar.record.foreign import cut
 from instar.workflow.experiment import Experiment
 
 _BRACES = re.compile(r"(?<!\[)\{([^{}]*)\}")
 _HUB = re.compile(r"[\w.-]+(/[\w.-]+)?@[^*?\[\]{}]+")
-_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
+_RANGE = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.(-?\d{1,18}))?")
+NAMES, LONGEST = 10_000, 1_000
+"""The most names that a pattern may stand for, and the longest pattern, in characters."""
 
 
 def adopt(experiment: Experiment) -> None:
@@ -114,21 +118,33 @@ def _on_the_hub(name: str, here: Path, rest: str) -> str:
 
 
 def expanded(pattern: str) -> list[str]:
-    """A pattern without its braces: every way to choose one of each."""
+    """A pattern without its braces: every way to choose one of each.
+
+    Raises:
+        ValueError: for more than `NAMES` of them, before these are made.
+    """
+    if len(pattern) > LONGEST:
+        raise ValueError(f"{pattern[:60]} …: a pattern of {len(pattern):,} characters, and the most are {LONGEST:,}")
+    found = [*islice(_expanded(pattern), NAMES + 1)]
+    if len(found) > NAMES:
+        raise ValueError(f"{cut(pattern, 100)}: its braces stand for more than {NAMES:,} names, the most there may be")
+    return found
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    """One after another; whoever has enough of them stops."""
     braces = _BRACES.search(pattern)
     if braces is None:
-        return [pattern]
-    inside = braces[1]
-    numbers = _RANGE.fullmatch(inside)
+        yield pattern
+        return
+    numbers = _RANGE.fullmatch(braces[1])
+    choices: Iterable[Any] = braces[1].split(",")
     if numbers:
         first, last, by = int(numbers[1]), int(numbers[2]), abs(int(numbers[3] or 1)) or 1
         sign = 1 if last >= first else -1
-        choices = [str(n) for n in range(first, last + sign, sign * by)]
-    else:
-        choices = inside.split(",")
-    return [
-        text for choice in choices for text in expanded(pattern[: braces.start()] + choice + pattern[braces.end() :])
-    ]
+        choices = range(first, last + sign, sign * by)
+    for choice in choices:
+        yield from _expanded(f"{pattern[: braces.start()]}{choice}{pattern[braces.end() :]}")
 
 
 def _step(source: str) -> int:

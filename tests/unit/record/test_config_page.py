@@ -67,7 +67,7 @@ def default(field: Any) -> str:
 def rules(part: type[BaseModel]) -> list[str]:
     """What is checked of several fields together: the checks' docstrings, or their names where they have none."""
     found = part.__pydantic_decorators__.model_validators
-    return [(v.func.__doc__ or name.strip("_").replace("_", " ")).strip() for name, v in found.items()]
+    return [" ".join((v.func.__doc__ or name.strip("_").replace("_", " ")).split()) for name, v in found.items()]
 
 
 def section(part: type[BaseModel], at: str) -> list[str]:
