@@ -14,10 +14,8 @@ from instar.compare.changed import changed_heads, changed_layers
 from instar.compare.checkpoints import diffs, verdicts
 from instar.compare.dynamics import dynamics
 from instar.record.config import CONTROLS
-from instar.record.store import SHARED, Store
+from instar.record.store import SCHEMA, SHARED, Store
 from instar.stats.intervals import bootstrap_mean, wilson
-
-SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -31,25 +29,6 @@ class Compared:
     controls: Sequence[str]
     stages: Sequence[str]
     """What was to be measured of every checkpoint."""
-
-
-def read_summary(store: Store) -> dict[str, Any]:
-    """What was found.
-
-    Raises:
-        FileNotFoundError: where there is none yet.
-        ValueError: for one of another schema, or another file than was written.
-    """
-    path = store.summary
-    if not path.exists():
-        raise FileNotFoundError(f"{store.root} has no summary.json; run `instar compare {store.root}` first")
-    found = store.read_json(path)
-    schema = found.get("schema") if isinstance(found, dict) else None
-    if schema != SCHEMA:
-        raise ValueError(
-            f"{path} has schema {str(schema)[:40]}, and this instar reads {SCHEMA}; `instar compare {store.root}` makes one"
-        )
-    return found
 
 
 def summarise(store: Store, of: Compared, failures: list[dict[str, Any]], key: str = "") -> dict[str, Any]:

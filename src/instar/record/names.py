@@ -55,8 +55,8 @@ def file_name(value: Any, what: str, longest: int = 100) -> str:
         or len(value.encode()) > LONGEST_FILE
     ):
         raise ValueError(
-            f"{what} {value!r:.60}: its name becomes part of a file's name: expected up to {longest} letters, digits, _, - and ., "
-            "and no dot at its start"
+            f"{what} {value!r:.60}: its name becomes part of a file's name: expected up to {longest} letters, digits, _, - "
+            "and ., and no dot at its start"
         )
     return value
 

@@ -51,6 +51,8 @@ Tuning = int | str
 """One fine-tuning: a seed of the main one, or the name of a control."""
 SHARED = "shared"
 """The task name of measurements that belong to no task."""
+SCHEMA = 3
+"""Of summary.json."""
 PARTS = ("data", "checkpoints", "measure", "compare", "report")
 _MEASURED = re.compile(r"step-(\d{6,})\.nc")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -303,6 +305,24 @@ class Store:
     def read_rows(self, path: Path, make: Callable[[dict[str, Any]], Any] = lambda row: row) -> list[Any]:
         """JSON Lines, verified, each row through `make`."""
         return read_rows(self.check(path), make)
+
+    def read_summary(self) -> dict[str, Any]:
+        """What was found.
+
+        Raises:
+            FileNotFoundError: where there is none yet.
+            ValueError: for one of another schema, or another file than was written.
+        """
+        if not self.summary.exists():
+            raise FileNotFoundError(f"{self.root} has no summary.json; run `instar compare {self.root}` first")
+        found = self.read_json(self.summary)
+        schema = found.get("schema") if isinstance(found, dict) else None
+        if schema != SCHEMA:
+            raise ValueError(
+                f"{self.summary} has schema {str(schema)[:40]}, and this instar reads {SCHEMA}; `instar compare {self.root}` "
+                "makes one"
+            )
+        return found
 
     def listed(self, root: Path, part: str) -> list[Entry]:
         """What instar wrote into a folder of this run, or of what is made of it."""

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
 
-from instar.compare.summary import read_summary
 from instar.record.config import CONTROLS
 from instar.workflow.experiment import Experiment
 
@@ -57,7 +56,7 @@ def _commands(experiment: Experiment) -> Iterator[tuple[str, str]]:
     if config.series is not None:
         # Somebody else's training: nothing here can train another seed of it, or a control.
         return
-    if not read_summary(replace(store, lenient=True))["verdict"]:
+    if not replace(store, lenient=True).read_summary()["verdict"]:
         return
     seeds, controls = config.train.seeds, config.compare.controls
     if len(seeds) < SEEDS:

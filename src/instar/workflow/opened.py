@@ -15,7 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from instar.circuits.circuit import Circuit
-from instar.compare.summary import behaviour, read_summary
+from instar.compare.summary import behaviour
 from instar.compare.verdict import Verdict
 from instar.notebook import block, facts, lines, paragraph, some, table
 from instar.record.config import RunConfig, Stage
@@ -69,7 +69,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """summary.json (docs/formats.md)."""
         self._there(self.store.summary, "it has not been compared yet", "compare")
-        return read_summary(replace(self.store, lenient=True))
+        return replace(self.store, lenient=True).read_summary()
 
     @property
     def verdict(self) -> Verdict:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import torch
 
-from instar.compare.summary import Compared, read_summary, summarise
+from instar.compare.summary import Compared, summarise
 from instar.models.accounts import read_by
 from instar.models.load import load_tokenizer, local
 from instar.progress import bar, console
@@ -240,7 +240,7 @@ def compare_stage(experiment: Experiment, failures: list[Failure] | None = None)
             known = [asdict(f) for f in failures]
         key = digest([*_made_of(experiment, "data", "checkpoints", "measure"), known])
         if store.has_measurement(store.summary, key) and store.is_whole("compare"):
-            return read_summary(store)
+            return store.read_summary()
         try:
             return summarise(store, of, known, key)
         except Damaged as damaged:

@@ -15,7 +15,7 @@ from instar.circuits.sets import heads_of, matched
 from instar.compare.evidence import Measured, evidence, items
 from instar.compare.floors import Scores
 from instar.compare.verdict import verdict
-from instar.record.store import plain_attrs
+from instar.record.netcdf import plain_attrs
 
 GRAPH = Graph(3, 6, 6)
 NAMES = GRAPH.names(GRAPH.exists)

@@ -40,7 +40,7 @@ def test_folders_are_replaced_whole(tmp_path):
 
 
 def test_opening_sweeps_up_after_a_kill(store):
-    scrap = store.root / "measure" / ".partial-0123" / "x.nc"
+    scrap = store.root / ".partial" / "0123" / "x.nc"
     scrap.parent.mkdir(parents=True)
     scrap.write_text("half")
     Store.create(store.root, RunConfig())

@@ -1,13 +1,12 @@
 """A run by its directory or by a file: which one is meant, what may have changed since it was trained, what comes next."""
 
-import json
 import shlex
 
 import pytest
 import yaml
 
 from instar.record.config import RunConfig
-from instar.record.files import write_json
+from instar.record.store import SCHEMA
 from instar.workflow.ending import ending
 from instar.workflow.experiment import Experiment
 
@@ -26,7 +25,7 @@ def trained(tmp_path):
     """A directory whose main fine-tuning and control are done."""
     experiment = Experiment.create(tmp_path / "out", RunConfig.checked(OWN, "test"))
     for tuning in experiment.tunings:
-        write_json(experiment.store.checkpoints(tuning) / "index.json", {"steps": []})
+        experiment.store.write_index(tuning, {"steps": [], "health": []})
     return experiment
 
 
@@ -120,8 +119,7 @@ def test_what_comes_next_is_one_stage_at_a_time_and_then_what_the_verdict_misses
         ("report/index.html", "page", "report"),
     ):
         assert ending(trained).commands == {label: f"instar {command} {root}"}
-        (root / made).parent.mkdir(parents=True, exist_ok=True)
-        (root / made).write_text(json.dumps({"verdict": {"kind": "undetermined"}}))
+        trained.store.write_json(root / made, {"schema": SCHEMA, "verdict": {"kind": "undetermined"}})
     last = ending(trained)
     assert last.commands == {
         "three seeds": f"instar run {root} --seeds 0,1,2",
@@ -130,7 +128,7 @@ def test_what_comes_next_is_one_stage_at_a_time_and_then_what_the_verdict_misses
     assert list(last.files) == ["page", "summary", "netCDF", "checkpoints"]
     assert all(value.startswith(str(root)) for value in last.files.values())
     # Where there is no verdict, more of the same training brings none.
-    write_json(root / "summary.json", {"verdict": None})
+    trained.store.write_json(root / "summary.json", {"schema": SCHEMA, "verdict": None})
     assert ending(trained).commands == {}
 
 

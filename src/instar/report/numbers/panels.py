@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from instar.compare.summary import read_summary
 from instar.record.store import Store
 from instar.report.numbers.interventions import Circuits, Patched, circuits, patched
 from instar.stats.intervals import Interval, bootstrap_mean
@@ -66,7 +65,7 @@ def panels(store: Store) -> Panels:
     Raises:
         ValueError: where there is no summary yet.
     """
-    summary = read_summary(store)
+    summary = store.read_summary()
     tasks = [_task(store, summary[role], role, summary["tasks"][summary[role]]["steps"]) for role in ("old", "new")]
     named = {role: (summary[role], summary["tasks"][summary[role]]["steps"]) for role in ("old", "new")}
     shown = {role: patched(store, name, role, steps) for role, (name, steps) in named.items()}
