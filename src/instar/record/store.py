@@ -41,10 +41,12 @@ from safetensors import SafetensorError
 
 from instar.record import netcdf
 from instar.record.config import RunConfig
+from instar.record.contents import NAME as CONTENTS
 from instar.record.contents import PARTIAL, Contents, Damaged, Entry, entries_of, refuse_links
 from instar.record.files import as_json, read_json, read_rows
 from instar.record.keys import made_with
-from instar.record.lock import held
+from instar.record.lock import HELD, held
+from instar.record.lock import NAME as LOCK
 from instar.record.names import LONGEST_FILE, file_name
 
 Tuning = int | str
@@ -115,6 +117,8 @@ class Store:
             yield
             return
         _refuse_foreign(root)
+        for name in (LOCK, HELD, CONTENTS, PARTIAL):
+            refuse_links(root, root / name)
         root.mkdir(parents=True, exist_ok=True)
         with held(root) as first:
             if first:
@@ -129,7 +133,6 @@ class Store:
 
     def _begin(self, root: Path) -> None:
         """Clear what an interrupted writer left; list what an instar before format 1 wrote."""
-        refuse_links(root, root / PARTIAL)
         shutil.rmtree(root / PARTIAL, ignore_errors=True)
         if not self.contents.entries and not self.contents.header:
             older = [p for part in PARTS for p in sorted((root / part).rglob("*")) if _is_own(root, p)]
