@@ -41,16 +41,18 @@ class Started:
     pid: int
     output: IO[bytes]
     code: int | None = None
+    text: str = ""
 
-    def poll(self) -> int | None:
+    def poll(self, options: int = os.WNOHANG) -> int | None:
         if self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.code = None if pid == 0 else os.waitstatus_to_exitcode(status)
+            pid, status = os.waitpid(self.pid, options)
+            if pid:
+                self.code, self.text = os.waitstatus_to_exitcode(status), self.said
+                self.output.close()
         return self.code
 
     def wait(self) -> "Started":
-        if self.code is None:
-            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self.poll(0)
         return self
 
     def kill(self) -> None:
@@ -69,6 +71,8 @@ class Started:
     @property
     def said(self) -> str:
         """Everything it printed, in one line."""
+        if self.output.closed:
+            return self.text
         self.output.seek(0)
         return " ".join(self.output.read().decode().split())
 
