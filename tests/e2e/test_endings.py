@@ -64,22 +64,22 @@ def test_a_signal_ends_a_training_as_ctrl_c_does(tmp_path):
         )  # fmt: skip
         running[name] = process
     for name, process in running.items():
-        index = tmp_path / f"{name}-out" / "checkpoints"
-        # The second checkpoint: the Trainer is at work.
-        while len(list(index.glob("step-*"))) < 2 and process.poll() is None:
+        # The first checkpoint, and the Trainer's folder: it is at work.
+        first = tmp_path / f"{name}-out" / "checkpoints" / "step-000000"
+        while not (first.exists() and any((tmp_path / name).glob("tmp*"))) and process.poll() is None:
             time.sleep(0.05)
-        assert any((tmp_path / name).iterdir())
         process.send_signal(getattr(signal, name))
     for name, process in running.items():
         said = process.communicate(timeout=120)[1]
         code, beginning = SAYS[name]
         assert process.returncode == code, said
         assert said.strip().endswith(beginning + GOES_ON) and "Traceback" not in said
-        assert list((tmp_path / name).iterdir()) == []
+        # torch's import makes a cache there, of one name for all processes.
+        assert [p.name for p in (tmp_path / name).iterdir() if not p.name.startswith("torchinductor_")] == []
         assert not list((tmp_path / f"{name}-out").rglob(".partial-*"))
 
 
-@pytest.mark.parametrize("name", SAYS)
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
 def test_a_second_signal_ends_at_once(name):
     with command("hang") as process:
         assert process.stdout.readline() == "up\n"
