@@ -57,7 +57,6 @@ def test_commands_print_foreign_words_as_they_are_spelt(folder, colours):
     assert "\ufffd[31mred\ufffd5m" in diff
     for wrong in (
         ("run", f"{name}.yaml", "--out", "x"),
-        ("report", f"{name}"),
         (EVIL,),
     ):
         assert "error: " in run(folder, *wrong, colours=colours), wrong
