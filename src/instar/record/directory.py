@@ -72,7 +72,8 @@ class Directory:
         root.mkdir(parents=True, exist_ok=True)
         with held(root) as first:
             if first:
-                self._begin(root)
+                with self._room_for(contents.file):
+                    self._begin(root)
             try:
                 yield
             finally:
@@ -119,6 +120,11 @@ class Directory:
             finally:
                 shutil.rmtree(home, ignore_errors=True)
 
+    def note(self, **header: Any) -> None:
+        """Say something of the whole directory, at the head of the list."""
+        with self.owned(), self._room_for(self.contents.file):
+            self.contents.add((), **header)
+
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A folder for what a library writes on its way; gone after the block, and after a kill with the next command."""
@@ -135,10 +141,10 @@ class Directory:
         old = contents.below(target) if scratch.is_dir() else []
         if target.is_file() and contents.of(target) is None and contents.alone is None:
             raise ValueError(f"{target} is there, and instar did not write it: move it away, or give another --out")
-        place = target.relative_toself.root.as_posix()
+        contents.forget(old)
+        place = target.relative_to(self.root).as_posix()
         contents.add(replace(entry, **facts) for entry in entries_of(scratch, place))
         target.parent.mkdir(parents=True, exist_ok=True)
-        contents.forget(old)
         if target.is_dir() and any(target.iterdir()):
             raise ValueError(f"{target} holds files that instar did not write: move them away, or give another --out")
         scratch.replace(target)

@@ -48,7 +48,8 @@ def held(root: Path) -> Iterator[bool]:
         raise InUse(_sentence(root)) from None
     try:
         _refuse_elsewhere(root)
-        (root / NAME).write_text(json.dumps(_owner()) + "\n", encoding="utf-8")
+        with suppress(OSError):  # a full disk: nothing is written there then, and who it is matters little
+            (root / NAME).write_text(json.dumps(_owner()) + "\n", encoding="utf-8")
         _held[root] = 1
         try:
             yield True

@@ -108,10 +108,6 @@ class Store:
         """As of `Directory.writing`."""
         return self.here.writing(self._written(path), folder=folder, **facts)
 
-    def scratch(self) -> AbstractContextManager[Path]:
-        """A folder for what a library writes on its way."""
-        return self.here.scratch()
-
     def need(self, size: float, what: str) -> None:
         """Ask for free space before it is needed."""
         self.here.need(size, what)
@@ -133,7 +129,7 @@ class Store:
     def write_config(self, config: RunConfig) -> None:
         """The resolved configuration; training writes it once its data are accepted."""
         self.write_text(self.root / "config.yaml", config.yaml())
-        self.contents.add((), config=config.model_dump(mode="json"))
+        self.here.note(config=config.model_dump(mode="json"))
 
     def made_by(self) -> dict[str, Any] | None:
         """The configuration that the results here were made by."""

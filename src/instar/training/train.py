@@ -122,7 +122,7 @@ def train(
     writer.checkpoint(0)
     adapted = None if config.lora is None else _adapted(model, config.lora)
     writer.adapted = adapted
-    with store.scratch() as scratch, quiet():
+    with store.here.scratch() as scratch, quiet():
         trainer = _CountingTrainer(
             model=model.module if adapted is None else adapted,
             args=_arguments(config, seed, str(scratch), model),
