@@ -290,7 +290,12 @@ def report_stage(experiment: Experiment) -> None:
             console.print(f"not verified: {damaged}", style="yellow", markup=False, soft_wrap=True)
         with bar("report") as tell:
             tell(0, 2, "reading")
-            drawn = panels(store)
+            try:
+                drawn = panels(store)
+            except (KeyError, TypeError, IndexError, AttributeError) as error:
+                if not unverified:
+                    raise
+                raise ValueError(f"{unverified[0]}; it cannot be drawn ({type(error).__name__}: {error})") from None
             notices = [("not verified", str(damaged)) for damaged in unverified]
             tell(1, 2, "figures")
             if config.report.static:
