@@ -44,8 +44,8 @@ def described(folder: Path, name: str) -> Any:
     """
     from peft import PeftConfig
 
+    bounded(object_of(folder / ADAPTER), str(folder / ADAPTER))
     try:
-        bounded(object_of(folder / ADAPTER), str(folder / ADAPTER))
         config = PeftConfig.from_pretrained(str(folder))
     except Exception as error:  # of a file of any shape
         raise ValueError(cut(f"{folder / ADAPTER}: not an adapter's configuration: {error!r}", 600)) from error

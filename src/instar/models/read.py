@@ -250,6 +250,13 @@ def _with_difference(source: Source) -> Any:
     foreign = [n for n, value in differences.items() if n not in own or own[n].shape != value.shape]
     if foreign:
         raise ValueError(f"{file}: {len(foreign)} tensors do not fit its base {before} ({some(foreign, differences)})")
+    # Tied tensors are stored once.
+    covered = {own[name].data_ptr() for name in differences}
+    lacking = [name for name, value in module.named_parameters() if value.data_ptr() not in covered]
+    if lacking:
+        raise ValueError(
+            f"{file}: lacks {len(lacking)} of its base's tensors ({some(lacking)}): a part of a difference"
+        )
     with torch.no_grad():
         for name, difference in differences.items():
             own[name].add_(difference.to(own[name].dtype))
@@ -282,6 +289,8 @@ def _merged(source: Source, folder: Path, base: Any) -> Found:
     name = str((folder / name).resolve()) if (folder / name).exists() else name
     facts, revision = {}, getattr(config, "revision", None) if not Path(name).exists() else None
     if base is None:
+        if name in ("None", ""):
+            raise ValueError(f"{folder / ADAPTER}: names no base (base_model_name_or_path): load it with like=BASE")
         module = read(source.base(name, revision, dtype="float32")).module
     else:
         facts = _on_this_base(source, name, revision, base)
