@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,8 @@ def apart(function: str, given: Mapping[str, Any], most: int) -> Any:
         )
     except subprocess.TimeoutExpired:
         raise ValueError(f"it did not end within {_WAIT} seconds") from None
+    if done.returncode in (-signal.SIGABRT, -signal.SIGSEGV):
+        raise ValueError("it is damaged: the process that looked at it broke down")
     if done.returncode:
         raise ValueError(f"it takes more than {SECONDS} seconds, or more than {MEMORY / 2**30:g} GiB")
     answer = json.loads(done.stdout)

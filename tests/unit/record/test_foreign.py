@@ -72,7 +72,7 @@ def test_sentences_that_name_the_file_pass_and_interruptions_are_no_errors():
         raise FileNotFoundError("gone")
     with pytest.raises(KeyboardInterrupt), reading("here/x"):
         raise KeyboardInterrupt
-    with pytest.raises(ValueError) as long, reading("here/x"):
+    with pytest.raises(ValueError, match="^here/x: ") as long, reading("here/x"):
         raise ValueError("\x1b]0;owned\x07" * 10_000_000)
     assert len(str(long.value)) < SENTENCE + 10 and "\x1b" not in str(long.value)
 
@@ -108,7 +108,7 @@ BOMB = "a: &a [x, x]\n" + "".join(f"{n}: &{n} [*{p}, *{p}]\n" for p, n in zip("a
         ("series: {checkpoints: x-*}\ntrain: abc", "train: Input should be a valid dictionary"),
         ('train: {"a\\e]0;P": 1}', "train.a\ufffd]0;P: unknown key"),
         ("a: " + "[" * 100 + "]" * 100, f"nested deeper than {DEPTH}"),
-        (f"train: {{seeds: {['x'] * 1000}}}", "and 990 more faults"),
+        (f"train: {{seeds: {['x'] * 1000}}}", r"and 99\d more faults"),
     ],
 )
 def test_a_configuration_that_is_not_what_it_looks_like_is_refused(tmp_path, text, said):
