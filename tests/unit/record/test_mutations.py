@@ -1,6 +1,6 @@
 """Every reader of foreign bytes, given thousands of damaged files: each is read, or refused in words that name the file.
 
-Mutants are the same in every run: bits are flipped, ends cut off, parts of JSON and YAML replaced by what does not belong there.
+Mutants are the same in every run: bits are flipped, ends cut off, parts of JSON and YAML replaced by something odd.
 """
 
 import copy
@@ -92,12 +92,10 @@ def all_hold(file: Path, named: Path, mutants: Iterator[bytes], reads: Callable[
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 reads()
-        except (ValueError, OSError) as error:
-            refused += 1
-            assert str(named) in str(error), f"{error}\n{raw[:300]!r}"
-            assert len(str(error)) < 20_000, raw[:300]
         except BaseException as error:
-            pytest.fail(f"{type(error).__name__}: {error}\n{raw[:300]!r}")
+            refused, said = refused + 1, str(error)
+            if not isinstance(error, ValueError | OSError) or str(named) not in said or len(said) > 20_000:
+                pytest.fail(f"{type(error).__name__}: {said[:2000]}\n{raw[:300]!r}")
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert held * 1024 < MOST, f"{held:,} kB"
     assert count >= 3 and refused, "some of these are no such files"
@@ -158,7 +156,7 @@ def test_columns(tmp_path, name):
     else:
         with pa.OSFile(str(file), "wb") as stream, pa.ipc.new_stream(stream, table.schema) as writer:
             writer.write_table(table)
-    assert all_hold(file, file, flipped(file.read_bytes(), 500), lambda: task(str(file))) == 500
+    assert all_hold(file, file, flipped(file.read_bytes(), 12), lambda: task(str(file))) == 12
 
 
 @pytest.mark.parametrize("name", ["state.json", "dataset_dict.json"])
