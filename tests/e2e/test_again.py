@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 
-import h5netcdf
 import pytest
 import yaml
 
+from instar.record.store import Store
 from small_run import INSTAR, SMALL, contents, instar, results, write_config
 
 
@@ -44,8 +44,9 @@ def test_measurements_of_several_versions_are_said_and_made_anew_when_asked(fini
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
     old = copy / "measure" / "evaluate" / "ioi3" / "step-000004.nc"
     original = old.read_bytes()
-    with h5netcdf.File(old, "a") as file:
-        file.attrs["made_with"] = "instar 0.1.0, torch 2.0.0"
+    store, _ = Store.open(copy)
+    with store.writing(old, key=store.key_of(old), made_with="instar 0.1.0, torch 2.0.0") as scratch:
+        scratch.write_bytes(original)
     time_before = old.stat().st_mtime_ns
     said = " ".join(instar("compare", copy).stdout.split())
     assert "measurements of several versions are compared" in said and "1 with instar 0.1.0, torch 2.0.0" in said
@@ -67,7 +68,7 @@ def test_kill_minus_nine_at_any_moment_and_run_again(finished, tmp_path, seed):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     instar("run", finished / "config.yaml", "--out", out)
-    assert not list(out.rglob(".partial-*"))
+    assert not list(out.rglob(".partial*"))
     ours, theirs = results(out), results(finished)
     assert set(ours) == set(theirs)
     assert [name for name in ours if ours[name] != theirs[name]] == []
@@ -106,7 +107,10 @@ def test_another_schedule_leaves_nothing_stale(finished, tmp_path):
     shutil.copytree(finished, copy)
     train = SMALL["train"] | {"steps": 4, "checkpoints": 2}
     config = write_config(tmp_path, train=train, report={"gifs": False, "static": False})
-    instar("run", config, "--out", copy)
+    refused = instar("run", config, "--out", copy, ok=False).stderr
+    assert "train.checkpoints: 2 (there: 4)" in refused and "train.steps: 4 (there: 8)" in refused
+    assert contents(copy) == contents(finished), "nothing is lost without a question"
+    instar("run", config, "--out", copy, "--replace")
     found = {p.stem for p in (copy / "measure").rglob("*.nc")}
     assert found == {"step-000000", "step-000002", "step-000004"}
     assert json.loads((copy / "summary.json").read_text())["tasks"]["ioi3"]["steps"] == [0, 2, 4]
@@ -119,6 +123,8 @@ def test_a_refused_configuration_leaves_no_trace(finished, tmp_path):
     leak = tmp_path / "leak.jsonl"
     leak.write_text(json.dumps({"prompt": rows[0]["clean"], "answer": rows[0]["answer"]}))
     data = SMALL["data"] | {"train_file": str(leak)}
-    assert "are test prompts" in instar("run", write_config(tmp_path, data=data), "--out", copy, ok=False).stderr
+    config = write_config(tmp_path, data=data)
+    assert "data.train_file" in instar("run", config, "--out", copy, ok=False).stderr
+    assert "are test prompts" in instar("run", config, "--out", copy, "--replace", ok=False).stderr
     instar("run", finished / "config.yaml", "--out", copy)
     assert results(copy) == results(finished)

@@ -14,7 +14,14 @@ GOES_ON = "what is finished is kept, and the same command goes on from there"
 SAYS = {"SIGINT": (130, "interrupted; "), "SIGTERM": (143, "ended by SIGTERM; "), "SIGHUP": (129, "ended by SIGHUP; ")}
 COMMANDS = """
 import sys, time
+from tempfile import TemporaryDirectory
 from instar import cli
+
+@cli.app.command()
+def waits():
+    with TemporaryDirectory():
+        print("up", flush=True)
+        time.sleep(60)
 
 @cli.app.command()
 def hang():
@@ -54,32 +61,40 @@ def command(*arguments: str, before=default_signals) -> subprocess.Popen:
 @pytest.mark.slow
 def test_a_signal_ends_a_training_as_ctrl_c_does(tmp_path):
     """In order, with how to go on, and without the Trainer's folder."""
-    config = write_config(tmp_path, train=SMALL["train"] | {"steps": 4000, "checkpoints": 500})
-    running = {}
-    for name in SAYS:
-        (tmp_path / name).mkdir()
-        process = subprocess.Popen(
-            [*INSTAR, "train", str(config), "--out", str(tmp_path / f"{name}-out")],
-            stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path / name)}, preexec_fn=default_signals,
-        )  # fmt: skip
-        running[name] = process
-    for name, process in running.items():
-        index = tmp_path / f"{name}-out" / "checkpoints"
-        # The second checkpoint: the Trainer is at work.
-        while len(list(index.glob("step-*"))) < 2 and process.poll() is None:
+    config = write_config(tmp_path, train=SMALL["train"] | {"steps": 4000, "checkpoints": 4})
+    (scratch := tmp_path / "tmp").mkdir()
+    process = subprocess.Popen(
+        [*INSTAR, "train", str(config), "--out", str(tmp_path / "out")],
+        stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(scratch)}, preexec_fn=default_signals,
+    )  # fmt: skip
+    try:
+        # The first checkpoint, and the Trainer's folder: it is at work.
+        first = tmp_path / "out" / "checkpoints" / "step-000000"
+        while not (first.exists() and any(scratch.glob("tmp*"))) and process.poll() is None:
             time.sleep(0.05)
-        assert any((tmp_path / name).iterdir())
-        process.send_signal(getattr(signal, name))
-    for name, process in running.items():
-        said = process.communicate(timeout=120)[1]
-        code, beginning = SAYS[name]
-        assert process.returncode == code, said
-        assert said.strip().endswith(beginning + GOES_ON) and "Traceback" not in said
-        assert list((tmp_path / name).iterdir()) == []
-        assert not list((tmp_path / f"{name}-out").rglob(".partial-*"))
+        process.terminate()
+        said = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 143 and said.strip().endswith("ended by SIGTERM; " + GOES_ON), said
+    assert "Traceback" not in said and not list((tmp_path / "out").rglob(".partial-*"))
+    # torch's import makes a cache there, of one name for all processes.
+    assert [p.name for p in scratch.iterdir() if not p.name.startswith("torchinductor_")] == []
 
 
 @pytest.mark.parametrize("name", SAYS)
+def test_a_signal_has_its_code_and_leaves_no_folder(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with command("waits") as process:
+        assert process.stdout.readline() == "up\n" and any(tmp_path.iterdir())
+        process.send_signal(getattr(signal, name))
+        said = process.communicate(timeout=30)[1]
+    code, beginning = SAYS[name]
+    assert process.returncode == code and said.strip() == beginning + GOES_ON
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
 def test_a_second_signal_ends_at_once(name):
     with command("hang") as process:
         assert process.stdout.readline() == "up\n"

@@ -100,7 +100,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_half_file(config, unbroken, run
     without(run, *gone)
     before = files(run) if run.exists() else {}
     done = instar("run", config, "--out", run, ok=False, before=largest(size))
-    assert f"error: {run / named}" in done.said and "could not be written (File too large)" in done.said
+    assert f"error: {run / named}" in done.said and " could not be written (" in done.said and "File too large" in done.said
     assert "MB are free there" in done.said and "goes on" in done.said
     there = files(run)
     assert not [name for name in there if ".partial" in name]
@@ -109,10 +109,10 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_half_file(config, unbroken, run
     again(config, run, unbroken)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "measure", "compare", "report"])
+@pytest.mark.parametrize("command", ["measure", "compare", "report"])
 def test_a_full_disk_for_the_list_itself(config, unbroken, run, command):
     """What cannot be listed is not put in its place."""
-    without(run, "measure", "report", "summary.json")
+    without(run, "measure/drift", "report", *(("summary.json",) if command != "report" else ()))
     done = instar(command, run, ok=False, before=largest((run / CONTENTS).stat().st_size))
     assert str(run) in done.said, done.said
     again(config, run, unbroken)

@@ -43,10 +43,11 @@ def folder(tmp_path):
     (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"train": {EVIL: 1}}))
     graph = Graph(2, 2, 2)
     for more in ("a", "b"):
-        Circuit(graph, graph.names(graph.exists)[:6], task=EVIL).save(tmp_path / f"{name}{more}.json")
+        Circuit(graph, graph.names(graph.exists)[:6], how=EVIL).write(tmp_path / f"{name}{more}.json")
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colours", [False, True])
 def test_commands_print_foreign_words_as_they_are_spelt(folder, colours):
     name = EVIL.replace("/", "|")
@@ -56,10 +57,6 @@ def test_commands_print_foreign_words_as_they_are_spelt(folder, colours):
     assert "\ufffd[31mred\ufffd5m" in diff
     for wrong in (
         ("run", f"{name}.yaml", "--out", "x"),
-        ("report", f"{name}"),
-        ("data", "audit", f"{name}.none"),
-        ("data", "audit", f"{name}.jsonl", "--columns", f"{EVIL}=x"),
-        ("screen", "--tasks", EVIL),
         (EVIL,),
     ):
         assert "error: " in run(folder, *wrong, colours=colours), wrong
@@ -78,5 +75,6 @@ def test_tables_and_links_are_no_commands(forced, monkeypatch):
         console.print(EVIL, style="bold red")
     text = capture.get()
     obeyed(SGR.sub("", text) if forced else text)
-    assert text.count("[red]r[/red] [link=http://x]l[/link] :smile:") == 8
+    words = " ".join(SGR.sub("", text).split())
+    assert words.count("[red]r[/red] [link=http://x]l[/link] :smile:") == 8
     assert bool(SGR.search(text)) is forced

@@ -12,7 +12,7 @@ import typer
 
 from instar.cli import beside, data, runs
 from instar.notebook import clean
-from instar.progress import foreseen, in_words, say, shortened
+from instar.progress import foreseen, in_words, say, settled, shortened
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,6 +51,7 @@ def main() -> None:
     if code in ENDINGS:
         # Where the terminal itself is gone (SIGHUP), nobody can be told.
         with suppress(OSError):
+            settled()
             say(f"{ENDINGS[code]}; what is finished is kept, and the same command goes on from there", err=True)
     sys.exit(code)
 

@@ -247,7 +247,7 @@ class Recorder:
                 f"{root / 'config.yaml'} is not what is asked for now: give the same choices, or another out"
             )
         later = tuple(f"/{step_name(r['step'])}.nc" for r in index["steps"] if r["step"] > start)
-        made = self.store.listed(root, "measure")
+        made = self.store.here.listed("measure")
         self.store.forget(*(self.store.contents.place(entry) for entry in made if entry.path.endswith(later)))
         own = index["recorder"]
         self.rows = [r for r in index["steps"] if r["step"] <= start]

@@ -6,7 +6,6 @@
    what is harmless by rule (`HARMLESS`) may be left over, and is said in the measurement.
 """
 
-import json
 import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+
+from instar.record.foreign import object_of, shown
 
 ADAPTER = "adapter_config.json"
 _WHOLE = "import sys, transformers as t; t.AutoModelForCausalLM.from_pretrained({}).save_pretrained(sys.argv[2])"
@@ -77,6 +78,23 @@ def _content(file: Path, changed: int, size: int) -> str:
         return file_digest(stream, "sha256").hexdigest()
 
 
+OBJECTS = (
+    *("config.json", "generation_config.json", ADAPTER, "instar-delta.json", "*.index.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
+"""What libraries read of a checkpoint as keys and values."""
+
+
+def check_objects(folder: Path) -> None:
+    """Refuse a file of settings that is not an object, is nested without end, or says something twice.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for file in sorted({file for pattern in OBJECTS for file in folder.glob(pattern)}):
+        object_of(file)
+
+
 def check_folder(folder: Path) -> None:
     """Refuse what cannot be a checkpoint, before anything is read.
 
@@ -84,6 +102,7 @@ def check_folder(folder: Path) -> None:
         ValueError: a pickle, a missing shard, whole weights twice, or whole weights beside an adapter.
         FileNotFoundError: no weights at all.
     """
+    check_objects(folder)
     if not any(folder.glob("*.safetensors")):
         pickles = [p for kind in _PICKLES for p in sorted(folder.glob(f"*{kind}"))]
         pickles = [p for p in pickles if not p.name.startswith(_NOT_WEIGHTS)]
@@ -155,9 +174,13 @@ def shards_of(index: Path) -> list[str]:
         ValueError: for a damaged index.
     """
     try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted({str(name) for name in object_of(index)["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{index} is damaged: expected an object with a weight_map") from None
+    outside = next((name for name in names if Path(name).name != name), None)
+    if outside is not None:
+        raise ValueError(f"{index}: {shown(outside)} is no file beside it")
+    return names
 
 
 def headers(files: Iterable[Path]) -> dict[str, Header]:

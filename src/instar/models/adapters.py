@@ -22,10 +22,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from instar.models.accounts import ADAPTER, once, some
+from instar.models.memory import bounded
+from instar.record.apart import apart
+from instar.record.foreign import cut, object_of, reading, shown
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ROUNDING = 1e-3
 """Of the largest logit. Merging in float32 moves logits by about 1e-6 of it."""
+LONGEST = 20_000
+"""Characters of all patterns of module names together."""
+_PATTERNS = ("target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_pattern")
 _WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")
 """What DistributedDataParallel and torch.compile put into names, wherever they wrapped."""
 
@@ -38,10 +44,11 @@ def described(folder: Path, name: str) -> Any:
     """
     from peft import PeftConfig
 
+    bounded(object_of(folder / ADAPTER), str(folder / ADAPTER))
     try:
         config = PeftConfig.from_pretrained(str(folder))
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{folder / ADAPTER}: not an adapter's configuration: {error}") from None
+    except Exception as error:  # of a file of any shape
+        raise ValueError(cut(f"{folder / ADAPTER}: not an adapter's configuration: {error!r}", 600)) from error
     if config.is_prompt_learning:
         raise ValueError(f"{name}: a {config.peft_type} adapter adds prompts, not weights: it cannot be merged")
     return config
@@ -63,12 +70,59 @@ def merged(module: Any, folder: Path, tensors: dict[str, Tensor], config: Any, n
     once(tensors, lambda key: _WRAPPERS.sub("", key), str(folder / ADAPTER_WEIGHTS))
     own = _copies_once({_WRAPPERS.sub("", key): value for key, value in tensors.items()})
     _grown(module, own, name)
+    _ends(config, module, folder / ADAPTER)
+    _ranks(config, own, folder / ADAPTER)
     with _as_file(folder, own, changed=own.keys() != tensors.keys()) as source:
         adapted = _put_on(module, source, name)
     _account(adapted, own, folder / ADAPTER_WEIGHTS)
     whole, error = folded(adapted, name)
     kind, rank = str(getattr(config.peft_type, "value", config.peft_type)), getattr(config, "r", None)
     return whole, {"adapter": kind.lower() + (f" rank {rank}" if rank else ""), "merge_error": error}
+
+
+def _ranks(config: Any, own: dict[str, Tensor], file: Path) -> None:
+    """Refuse ranks that no tensor of the file has, before matrices of them are made.
+
+    Raises:
+        ValueError: naming the rank and the largest dimension there is; for layers that are repeated.
+    """
+    most = max((size for value in own.values() for size in value.shape), default=0)
+    patterns = getattr(config, "rank_pattern", None) or {}
+    for rank in (getattr(config, "r", None), *(patterns.values() if isinstance(patterns, dict) else ())):
+        if isinstance(rank, int | float) and not rank <= most:
+            raise ValueError(f"{file}: rank {rank}, and its tensors have no dimension above {most:,}")
+    if getattr(config, "layer_replication", None):
+        raise ValueError(
+            f"{file}: layer_replication makes a model of other layers than its base's; give the whole model"
+        )
+
+
+def _ends(config: Any, module: Any, file: Path) -> None:
+    """Refuse a pattern of module names that takes no end of time: they are matched apart before peft matches them.
+
+    Raises:
+        ValueError: naming the file and the pattern.
+    """
+
+    def listed(name: str) -> list[str]:
+        own = getattr(config, name, None) or ()
+        return [own] if isinstance(own, str) else [str(part) for part in own]
+
+    # As peft wraps each of them; names in lists are compared and not matched.
+    whole = [
+        own for name in ("target_modules", "exclude_modules") if isinstance(own := getattr(config, name, None), str)
+    ]
+    ends = [rf"(.*\.)?({key})" for name in ("rank_pattern", "alpha_pattern") for key in listed(name)]
+    saved = [rf"(^|.*\.){name}($|\..*)" for name in listed("modules_to_save")]
+    layers = [rf"(?:^|.*?\.){own}\.(?P<idx>\d+)\..*" for own in listed("layers_pattern")]
+    patterns = [own for own in (*whole, *ends, *saved, *layers) if own != "all-linear"]
+    size = sum(map(len, patterns))
+    if size > LONGEST:
+        raise ValueError(f"{file}: patterns of {size:,} characters, and the most are {LONGEST:,}")
+    if patterns and not all(re.fullmatch(r"[\w.-]*", own) for name in _PATTERNS for own in listed(name)):
+        names = [name for name, _ in module.named_modules()]
+        with reading(f"{file}: its pattern {shown(patterns[0])}"):
+            apart("instar.record.apart:matches", {"patterns": patterns, "names": names}, 1000)
 
 
 def folded(adapted: Any, name: str) -> tuple[Any, float]:

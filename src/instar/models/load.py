@@ -23,10 +23,13 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from instar.models import organism
+from instar.models.accounts import check_objects
 from instar.models.arch import Layout, row
 from instar.models.checks import check
+from instar.models.memory import bounded
 from instar.models.plain import measuring, seen_anew, unwrapped
 from instar.models.read import Source, quiet, read
+from instar.record.foreign import cut, object_of
 from instar.record.names import at_home, device_name, dtype_name
 from instar.tasks.frame import Framed, framed
 from instar.tasks.words import OBJECTS, PLACES, TEST_NAMES, TRAIN_NAMES
@@ -262,7 +265,13 @@ def load_tokenizer(source: str, **remote: Any) -> Any:
 
     Raises:
         FileNotFoundError: where there is none.
+        ValueError: where its files are damaged.
     """
+    folder = Path(local(source))
+    if folder.is_dir():
+        check_objects(folder)
+        if (folder / "config.json").exists():  # tokenizers look into it
+            bounded(object_of(folder / "config.json"), str(folder / "config.json"))
     try:
         with quiet():
             found = AutoTokenizer.from_pretrained(local(source), **remote)
@@ -270,12 +279,18 @@ def load_tokenizer(source: str, **remote: Any) -> Any:
         if not found("to", add_special_tokens=False)["input_ids"]:
             raise ValueError("the tokenizer that is found has no words")
         return found
-    except (OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), "")
-        raise FileNotFoundError(
-            f"{source}: no tokenizer there ({reason}); save one beside the weights (tokenizer.save_pretrained), or load "
-            "the weights as a checkpoint of their base (like=BASE)"
-        ) from None
+    except BaseException as error:
+        there = not isinstance(error, OSError) and (folder / "tokenizer.json").is_file()
+        if isinstance(error, OSError | ValueError) and not there:
+            reason = next(iter(str(error).splitlines()), "")
+            raise FileNotFoundError(
+                f"{source}: no tokenizer there ({reason}); save one beside the weights (tokenizer.save_pretrained), or load "
+                "the weights as a checkpoint of their base (like=BASE)"
+            ) from None
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        what = "its tokenizer (tokenizer.json, tokenizer_config.json or what stands for them)"
+        raise ValueError(cut(f"{source}: {what} cannot be read: {type(error).__name__}: {error}", 600)) from error
 
 
 def fingerprint(module: nn.Module) -> str:

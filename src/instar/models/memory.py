@@ -1,5 +1,7 @@
 """Whether a model fits, asked before it is read: a machine that swaps for an hour, or kills the run, says nothing."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +9,37 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM
 
+from instar.record.foreign import shown
+
 CGROUP = Path("/sys/fs/cgroup")
 TRAINED = 4
 """Copies of the weights that training holds: themselves, gradients, and AdamW's two moments."""
+
+
+_LIMITS = (
+    (r"layer|depth|n_block", 512),
+    (r"expert", 4_096),
+    (r"label", 100_000),
+    (r"theta|base|position|length|ctx|window|max_|_ids?$|seed|factor", 2**40),
+    (r"", 2**24),
+)
+"""The largest number that a configuration may have under such a name: every layer is made before one is counted."""
+
+
+def bounded(config: Mapping[str, Any], where: str) -> None:
+    """Refuse a configuration whose numbers are out of all reason, before anything is made of it.
+
+    Raises:
+        ValueError: naming the number and its limit.
+    """
+    for name, value in config.items():
+        most = next(limit for rule, limit in _LIMITS if re.search(rule, name))
+        for one in (value, *value) if isinstance(value, list) else (value,):
+            if isinstance(one, Mapping):
+                bounded(one, where)
+            size = len(one) if isinstance(one, list) else one
+            if isinstance(size, int | float) and not abs(size) <= most:
+                raise ValueError(f"{where}: {shown(name)} is {size:.6g}, and the most that is read is {most:,}")
 
 
 def require(name: str, config: Any, dtype: str, device: str, copies: int = 1) -> None:

@@ -9,26 +9,26 @@
 """
 
 import copy
-import json
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from instar.models.accounts import Header, check_file, check_folder, headers, left_over, once, some
 from instar.models.adapters import ADAPTER, ADAPTER_WEIGHTS, described, merged
 from instar.models.arch import row
 from instar.models.fetch import fetched_file, weight_files
-from instar.models.memory import empty, require
+from instar.models.memory import bounded, empty, require
+from instar.record.foreign import object_of, reading
 
 DELTA = "instar-delta.json"
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
@@ -44,11 +44,29 @@ class Source:
     dtype: str = "float32"
     device: str = "cpu"
     trust_remote_code: bool = False
+    above: tuple[str, ...] = ()
+    """The adapters and differences whose base this is."""
 
     @property
     def path(self) -> Path:
         """As a place of this machine."""
         return Path(self.name)
+
+    def base(self, name: str, revision: str | None = None, **more: Any) -> "Source":
+        """The place of its base, read alike.
+
+        Raises:
+            ValueError: where that is itself, also by way of others.
+        """
+        found = replace(self, name=name, revision=revision, above=(*self.above, self.place), **more)
+        if found.place in found.above:
+            raise ValueError(f"{self}: its base is {name}, which is itself or has it as its own base")
+        return found
+
+    @property
+    def place(self) -> str:
+        """Its one name: links in it followed."""
+        return str(self.path.resolve()) if self.path.exists() else str(self)
 
     @property
     def remote(self) -> dict[str, Any]:
@@ -81,6 +99,12 @@ def read(source: Source, base: Any = None) -> Found:
         ValueError: a pickle, a damaged, incomplete or foreign file, an unsupported family, not enough memory.
         FileNotFoundError: nothing to load there, or the hub cannot be reached.
     """
+    with reading(str(source), "a model"):
+        return _read(source, base)
+    raise AssertionError  # for type checkers: `reading` swallows nothing
+
+
+def _read(source: Source, base: Any) -> Found:
     if source.path.is_dir():
         check_folder(source.path)
         if (source.path / DELTA).exists():
@@ -104,10 +128,15 @@ def configuration(source: Source) -> Any:
     Raises:
         FileNotFoundError: naming the revision, where there is none to be had.
     """
+    file = source.path / "config.json"
+    where = str(file) if file.exists() else str(source)
     try:
-        return AutoConfig.from_pretrained(source.name, **source.remote)
+        with reading(where, "a model's configuration"):
+            bounded(PretrainedConfig.get_config_dict(source.name, revision=source.revision)[0], where)
+            return AutoConfig.from_pretrained(source.name, **source.remote)
     except OSError as error:
         raise _unreachable(source, error) from None
+    raise AssertionError
 
 
 def _unreachable(source: Source, error: Exception) -> FileNotFoundError:
@@ -198,21 +227,36 @@ def _unfitting(sizes: dict[str, Header], config: Any, source: Source) -> str:
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load_file(path)
+        found = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged or half-written: {error}") from None
+    broken = [name for name, value in found.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{path}: {len(broken)} of its tensors hold values that are not finite numbers ({some(broken)})"
+        )
+    return found
 
 
 def _with_difference(source: Source) -> Any:
     """A stored 16-bit difference, added to its float32 base."""
     folder = source.path
-    before = json.loads((folder / DELTA).read_text(encoding="utf-8"))["base"]
-    module = read(Source(str((folder / before).resolve()), dtype=source.dtype, device=source.device)).module
+    with reading(folder / DELTA, 'a difference from {"base": FOLDER}'):
+        before = str(object_of(folder / DELTA)["base"])
+        at = source.base(str((folder / before).resolve()), trust_remote_code=False)
+    module = read(at).module
     own, file = module.state_dict(), folder / "difference.safetensors"
     differences = _tensors(file)
     foreign = [n for n, value in differences.items() if n not in own or own[n].shape != value.shape]
     if foreign:
         raise ValueError(f"{file}: {len(foreign)} tensors do not fit its base {before} ({some(foreign, differences)})")
+    # Tied tensors are stored once.
+    covered = {own[name].data_ptr() for name in differences}
+    lacking = [name for name, value in module.named_parameters() if value.data_ptr() not in covered]
+    if lacking:
+        raise ValueError(
+            f"{file}: lacks {len(lacking)} of its base's tensors ({some(lacking)}): a part of a difference"
+        )
     with torch.no_grad():
         for name, difference in differences.items():
             own[name].add_(difference.to(own[name].dtype))
@@ -245,7 +289,9 @@ def _merged(source: Source, folder: Path, base: Any) -> Found:
     name = str((folder / name).resolve()) if (folder / name).exists() else name
     facts, revision = {}, getattr(config, "revision", None) if not Path(name).exists() else None
     if base is None:
-        module = read(Source(name, revision, "float32", source.device, source.trust_remote_code)).module
+        if name in ("None", ""):
+            raise ValueError(f"{folder / ADAPTER}: names no base (base_model_name_or_path): load it with like=BASE")
+        module = read(source.base(name, revision, dtype="float32")).module
     else:
         facts = _on_this_base(source, name, revision, base)
         require(str(source), base.config, source.dtype, source.device)
@@ -324,7 +370,7 @@ _ASIDE = (
 
 def _configured_otherwise(folder: str, base: Any) -> str:
     """What a folder's configuration says and the base's does not, in words; nothing where they make one model."""
-    there, here = AutoConfig.from_pretrained(folder).to_dict(), base.config.to_dict()
+    there, here = configuration(Source(folder)).to_dict(), base.config.to_dict()
     for key in sorted(there.keys() & here.keys()):
         apart = key.startswith(_ASIDE) or key.endswith("_token_id") or "drop" in key or "label" in key
         if not apart and there[key] != here[key]:

@@ -42,15 +42,15 @@ def reading(path: Path | str, what: str = "") -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise FileNotFoundError(sentence(path, error)) from None
+        raise FileNotFoundError(sentence(path, error)) from error
     except OSError as error:
-        raise OSError(sentence(path, error)) from None
+        raise OSError(sentence(path, error)) from error
     except Exception as error:
-        raise ValueError(sentence(path, error, what)) from None
+        raise ValueError(sentence(path, error, what)) from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
-        raise ValueError(sentence(path, error, what)) from None
+        raise ValueError(sentence(path, error, what)) from error
 
 
 def sentence(path: Path | str, error: BaseException, what: str = "") -> str:

@@ -28,11 +28,12 @@ class InUse(ValueError):  # noqa: N818 — it is the directory that is
 
 @contextmanager
 def held(root: Path) -> Iterator[bool]:
-    """Hold a directory for this block. Gives whether it was not held before.
+    """Hold a directory, made if need be, for this block. Gives whether it was not held before.
 
     Raises:
         InUse: where another process does, naming it.
     """
+    root.mkdir(parents=True, exist_ok=True)
     root = root.resolve()
     if _held.get(root):
         _held[root] += 1
@@ -48,7 +49,8 @@ def held(root: Path) -> Iterator[bool]:
         raise InUse(_sentence(root)) from None
     try:
         _refuse_elsewhere(root)
-        (root / NAME).write_text(json.dumps(_owner()) + "\n", encoding="utf-8")
+        with suppress(OSError):  # a full disk: nothing is written there then, and who it is matters little
+            (root / NAME).write_text(json.dumps(_owner()) + "\n", encoding="utf-8")
         _held[root] = 1
         try:
             yield True

@@ -16,38 +16,29 @@
 
 Further seeds and controls have a folder of their own (`checkpoints/seed-1/…`, `measure/STAGE/TASK/control-old/…`).
 
-1. Every path is made of checked names and has no link in it; every file is there whole or not at all.
-2. Who writes holds the directory (`instar.record.lock`), lists what is written (`instar.record.contents`), and removes or
-   replaces nothing else. What is read is compared with the list.
-3. A measurement carries the `key` of what decided it, and is skipped exactly when the key is the same.
-4. A run that is only read (`out`): what is made of it goes into another directory, and is read from there.
+1. Files are written, read and removed through `instar.record.directory` alone.
+2. A measurement carries the `key` of what decided it, and is skipped exactly when the key is the same.
+3. A run that is only read (`out`): what is made of it goes into another directory, and is read from there.
 """
 
-import errno
 import json
 import re
-import secrets
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
-from safetensors import SafetensorError
 
 from instar.record import netcdf
 from instar.record.config import RunConfig
-from instar.record.contents import NAME as CONTENTS
-from instar.record.contents import PARTIAL, Contents, Damaged, Entry, entries_of, refuse_links
+from instar.record.contents import Contents, Damaged, refuse_links
+from instar.record.directory import Directory
 from instar.record.files import as_json, read_json, read_rows
 from instar.record.keys import made_with
-from instar.record.lock import HELD, held
-from instar.record.lock import NAME as LOCK
-from instar.record.names import LONGEST_FILE, file_name
+from instar.record.names import file_name
 
 Tuning = int | str
 """One fine-tuning: a seed of the main one, or the name of a control."""
@@ -55,18 +46,7 @@ SHARED = "shared"
 """The task name of measurements that belong to no task."""
 SCHEMA = 3
 """Of summary.json."""
-PARTS = ("data", "checkpoints", "measure", "compare", "report")
 _MEASURED = re.compile(r"step-(\d{6,})\.nc")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class NoRoom(OSError):  # noqa: N818 — the disk has none
-    """The disk is full, or will be."""
-
-
-@cache
-def _contents(root: Path) -> Contents:
-    return Contents(root)
 
 
 @dataclass(frozen=True)
@@ -99,133 +79,38 @@ class Store:
         return cls(root, config.train.seeds[0]), config
 
     @property
+    def there(self) -> Directory:
+        """The run's directory."""
+        return Directory(self.root)
+
+    @property
+    def here(self) -> Directory:
+        """The directory that is written."""
+        return Directory(self.out or self.root)
+
+    @property
+    def directories(self) -> list[Directory]:
+        """The run's, and that of what is made of it."""
+        return [self.there] if self.out is None else [self.there, self.here]
+
+    @property
     def contents(self) -> Contents:
         """What instar wrote into the directory that is written."""
-        return _contents(self.out or self.root)
+        return self.here.contents
 
     # Writing
 
-    @contextmanager
-    def owned(self) -> Iterator[None]:
-        """Hold the directory that is written: nobody else writes there in this block.
+    def owned(self) -> AbstractContextManager[None]:
+        """Hold the directory that is written: nobody else writes there in this block."""
+        return self.here.owned()
 
-        Raises:
-            ValueError: where another process does, or the directory holds other things than a run.
-        """
-        root, contents = self.out or self.root, self.contents
-        if contents.alone is not None:
-            yield
-            return
-        _refuse_foreign(root)
-        for name in (LOCK, HELD, CONTENTS, PARTIAL):
-            refuse_links(root, root / name)
-        root.mkdir(parents=True, exist_ok=True)
-        with held(root) as first:
-            if first:
-                self._begin(root)
-            try:
-                yield
-            finally:
-                if first:
-                    with suppress(OSError):
-                        contents.settle()
-                        shutil.rmtree(root / PARTIAL, ignore_errors=True)
-
-    def _begin(self, root: Path) -> None:
-        """Clear what an interrupted writer left; list what an instar before format 1 wrote."""
-        shutil.rmtree(root / PARTIAL, ignore_errors=True)
-        if not self.contents.entries and not self.contents.header:
-            older = [p for part in PARTS for p in sorted((root / part).rglob("*")) if _is_own(root, p)]
-            older += [root / name for name in ("config.yaml", "summary.json") if _is_own(root, root / name)]
-            made = (
-                replace(e, **_facts(file))
-                for file in older
-                for e in entries_of(file, file.relative_to(root).as_posix())
-            )
-            self.contents.add(made, **({"older": True} if older else {}))
-
-    @contextmanager
-    def writing(self, path: Path, *, folder: bool = False, **facts: Any) -> Iterator[Path]:
-        """A scratch path that becomes `path` when the block ends without an exception, and vanishes otherwise.
-
-        `facts` are what its entry says beside size and sha256.
-
-        Raises:
-            ValueError: where a link is in the way, or a file that instar did not write.
-            OSError: on a full disk, naming the file and the space that there is.
-        """
-        root, target = self.out or self.root, self._written(path)
-        with self.owned():
-            refuse_links(root, target)
-            home = root / PARTIAL / secrets.token_hex(6)
-            scratch = home if folder else home / target.name
-            with self._room_for(target):
-                home.mkdir(parents=True)
-            try:
-                with self._room_for(target):
-                    yield scratch
-                    self._put(scratch, target, facts)
-            finally:
-                shutil.rmtree(home, ignore_errors=True)
-
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """A folder for what a library writes on its way; gone after the block, and after a kill with the next command."""
-        with self.owned():
-            home = (self.out or self.root) / PARTIAL / secrets.token_hex(6)
-            home.mkdir(parents=True)
-            try:
-                yield home
-            finally:
-                shutil.rmtree(home, ignore_errors=True)
-
-    def _put(self, scratch: Path, target: Path, facts: dict[str, Any]) -> None:
-        contents = self.contents
-        old = contents.below(target) if scratch.is_dir() else []
-        if target.is_file() and contents.of(target) is None and contents.alone is None:
-            raise ValueError(f"{target} is there, and instar did not write it: move it away, or give another --out")
-        place = target.relative_to(self.out or self.root).as_posix()
-        contents.add(replace(entry, **facts) for entry in entries_of(scratch, place))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        contents.forget(old)
-        if target.is_dir() and any(target.iterdir()):
-            raise ValueError(f"{target} holds files that instar did not write: move them away, or give another --out")
-        scratch.replace(target)
-
-    @contextmanager
-    def _room_for(self, target: Path) -> Iterator[None]:
-        """A full disk in words. safetensors has an error of its own."""
-        try:
-            yield
-        except (OSError, SafetensorError) as error:
-            full = getattr(error, "errno", None) in _FULL or re.search(
-                r"No space left|File too large|quota", str(error)
-            )
-            if not full:
-                raise
-            raise NoRoom(f"{target} could not be written ({_reason(error)}): {self.room()}") from None
-
-    def room(self) -> str:
-        """What the disk has, in words."""
-        root = self.out or self.root
-        there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
-        free = shutil.disk_usage(there).free
-        return f"{free / 1e6:,.1f} MB are free there. What is finished is kept; make room, and the same command goes on"
+    def writing(self, path: Path, *, folder: bool = False, **facts: Any) -> AbstractContextManager[Path]:
+        """As of `Directory.writing`."""
+        return self.here.writing(self._written(path), folder=folder, **facts)
 
     def need(self, size: float, what: str) -> None:
-        """Ask for free space before it is needed.
-
-        Raises:
-            OSError: naming what is needed and what there is.
-        """
-        root = self.out or self.root
-        there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
-        free = shutil.disk_usage(there).free
-        if size > free:
-            raise NoRoom(
-                f"{root}: {what} needs about {size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free there: make room, or "
-                "give another --out"
-            )
+        """Ask for free space before it is needed."""
+        self.here.need(size, what)
 
     def write_text(self, path: Path, text: str, **facts: Any) -> None:
         """A text file."""
@@ -244,24 +129,19 @@ class Store:
     def write_config(self, config: RunConfig) -> None:
         """The resolved configuration; training writes it once its data are accepted."""
         self.write_text(self.root / "config.yaml", config.yaml())
-        self.contents.add((), config=config.model_dump(mode="json"))
+        self.here.note(config=config.model_dump(mode="json"))
 
     def made_by(self) -> dict[str, Any] | None:
         """The configuration that the results here were made by."""
-        return _contents(self.root).header.get("config") if _contents(self.root).entries else None
+        return self.there.contents.header.get("config")
 
     def forget(self, *paths: Path) -> None:
         """Remove files and folders, as far as instar wrote them."""
-        if not any(self._written(path).exists() for path in paths):
-            return
-        with self.owned():
-            places = [self._written(path) for path in paths]
-            found = [self.contents.of(path) for path in places]
-            self.contents.forget([*(entry for entry in found if entry is not None), *self.contents.below(*places)])
+        self.here.forget(*map(self._written, paths))
 
     def has_results(self) -> bool:
         """Whether anything is here that took time: checkpoints or measurements."""
-        return bool(_contents(self.root).below(self.root / "checkpoints", self.root / "measure"))
+        return bool(self.there.listed("checkpoints") or self.there.listed("measure"))
 
     def _written(self, path: Path) -> Path:
         """Where a path of this run is written."""
@@ -276,30 +156,18 @@ class Store:
             Damaged: where it is not.
         """
         try:
-            _contents(self._owner(path)).check(path)
+            self._of(path).contents.check(path)
         except Damaged:
             if not self.lenient:
                 raise
         return path
 
-    def unverified(self, *folders: str) -> list[Damaged]:
+    def unverified(self, *parts: str) -> list[Damaged]:
         """The files of some folders, and summary.json, that are not those that were written."""
-        found = []
-        for root in (root for root in (self.root, self.out) if root is not None):
-            files = [
-                p for part in folders for p in sorted((root / part).rglob("*")) if p.is_file() and p.name[0] != "."
-            ]
-            for path in [*files, root / "summary.json"]:
-                try:
-                    _contents(root).check(path)
-                except Damaged as damaged:
-                    found.append(damaged)
-                except FileNotFoundError:
-                    continue
-        return found
+        return [damaged for directory in self.directories for damaged in directory.unverified(*parts)]
 
-    def _owner(self, path: Path) -> Path:
-        return self.out if self.out is not None and path.is_relative_to(self.out) else self.root
+    def _of(self, path: Path) -> Directory:
+        return self.here if self.out is not None and path.is_relative_to(self.out) else self.there
 
     def read_json(self, path: Path) -> Any:
         """A JSON file, verified."""
@@ -327,15 +195,6 @@ class Store:
             )
         return found
 
-    def listed(self, root: Path, part: str) -> list[Entry]:
-        """What instar wrote into a folder of this run, or of what is made of it."""
-        return _contents(root).below(root / part)
-
-    def is_whole(self, part: str) -> bool:
-        """Whether all that instar wrote into a folder is there, by sizes."""
-        contents = self.contents
-        return all(contents.is_sound(contents.place(e), deeply=False) for e in self.listed(contents.root, part))
-
     def prepared(self) -> dict[str, Any] | None:
         """What the data are: their key, and each task's counterfactuals, the old task first; None before they are made."""
         path = self.data("prepared.json")
@@ -347,14 +206,11 @@ class Store:
 
     def place(self, *parts: str) -> Path:
         """A path inside the directory: of names alone, without a link. Of what is in `out` it is there."""
-        names = [file_name(part, f"{self.root}: path", LONGEST_FILE) for part in parts]
-        for root in (self.out, self.root):
-            if root is not None:
-                path = root.joinpath(*names)
-                refuse_links(root, path)
-                if path.exists():
-                    return path
-        return self.root.joinpath(*names)
+        for directory in reversed(self.directories):
+            path = directory.place(*parts)
+            if path.exists():
+                return path
+        return self.there.place(*parts)
 
     def data(self, name: str) -> Path:
         """A file of `data/`."""
@@ -416,7 +272,7 @@ class Store:
         Raises:
             Damaged: naming the first that is not, or is missing.
         """
-        folder, contents = self.checkpoint(seed, step), _contents(self.root)
+        folder, contents = self.checkpoint(seed, step), self.there.contents
         if not contents.header:
             return
         listed = {contents.place(entry) for entry in contents.below(folder)}
@@ -429,7 +285,7 @@ class Store:
 
     def check_kept(self, seed: Tuning) -> None:
         """That all checkpoints of a fine-tuning are as they were written, by their sizes; errors as of `check_checkpoint`."""
-        folder, contents = self.checkpoints(seed), _contents(self.root)
+        folder, contents = self.checkpoints(seed), self.there.contents
         starts = f"{folder.relative_to(self.root).as_posix()}/step-"
         for entry in [entry for entry in contents.entries.values() if entry.path.startswith(starts)]:
             path = contents.place(entry)
@@ -440,29 +296,26 @@ class Store:
     # Measurements
 
     def write_measurement(self, path: Path, dataset: xr.Dataset, key: str) -> None:
-        """A dataset with the key of what decided it and the versions that made it.
-
-        Attributes that are not text or numbers are written as JSON.
-        """
+        """A dataset with the key of what decided it and the versions that made it."""
         content = netcdf.as_bytes(dataset.assign_attrs(key=key, made_with=made_with()))
         with self.writing(path, key=key, made_with=made_with()) as scratch:
             scratch.write_bytes(content)
 
     def has_measurement(self, path: Path, key: str) -> bool:
         """Whether this very measurement is already there."""
-        contents = _contents(self._owner(path))
+        contents = self._of(path).contents
         entry = contents.of(path)
         return entry is not None and entry.key == key and contents.is_sound(path, deeply=False)
 
     def key_of(self, path: Path) -> str | None:
         """The key of what decided a measurement; None where it is not known."""
-        entry = _contents(self._owner(path)).of(path)
+        entry = self._of(path).contents.of(path)
         return None if entry is None else entry.key
 
     def made_with(self) -> Counter[str]:
         """How many measurements there are of each set of versions; "" for those that do not say."""
-        both = [_contents(root).below(root / "measure") for root in (self.root, self.out) if root is not None]
-        known = {entry.path: entry for entries in both for entry in entries if entry.path.endswith(".nc")}
+        every = (entry for directory in self.directories for entry in directory.listed("measure"))
+        known = {entry.path: entry for entry in every if entry.path.endswith(".nc")}
         return Counter(entry.made_with or "" for entry in known.values())
 
     def attributes(self, stage: str, task: str, seed: Tuning, step: int) -> dict[str, Any]:
@@ -483,10 +336,8 @@ class Store:
     def measured_steps(self, stage: str, task: str, seed: Tuning | None = None) -> list[int]:
         """The steps that one measurement has."""
         folder = self._seeded(("measure", stage, task), self.first_seed if seed is None else seed)
-        inside = folder.relative_to(self._owner(folder))
-        files = (
-            p.name for root in (self.root, self.out) if root is not None for p in (root / inside).glob("step-*.nc")
-        )
+        inside = folder.relative_to(self._of(folder).root)
+        files = (path.name for own in self.directories for path in (own.root / inside).glob("step-*.nc"))
         return sorted({int(found[1]) for name in files if (found := _MEASURED.fullmatch(name))})
 
     def series(
@@ -522,43 +373,6 @@ class Store:
         return series.assign_coords(step=steps).assign_attrs(attrs)
 
 
-def _refuse_foreign(root: Path) -> None:
-    """Refuse a folder of other things: it is not adopted as a run."""
-    if not root.is_dir() or any((root / name).exists() for name in ("config.yaml", "contents.jsonl")):
-        return
-    found = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
-    if found:
-        raise ValueError(
-            f"{root} is no run directory (it has no config.yaml) and not empty ({', '.join(found[:3])}"
-            f"{', …' if len(found) > 3 else ''}): give another --out"
-        )
-
-
-_OWN = re.compile(
-    r"config\.yaml|summary\.json|data/[^/]+\.jsonl?|(measure|compare)/([^/]+/){1,3}step-\d{6,}\.nc|measure/failed\.json|"
-    r"checkpoints/([\w-]+/)?(index\.json|step-\d{6,}/[^/]+)|report/index\.html|report/[\w-]+\.gif|report/figures/[^/]+\.(png|svg)"
-)
-
-
-def _is_own(root: Path, path: Path) -> bool:
-    """Whether an instar before format 1 wrote it, by its place."""
-    return (
-        bool(_OWN.fullmatch(path.relative_to(root).as_posix()))
-        and path.is_file()
-        and path.resolve().is_relative_to(root.resolve())
-    )
-
-
-def _facts(file: Path) -> dict[str, str]:
-    """What the list holds of a measurement that was made before there was a list."""
-    if file.suffix != ".nc":
-        return {}
-    with suppress(ValueError, OSError):
-        own = netcdf.attributes(file)
-        return {name: str(own[name]) for name in ("key", "made_with") if name in own}
-    return {}
-
-
 def _shaped(path: Path, value: Any, **kinds: type) -> dict[str, Any]:
     """What a file holds, if it is an object with these parts.
 
@@ -571,10 +385,6 @@ def _shaped(path: Path, value: Any, **kinds: type) -> dict[str, Any]:
     if wrong:
         raise Damaged(path, f"expected an object that holds {' and '.join(kinds)}")
     return value
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error).splitlines()[0]
 
 
 def tuning_name(tuning: Tuning) -> str:

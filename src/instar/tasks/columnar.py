@@ -5,9 +5,11 @@
 3. What a value takes once it stands in each row is bounded: a dictionary holds a long text once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from instar.record.apart import apart
 
 CELLS = 20_000_000
 """The most values that a file may have: rows times columns, and what lists hold."""
@@ -15,54 +17,50 @@ DECODED = 2**30
 """The most bytes that these values may take."""
 
 
-def parquet_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a Parquet file.
+def columnar_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a Parquet file, or of an Arrow stream as `datasets` writes them.
 
     Raises:
-        ValueError: for more than `CELLS` values or `DECODED` bytes.
+        ValueError: for more than `CELLS` values or `DECODED` bytes, or a damaged file.
     """
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        about = file.metadata
-        chunks = [
-            group.column(i)
-            for group in map(about.row_group, range(about.num_row_groups))
-            for i in range(group.num_columns)
-        ]
-        _bounded(max(about.num_rows * max(1, about.num_columns), sum(max(0, c.num_values) for c in chunks)), 0)
-        largest = max((c.total_uncompressed_size for c in chunks), default=0)
-        _bounded(0, largest)
-        # One page may hold a long text that every row repeats: so many rows at once that this fits.
-        return _rows(file.iter_batches(batch_size=max(1, min(65_536, DECODED // max(1, largest)))))
+    # Looked at apart first: of some damaged files the library ends its process, of others it unpacks what no limit sees.
+    apart("instar.tasks.columnar:counted", {"path": str(path)}, 100)
+    return [row for batch in _batches(path) for row in batch.to_pylist()]
 
 
-def arrow_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of an Arrow stream, as `datasets` writes them.
-
-    Raises:
-        ValueError: for more than `CELLS` values or `DECODED` bytes, or buffers that do not fit each other.
-    """
-    import pyarrow as pa
-
-    with pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
-        return _rows(stream)
-
-
-def _rows(batches: Iterable[Any]) -> list[dict[str, Any]]:
-    rows, cells, size = [], 0, 0
-    for batch in batches:
+def counted(path: str) -> int:
+    """How many rows there are; all are looked at."""
+    rows, cells, size = 0, 0, 0
+    for batch in _batches(Path(path)):
         if len(set(batch.schema.names)) < len(batch.schema.names):
             raise ValueError("a column stands twice")
-        cells += batch.num_rows * max(1, batch.num_columns)
+        rows, cells = rows + batch.num_rows, cells + batch.num_rows * max(1, batch.num_columns)
         _bounded(cells, size)
         batch.validate(full=True)
         for column in batch.columns:
             inner, own = _extent(column)
             cells, size = cells + inner, size + own
             _bounded(cells, size)
-        rows += batch.to_pylist()
     return rows
+
+
+def _batches(path: Path) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.suffix.lower() == ".arrow":
+        with pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
+            yield from stream
+        return
+    with pq.ParquetFile(path) as file:
+        about = file.metadata
+        groups = [about.row_group(i) for i in range(about.num_row_groups)]
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+        _bounded(max(about.num_rows * max(1, about.num_columns), sum(max(0, c.num_values) for c in chunks)), 0)
+        largest = max((c.total_uncompressed_size for c in chunks), default=0)
+        _bounded(0, largest)
+        # One page may hold a long text that every row repeats: so many rows at once that this fits.
+        yield from file.iter_batches(batch_size=max(1, min(65_536, DECODED // max(1, largest))))
 
 
 def _extent(array: Any) -> tuple[int, int]:

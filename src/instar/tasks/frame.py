@@ -6,7 +6,15 @@
    begins. The user's message is the caller's; there is no neutral one, so it is part of how a result was made.
 """
 
+import json
+from functools import lru_cache
 from typing import Any
+
+from instar.record.apart import apart
+from instar.record.foreign import reading
+
+LONGEST = 2**18
+"""Characters of a chat template, and of what it makes."""
 
 
 class Framed:
@@ -52,16 +60,40 @@ def framed(tokenizer: Any, chat: str | None = None) -> Any:
                 "model.chat is set and this tokenizer has no chat template; leave model.chat out, or give the template to "
                 "the tokenizer"
             )
-        turns = [{"role": "user", "content": chat}]
-        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)[
-            "input_ids"
-        ]
+        ids = tokenizer(_rendered(tokenizer, chat), add_special_tokens=False)["input_ids"]
         form = f"chat: the user says {chat!r} and the assistant's turn begins with the prompt"
         return Framed(tokenizer, list(ids), form, chat)
     before, after = marks(tokenizer)
     if after:
         return Framed(tokenizer, before, form_of(tokenizer))
     return tokenizer
+
+
+def _rendered(tokenizer: Any, chat: str) -> str:
+    """The user's message in the model's template, as `apply_chat_template` renders it: apart, since a template computes.
+
+    Raises:
+        ValueError: for a template that is too long, does not end, makes too much, or is wrong.
+    """
+    with reading(f"{tokenizer.name_or_path}: its chat template"):
+        template = tokenizer.get_chat_template()
+        if len(template) > LONGEST:
+            raise ValueError(f"{len(template):,} characters, and the most that are rendered are {LONGEST:,}")
+        given = {
+            **{name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+            "conversations": [[{"role": "user", "content": chat}]],
+            "chat_template": template,
+            "add_generation_prompt": True,
+        }
+        return _made(json.dumps(given))
+    raise AssertionError  # for type checkers: `reading` swallows nothing
+
+
+@lru_cache(maxsize=64)
+def _made(given: str) -> str:
+    """A series has one template: rendered once."""
+    texts, _ = apart("transformers.utils.chat_template_utils:render_jinja_template", json.loads(given), LONGEST)
+    return str(texts[0])
 
 
 def form_of(tokenizer: Any) -> str:

@@ -25,7 +25,7 @@ from typing import Any, get_args
 from instar.record.config import Column
 from instar.record.foreign import BYTES, bytes_of, json_text, object_of, reading
 from instar.tasks.cells import hole
-from instar.tasks.columnar import arrow_rows, parquet_rows
+from instar.tasks.columnar import columnar_rows
 
 TABLES = (".csv", ".tsv")
 TEXTS = (".json", ".jsonl", ".ndjson", *TABLES)
@@ -192,10 +192,8 @@ def _content(path: Path) -> Any:
             return [json_text(line, f"{path}, line {number}") for number, line in lines if line.strip()]
         if kind in TABLES:
             return _table(_text(path))
-        if kind == ".parquet":
-            return parquet_rows(path)
-        if kind == ".arrow":
-            return arrow_rows(path)
+        if kind in (".parquet", ".arrow"):
+            return columnar_rows(path)
     raise ValueError(f"{path}: {kind or 'no'} suffix; expected {', '.join(SUFFIXES)} (texts also as .gz), or a folder")
 
 

@@ -122,7 +122,7 @@ def train(
     writer.checkpoint(0)
     adapted = None if config.lora is None else _adapted(model, config.lora)
     writer.adapted = adapted
-    with store.scratch() as scratch, quiet():
+    with store.here.scratch() as scratch, quiet():
         trainer = _CountingTrainer(
             model=model.module if adapted is None else adapted,
             args=_arguments(config, seed, str(scratch), model),
@@ -299,6 +299,7 @@ def write_checkpoint(
     path, base = store.checkpoint(tuning, step), store.checkpoint(tuning, 0)
     with store.writing(path, folder=True) as scratch, quiet():
         model.tokenizer.save_pretrained(scratch)
+        _without_surroundings(scratch / "tokenizer_config.json")
         if adapted is not None and step > 0:
             weights = _write_adapter(adapted, scratch, base)
         elif step == 0 or save == "float32":
@@ -314,6 +315,13 @@ def write_checkpoint(
         with weights.open("rb") as file:
             digest, size = hashlib.file_digest(file, "sha256").hexdigest(), weights.stat().st_size
     return digest, size
+
+
+def _without_surroundings(file: Path) -> None:
+    """transformers saves whether it was offline when it read the tokenizer: of the environment, not of the tokenizer."""
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if settings.pop("local_files_only", None) is not None:
+        file.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write_adapter(adapted: Any, folder: Path, base: Path) -> Path:

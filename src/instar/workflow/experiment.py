@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from instar.record.config import RunConfig
 from instar.record.contents import NAME as CONTENTS
-from instar.record.store import PARTS, Store, Tuning
+from instar.record.directory import PARTS
+from instar.record.store import Store, Tuning
 from instar.tasks.custom import code_runs_by
 from instar.tasks.library import task
 

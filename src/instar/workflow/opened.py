@@ -5,7 +5,7 @@ what is missing and which command makes it. Nothing needs torch except `run.mode
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, get_args
@@ -69,7 +69,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """summary.json (docs/formats.md)."""
         self._there(self.store.summary, "it has not been compared yet", "compare")
-        return replace(self.store, lenient=True).read_summary()
+        return self.store.read_summary()
 
     @property
     def verdict(self) -> Verdict:
@@ -273,7 +273,10 @@ class Run:
             ends = f"{len(steps)} checkpoints, steps {steps[0]} to {steps[-1]}"
             found["trained"] = f"{ends}; seeds {', '.join(map(str, self.seeds))}{controls}"
         if (self.root / "summary.json").exists():
-            summary = self.summary
+            try:
+                summary = self.summary
+            except ValueError as error:
+                return found | {"summary": str(error)}
             own = ((n, t["accuracy"]) for n, t in summary["tasks"].items())
             found["accuracy, base to last"] = "; ".join(f"{n} {a[0]:.1%} to {a[-1]:.1%}" for n, a in own)
             verdict = summary["verdict"]

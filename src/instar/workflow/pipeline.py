@@ -239,7 +239,7 @@ def compare_stage(experiment: Experiment, failures: list[Failure] | None = None)
         else:
             known = [asdict(f) for f in failures]
         key = digest([*_made_of(experiment, "data", "checkpoints", "measure"), known])
-        if store.has_measurement(store.summary, key) and store.is_whole("compare"):
+        if store.has_measurement(store.summary, key) and store.here.is_whole("compare"):
             return store.read_summary()
         try:
             return summarise(store, of, known, key)
@@ -266,8 +266,8 @@ def _measured_again(experiment: Experiment) -> int:
 def _made_of(experiment: Experiment, *parts: str) -> list[Any]:
     """What decides a summary or a page: every file that it may be made of, the configuration, and the versions."""
     store = experiment.store
-    roots = [root for root in (store.root, store.out) if root is not None]
-    files = [(entry.path, entry.sha256) for root in roots for part in parts for entry in store.listed(root, part)]
+    listed = (entry for directory in store.directories for part in parts for entry in directory.listed(part))
+    files = [(entry.path, entry.sha256) for entry in listed]
     return [made_with(), experiment.config.model_dump(mode="json"), files]
 
 
@@ -284,13 +284,18 @@ def report_stage(experiment: Experiment) -> None:
         unverified = store.unverified("data", "measure", "compare")
         key = digest([*_made_of(experiment, "data", "checkpoints", "measure", "compare"), *map(str, unverified)])
         page = store.report("index.html")
-        if not unverified and store.has_measurement(page, key) and store.is_whole("report"):
+        if not unverified and store.has_measurement(page, key) and store.here.is_whole("report"):
             return
         for damaged in unverified:
             console.print(f"not verified: {damaged}", style="yellow", markup=False, soft_wrap=True)
         with bar("report") as tell:
             tell(0, 2, "reading")
-            drawn = panels(store)
+            try:
+                drawn = panels(store)
+            except (KeyError, TypeError, IndexError, AttributeError) as error:
+                if not unverified:
+                    raise
+                raise ValueError(f"{unverified[0]}; it cannot be drawn ({type(error).__name__}: {error})") from None
             notices = [("not verified", str(damaged)) for damaged in unverified]
             tell(1, 2, "figures")
             if config.report.static:

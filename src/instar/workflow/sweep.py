@@ -30,8 +30,9 @@ from instar.models.organism.corpus import stories
 from instar.progress import Tell, in_words
 from instar.record.config import RunConfig
 from instar.record.contents import Entry
+from instar.record.directory import NoRoom
 from instar.record.keys import digest
-from instar.record.store import SHARED, NoRoom, Store, Tuning
+from instar.record.store import SHARED, Store, Tuning
 from instar.workflow.experiment import Experiment
 from instar.workflow.stages import NUMERICS, STAGES, Pairs, causal_prompts, options
 

@@ -10,8 +10,8 @@ import xarray as xr
 from instar.progress import Tell
 from instar.record.contents import NAME as CONTENTS
 from instar.record.contents import Damaged
+from instar.record.directory import PARTS
 from instar.record.netcdf import plain_attrs
-from instar.record.store import PARTS
 from instar.workflow.experiment import Experiment
 from instar.workflow.pipeline import data_stage
 from instar.workflow.sweep import Worker, causal_jobs, jobs

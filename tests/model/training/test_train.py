@@ -16,7 +16,7 @@ from instar.models.organism import FOLDER
 from instar.record.config import RunConfig, TrainConfig
 from instar.record.store import Store
 from instar.tasks.batch import tokenize
-from instar.training.train import Row, collate, encode, train
+from instar.training.train import Row, Told, collate, encode, train
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def trained(root, rows, seed=0, **options):
     model = load("embedded")
     heldout = tokenize(instar.ioi(3).pairs(20, seed=1), model.tokenizer)
     notes = []
-    index = train(model, rows, heldout, config, store, seed, seed, "key", lambda *_: None, notes.append)
+    index = train(model, rows, heldout, config, store, seed, seed, Told(lambda *_: None, notes.append))
     return store, index, model, notes
 
 
@@ -181,7 +181,7 @@ def test_a_tokenizer_without_end_of_text(tmp_path, rows, loss):
     model = load(model.module, tokenizer)
     assert model.tokenizer.eos_token_id is None
     heldout = tokenize(instar.ioi(3).pairs(20, seed=1), model.tokenizer)
-    ready = (model, rows, heldout, config, store, 0, 0, "key", lambda *_: None, lambda _: None)
+    ready = (model, rows, heldout, config, store, 0, 0, Told(lambda *_: None, lambda _: None))
     if loss != "answer":
         with pytest.raises(
             ValueError, match=rf"train.loss: {loss} ends every row .* has no such token: take loss: answer"
