@@ -10,6 +10,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -56,6 +57,8 @@ class Contents:
     _read: tuple[int, int] = (0, 0)
     """The list's inode, and how much of it was read."""
     _verified: dict[str, _STAMP] = field(default_factory=dict)
+    _since: int | None = None
+    """The list's time when it was first read: what is younger is not known to be what was listed."""
 
     @property
     def file(self) -> Path:
@@ -95,7 +98,7 @@ class Contents:
             self.alone += entries
             return
         self._refresh()
-        lines = [{**self.header, "format": FORMAT, **header}] if header or not self.header else []
+        lines = [head] if (head := {**self.header, "format": FORMAT, **header}) != self.header else []
         self._append([*lines, *map(_plain, entries)])
 
     def _append(self, values: list[dict[str, Any]]) -> None:
@@ -132,7 +135,20 @@ class Contents:
             new = self.root / PARTIAL / NAME
             new.parent.mkdir(exist_ok=True)
             new.write_text(text, encoding="utf-8")
+            if any(map(self._is_strange, there)):
+                os.utime(new, ns=(self._since or 0, self._since or 0))
             new.replace(self.file)
+
+    def trust(self, path: Path) -> None:
+        """That a file has just been put in its place."""
+        self._verified[self._inside(path)] = _stamp(path)
+
+    def _is_strange(self, entry: Entry) -> bool:
+        """Whether a file was changed since the list was written, and not by this process."""
+        path = self.place(entry)
+        if not path.exists() or path.stat().st_mtime_ns <= (self._since or 0):
+            return False
+        return self._verified.get(entry.path) != _stamp(path)
 
     def check(self, path: Path, deeply: bool = True) -> None:
         """That a file is the one that is listed; not `deeply`: by its size alone, unless it is younger than the list.
@@ -148,12 +164,12 @@ class Contents:
         entry, found = self.of(path), path.stat()
         if entry is None:
             raise Damaged(path, f"{NAME} does not list it, so instar did not write it")
-        stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+        stamp = _stamp(path)
         if self._verified.get(entry.path) == stamp:
             return
         if found.st_size != entry.size:
             raise Damaged(path, f"it has {found.st_size:,} bytes, and was written with {entry.size:,}")
-        if not deeply and found.st_mtime_ns <= self.file.stat().st_mtime_ns:
+        if not deeply and found.st_mtime_ns <= (self._since or 0):
             return
         if sha256(path) != entry.sha256:
             raise Damaged(path, f"its sha256 is not the one it was written with ({entry.sha256[:12]}…)")
@@ -177,8 +193,9 @@ class Contents:
         try:
             now = self.file.stat()
         except FileNotFoundError:
-            self._header, self._entries, self._read = {}, {}, (0, 0)
+            self._header, self._entries, self._read, self._since = {}, {}, (0, 0), 0
             return
+        self._since = now.st_mtime_ns if self._since is None else self._since
         inode, done = self._read
         if inode != now.st_ino or now.st_size < done:
             self._header, self._entries, done = {}, {}, 0
@@ -224,6 +241,11 @@ def sha256(path: Path) -> str:
     """Of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _stamp(path: Path) -> _STAMP:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def refuse_links(root: Path, path: Path) -> None:

@@ -147,6 +147,8 @@ class Directory:
         if target.is_dir() and any(target.iterdir()):
             raise ValueError(f"{target} holds files that instar did not write: move them away, or give another --out")
         scratch.replace(target)
+        for file in [target] if target.is_file() else filter(Path.is_file, target.rglob("*")):
+            contents.trust(file)
 
     @contextmanager
     def _room_for(self, target: Path) -> Iterator[None]:
