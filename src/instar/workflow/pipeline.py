@@ -19,7 +19,7 @@ from instar.progress import bar, console
 from instar.record.config import CONTROLS, Stage, TrainConfig
 from instar.record.contents import Damaged
 from instar.record.keys import digest, made_with
-from instar.record.store import SHARED, Tuning, tuning_name
+from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.tasks.batch import Batch, tokenize
 from instar.tasks.frame import framed
 from instar.tasks.prepare import Prepared, control_rows, prepare, read_pairs, stored
@@ -273,13 +273,7 @@ def _made_of(experiment: Experiment, *parts: str) -> list[Any]:
 
 def report_stage(experiment: Experiment) -> None:
     """The page, the figures and the animations; what does not verify is drawn, and marked."""
-    from instar.report.animate import write_animations
-    from instar.report.figures import write_figures
-    from instar.report.numbers.made import made
-    from instar.report.numbers.panels import panels
-    from instar.report.page import write_page
-
-    store, config = replace(experiment.store, lenient=True), experiment.config
+    store = replace(experiment.store, lenient=True)
     with store.owned():
         unverified = store.unverified("data", "measure", "compare")
         key = digest([*_made_of(experiment, "data", "checkpoints", "measure", "compare"), *map(str, unverified)])
@@ -288,24 +282,36 @@ def report_stage(experiment: Experiment) -> None:
             return
         for damaged in unverified:
             console.print(f"not verified: {damaged}", style="yellow", markup=False, soft_wrap=True)
-        with bar("report") as tell:
-            tell(0, 2, "reading")
-            try:
-                drawn = panels(store)
-            except (KeyError, TypeError, IndexError, AttributeError) as error:
-                if not unverified:
-                    raise
-                raise ValueError(f"{unverified[0]}; it cannot be drawn ({type(error).__name__}: {error})") from None
-            notices = [("not verified", str(damaged)) for damaged in unverified]
-            tell(1, 2, "figures")
-            if config.report.static:
-                write_figures(store, drawn)
-            tell(2, 2, "")
-        if config.report.gifs:
-            with bar("animations") as tell:
-                write_animations(store, drawn, tell)
-        # Last, so that its key says that all of the report is there.
-        write_page(store, drawn, [*notices, *made(drawn, store, config.train, config.series)], config.yaml(), key)
+        try:
+            _draw(experiment, store, key, unverified)
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            # What does not verify may be of any shape.
+            if not unverified:
+                raise
+            raise ValueError(f"{unverified[0]}; it cannot be drawn ({type(error).__name__}: {error})") from None
+
+
+def _draw(experiment: Experiment, store: Store, key: str, unverified: list[Damaged]) -> None:
+    from instar.report.animate import write_animations
+    from instar.report.figures import write_figures
+    from instar.report.numbers.made import made
+    from instar.report.numbers.panels import panels
+    from instar.report.page import write_page
+
+    config = experiment.config
+    with bar("report") as tell:
+        tell(0, 2, "reading")
+        drawn = panels(store)
+        notices = [("not verified", str(damaged)) for damaged in unverified]
+        tell(1, 2, "figures")
+        if config.report.static:
+            write_figures(store, drawn)
+        tell(2, 2, "")
+    if config.report.gifs:
+        with bar("animations") as tell:
+            write_animations(store, drawn, tell)
+    # Last, so that its key says that all of the report is there.
+    write_page(store, drawn, [*notices, *made(drawn, store, config.train, config.series)], config.yaml(), key)
 
 
 def _pin(threads: int | None) -> None:
