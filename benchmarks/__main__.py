@@ -172,11 +172,14 @@ def main() -> None:
         console.print("* scaled from a random sample of patches: " + str(SAMPLED) + " a site")
     for row in bench.per_flop():
         console.print(f"{row['what']}: llama / small per FLOP {row['llama_over_small_per_flop']:.2f}")
+    looked_over = alone("resume")
+    console.print("a finished run of {checkpoints} checkpoints is looked over in {seconds:.2f} s".format(**looked_over))
     console.print(f"{bench.gflops:.0f} GFLOP/s at best. {EAP_NOTE}")
     result = {
         "date": datetime.date.today().isoformat(), "machine": machine(), "versions": versions(),
         "peak_gflops": bench.gflops, "sampled": {k: v for k, v in SAMPLED.items() if k in options.shapes},
         "eap_package": EAP_NOTE, "rows": bench.rows, "per_flop": bench.per_flop(),
+        "resume": looked_over,
     }  # fmt: skip
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

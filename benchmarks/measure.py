@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from benchmarks import shapes
+from benchmarks import resume, shapes
 from benchmarks.floor import Floor
 
 import instar
@@ -51,6 +51,8 @@ def measure(what: str, shape: str = "", first: int = 10, sample: int | None = No
     torch.set_num_threads(1)
     if what == "peak":
         return {"gflops": peak_gflops()}
+    if what == "resume":
+        return resume.measured()
     module = shapes.build(shape)
     batch = shapes.pairs(module.config.vocab_size, first)
     floor = Floor.of(module.config, shapes.PAIRS, shapes.LENGTH, first)
