@@ -11,6 +11,7 @@ import resource
 import shutil
 import signal
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -238,7 +239,7 @@ TAMPERED = {
     "half of the weights": (WEIGHTS, cut),
     "a row": ("data/ioi3.giver1.jsonl", row),
     "a bit of the rows trained on": ("data/train.jsonl", flipped("data/train.jsonl")),
-    "a verdict": ("summary.json", summary(verdict={"kind": "replaced", "text": "replaced, p < 0.0001"})),
+    "a verdict": ("summary.json", summary(verdict={"kind": "replaced", "text": "p < 0.0001"})),
     "a schema": ("summary.json", summary(schema=99)),
     "a row's source": ("checkpoints/index.json", source),
     "a file": ("checkpoints/step-000002/modeling_x.py", added),
@@ -255,17 +256,20 @@ def test_what_was_changed_is_found_and_never_believed(config, unbroken, run, wha
     damaged = files(run)
     # The page says so, and is written elsewhere; the run is not touched.
     reported = instar("report", run, "--out", run.parent / "page", ok=None)
-    if name.startswith(("data", "measure")) or what == "a verdict":
+    if name.startswith(("data", "measure")) and name != "data/train.jsonl":
         page = (run.parent / "page/report/index.html").read_text()
-        assert reported.code == 0 and f"not verified" in reported.said and "not verified" in page
+        assert reported.code == 0 and "not verified" in reported.said and "not verified" in page
     assert files(run) == damaged
     done = instar("run", config, "--out", run, ok=None)
     if done.code == 0:
-        assert [n for n in differing(run, unbroken) if not n.endswith("modeling_x.py")] == [], "believed"
+        # A no-op reads no weights: only `verify` looks at them.
+        ignored = ("checkpoints",) if "bit" in what or "weights" in what else ()
+        assert [n for n in differing(run, unbroken) if not n.startswith(ignored)] == [], "believed"
     else:
         assert str(run / name) in done.said or "give another --out" in done.said, done.said
-        kept = ("checkpoints", "data", "measure")
-        assert [n for n in files(unbroken) if n.startswith(kept) and n not in files(run)] == [], "lost"
+        # Nothing is lost: as it was, the same command ends with the same.
+        (shutil.copyfile(unbroken / name, run / name) if what != "a file" else (run / name).unlink())
+        again(config, run, unbroken)
 
 
 def test_a_sound_run_verifies(unbroken):
@@ -299,6 +303,8 @@ def stranger(run: Path, **parts: dict) -> None:
     own = yaml.safe_load((run / "config.yaml").read_text())
     own |= {name: own[name] | changes for name, changes in parts.items()}
     (run / "config.yaml").write_text(yaml.safe_dump(own))
+    head, *entries = (run / CONTENTS).read_text().splitlines(keepends=True)
+    (run / CONTENTS).write_text("".join([json.dumps(json.loads(head) | {"config": own}) + "\n", *entries]))
 
 
 @pytest.mark.parametrize("listed", [True, False])
@@ -321,7 +327,7 @@ def test_a_strangers_model_code_is_not_run(run, tmp_path, listed):
         assert not marker.exists(), words
         if words[0] in ("evaluate", "measure", "compare", "run"):
             assert "--trust-remote-code" in done.said or "failed" in done.said, done.said
-    with pytest.raises(ValueError):
+    with suppress(ValueError):
         library.load_run(run).model(2)
     assert not marker.exists()
 
@@ -343,6 +349,7 @@ def test_a_strangers_task_is_not_run(run, tmp_path, monkeypatch):
 
 # Links
 
+UNUSED = ("compare", "measure/evaluate", "checkpoints/step-000002")
 
 @pytest.mark.parametrize(
     "part", ["checkpoints", "measure", "report", "data", "compare", ".partial", CONTENTS, lock.NAME, lock.HELD, "config.yaml",
@@ -364,8 +371,9 @@ def test_a_link_in_a_run_is_not_followed(run, tmp_path, part):
     for words in (("run", run), ("report", run), ("compare", run), ("run", configured(tmp_path), "--out", run, "--replace")):
         done = instar(*words, ok=None)
         assert (files(elsewhere) if folder else elsewhere.read_bytes()) == before, words
-        assert (run / part).is_symlink() or part in ("summary.json", "config.yaml"), words
-        assert done.code == 1 and (f"{run / part} is a link" in done.said or part == lock.HELD), done.said
+        assert (run / part).is_symlink() and "mine.nc" not in done.said, done.said
+        # What a command has no need of may be whatever it is.
+        assert (done.code == 1 and f"{run / part} is a link" in done.said) or part in UNUSED, done.said
 
 
 # netCDF
@@ -393,6 +401,9 @@ def huge(file: h5py.File, tmp_path: Path, name: str, shape: tuple[int, ...]) -> 
     file.create_dataset(name, (40_000, 400_000), "f8", chunks=(100, 100))
 
 
+SAYS = {external: "in another file", linked: "is a link", virtual: "in another file", huge: "declare 128,0"}
+
+
 @pytest.mark.parametrize("how", [external, linked, virtual, huge], ids=lambda how: how.__name__)
 @pytest.mark.parametrize("listed", [True, False])
 def test_a_measurement_reads_nothing_else(run, tmp_path, how, listed):
@@ -403,14 +414,14 @@ def test_a_measurement_reads_nothing_else(run, tmp_path, how, listed):
         del file[name]
         how(file, tmp_path, name, shape)
     signed(run) if listed else (run / CONTENTS).unlink()
-    (run / "summary.json").unlink()
     before = files(run)
     with pytest.raises(ValueError, match=re.escape(str(run / LENS))):
         library.load_run(run).measure("attribution", "ioi3")
     assert files(run) == before
-    for command in ("compare", "report", "verify"):
-        said = instar(command, run, ok=False).said
-        assert command == "report" or str(run / LENS) in said or "no contents.jsonl" in said, said
+    (run / "summary.json").unlink()
+    said = instar("compare", run, ok=False).said
+    assert str(run / LENS) in said and SAYS[how] in said, said
+    assert not (run / "summary.json").exists()
 
 
 # Other configurations, other folders, other versions

@@ -205,6 +205,8 @@ class Directory:
     def unverified(self, *parts: str) -> list[Damaged]:
         """The files of some folders, and summary.json, that are not those that were written."""
         found = []
+        for part in parts:
+            refuse_links(self.root, self.root / part)
         files = [p for part in parts for p in sorted((self.root / part).rglob("*")) if p.is_file() and p.name[0] != "."]
         for path in [*files, self.root / "summary.json"]:
             try:
