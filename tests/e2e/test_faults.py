@@ -279,7 +279,7 @@ def test_a_sound_run_verifies(unbroken):
     assert files(unbroken) == before
 
 
-@pytest.mark.parametrize("what", ["another step's weights", "a row's source", "a value", "a verdict"])
+@pytest.mark.parametrize("what", ["another step's weights", "a row's source", "a value"])
 def test_verify_finds_what_was_signed_too(run, what):
     """The list was made to fit: measuring again tells, or what else names the file's hash."""
     name, change = TAMPERED[what]

@@ -8,8 +8,9 @@
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -58,18 +59,18 @@ class Header:
     shape: tuple[int, ...]
 
 
-def read_by(source: str) -> str:
+def read_by(source: str, known: Mapping[str, str] | None = None) -> str:
     """A hash of what decides, beside the weights, how a checkpoint is read: configurations, tokenizer, code of its own.
 
-    "" for what is no folder here: a hub revision's commit stands for all of its files.
+    "" for what is no folder here: a hub revision's commit stands for all of its files. `known`: the folder's files, each with
+    its sha256, where they need not be read for it.
     """
-    files = (
-        sorted({file for pattern in READ_BY for file in Path(source).glob(pattern)}) if Path(source).is_dir() else []
-    )
-    digest = sha256()
-    for file in files:
-        digest.update(f"{file.name} {_content(file, file.stat().st_mtime_ns, file.stat().st_size)} ".encode())
-    return digest.hexdigest()[:16] if files else ""
+    if known is None:
+        files = {file for pattern in READ_BY for file in Path(source).glob(pattern)} if Path(source).is_dir() else ()
+        known = {file.name: _content(file, file.stat().st_mtime_ns, file.stat().st_size) for file in files}
+    deciding = sorted(name for name in known if any(fnmatchcase(name, pattern) for pattern in READ_BY))
+    digest = sha256("".join(f"{name} {known[name]} " for name in deciding).encode())
+    return digest.hexdigest()[:16] if deciding else ""
 
 
 @lru_cache(maxsize=4096)

@@ -11,6 +11,7 @@
 import hashlib
 import json
 import os
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -54,6 +55,8 @@ class Contents:
     """Where the list is another process's: what was made here, for that process to list."""
     _header: dict[str, Any] = field(default_factory=dict)
     _entries: dict[str, Entry] = field(default_factory=dict)
+    _ordered: list[str] | None = None
+    """Its paths, sorted, once somebody asked for a folder's."""
     _read: tuple[int, int] = (0, 0)
     """The list's inode, and how much of it was read."""
     _verified: dict[str, _STAMP] = field(default_factory=dict)
@@ -83,8 +86,14 @@ class Contents:
 
     def below(self, *folders: Path) -> list[Entry]:
         """The entries of some folders, by path."""
-        starts = tuple(f"{self._inside(folder)}/" for folder in folders)
-        return sorted((e for e in self.entries.values() if e.path.startswith(starts)), key=lambda e: e.path)
+        entries = self.entries
+        if self._ordered is None:
+            self._ordered = sorted(entries)
+        found = []
+        for start in sorted({f"{self._inside(folder)}/" for folder in folders}):
+            first, end = (bisect_left(self._ordered, start[:-1] + sign) for sign in ("/", chr(ord("/") + 1)))
+            found += [entries[path] for path in self._ordered[first:end]]
+        return found
 
     def place(self, entry: Entry) -> Path:
         """Where an entry's file is. The list may be a stranger's, so its paths are looked at, too."""
@@ -204,6 +213,7 @@ class Contents:
                 stream.seek(done)
                 added = stream.read()
             whole = added[: added.rfind(b"\n") + 1]
+            self._ordered = None
             for line in whole.splitlines():
                 self._take(line)
             done += len(whole)

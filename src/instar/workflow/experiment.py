@@ -192,7 +192,12 @@ class Experiment:
         """What decides, beside the weights, how a row's checkpoint is read; as it was noted where weights are not kept."""
         from instar.models.accounts import read_by
 
-        return read_by(self.origin(tuning, row["step"])[0]) if row.get("kept", True) else row.get("read_by", "")
+        if not row.get("kept", True):
+            return row.get("read_by", "")
+        source, folder = self.origin(tuning, row["step"])[0], self.store.checkpoint(tuning, row["step"])
+        # What was trained here is listed with its hashes, and compared with them when it is loaded.
+        listed = self.store.there.contents.below(folder) if source == str(folder) else []
+        return read_by(source, {entry.path.rpartition("/")[2]: entry.sha256 for entry in listed} or None)
 
     def origin(self, tuning: Tuning, step: int) -> tuple[str, str | None]:
         """Where a checkpoint is read from, and at which hub revision: of a series its index says so."""
