@@ -19,7 +19,7 @@ import instar.report.animate
 import instar.report.figures
 import instar.report.page
 import instar.report.terminal
-import instar.workflow.verify  # noqa: F401 — imported here, so that no child has to
+import instar.workflow.verify
 from instar import cli
 
 SMALLEST = {
@@ -91,7 +91,7 @@ def start(*words: object, before: Callable[[], None] = lambda: None) -> Started:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         os.dup2(output.fileno(), 1), os.dup2(output.fileno(), 2)
-        sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))  # noqa: SIM115, PTH123
+        sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))  # noqa: SIM115
         sys.argv = ["instar", *map(str, words)]
         before()
         cli.main()

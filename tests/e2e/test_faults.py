@@ -101,7 +101,11 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_half_file(config, unbroken, run
     without(run, *gone)
     before = files(run) if run.exists() else {}
     done = instar("run", config, "--out", run, ok=False, before=largest(size))
-    assert f"error: {run / named}" in done.said and " could not be written (" in done.said and "File too large" in done.said
+    assert (
+        f"error: {run / named}" in done.said
+        and " could not be written (" in done.said
+        and "File too large" in done.said
+    )
     assert "MB are free there" in done.said and "goes on" in done.said
     there = files(run)
     assert not [name for name in there if ".partial" in name]
@@ -124,10 +128,10 @@ def disk(tmp_path):
     """A disk of 12 MB: three checkpoints of 5 MB do not fit."""
     place = tmp_path / "disk"
     place.mkdir()
-    if os.system(f"mount -t tmpfs -o size=12M none '{place}' 2>/dev/null") != 0:  # noqa: S605
+    if os.system(f"mount -t tmpfs -o size=12M none '{place}' 2>/dev/null") != 0:
         pytest.skip("this machine allows no mounting; RLIMIT_FSIZE stands for full disks in the other tests")
     yield place
-    os.system(f"umount '{place}'")  # noqa: S605
+    os.system(f"umount '{place}'")
 
 
 def test_space_is_asked_for_before_it_is_needed_and_a_disk_without_any_is_named(config, unbroken, disk):
@@ -143,7 +147,7 @@ def test_space_is_asked_for_before_it_is_needed_and_a_disk_without_any_is_named(
     done = instar("run", config, "--out", out, ok=False)
     assert f"error: {out}" in done.said.replace(str(disk / "out/"), str(out)), done.said
     (disk / "filler").unlink()
-    os.system(f"mount -o remount,size=64M '{disk}'")  # noqa: S605
+    os.system(f"mount -o remount,size=64M '{disk}'")
     again(config, out, unbroken)
 
 
@@ -234,7 +238,10 @@ TAMPERED = {
     "a value": (LENS, value),
     "a bit of a measurement": (LENS, flipped(LENS)),
     "a bit of the weights": (WEIGHTS, flipped(WEIGHTS)),
-    "a bit of a tokenizer": ("checkpoints/step-000000/tokenizer.json", flipped("checkpoints/step-000000/tokenizer.json")),
+    "a bit of a tokenizer": (
+        "checkpoints/step-000000/tokenizer.json",
+        flipped("checkpoints/step-000000/tokenizer.json"),
+    ),
     "another step's weights": (WEIGHTS, other_weights),
     "half of the weights": (WEIGHTS, cut),
     "a row": ("data/ioi3.giver1.jsonl", row),
@@ -282,8 +289,7 @@ def test_a_sound_run_verifies(unbroken):
 @pytest.mark.parametrize("what", ["another step's weights", "a row's source", "a value"])
 def test_verify_finds_what_was_signed_too(run, what):
     """The list was made to fit: measuring again tells, or what else names the file's hash."""
-    name, change = TAMPERED[what]
-    change(run)
+    TAMPERED[what][1](run)
     signed(run)
     if what == "a row's source":
         # A training's row has no source of its own: it is not looked at.
@@ -314,7 +320,7 @@ def test_a_strangers_model_code_is_not_run(run, tmp_path, listed):
         folder = run / f"checkpoints/step-{step:06d}"
         (folder / "modeling_x.py").write_text(CODE.format(str(marker)) + "class X: pass\n")
         model = json.loads((folder / "config.json").read_text())
-        model["auto_map"] = {name: "modeling_x.X" for name in ("AutoConfig", "AutoModelForCausalLM", "AutoModel")}
+        model["auto_map"] = dict.fromkeys(("AutoConfig", "AutoModelForCausalLM", "AutoModel"), "modeling_x.X")
         (folder / "config.json").write_text(json.dumps(model))
         tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
         tokenizer["auto_map"] = {"AutoTokenizer": ["modeling_x.X", "modeling_x.X"]}
@@ -322,7 +328,10 @@ def test_a_strangers_model_code_is_not_run(run, tmp_path, listed):
     stranger(run, model={"trust_remote_code": True})
     shutil.rmtree(run / "measure/evaluate")
     signed(run) if listed else (run / CONTENTS).unlink()
-    for words in (*((command, run) for command in COMMANDS), *((c, run / "config.yaml", "--out", run) for c in COMMANDS[:5])):
+    for words in (
+        *((command, run) for command in COMMANDS),
+        *((c, run / "config.yaml", "--out", run) for c in COMMANDS[:5]),
+    ):
         done = instar(*words, ok=None)
         assert not marker.exists(), words
         if words[0] in ("evaluate", "measure", "compare", "run"):
@@ -343,13 +352,14 @@ def test_a_strangers_task_is_not_run(run, tmp_path, monkeypatch):
         assert not marker.exists(), command
     refused = instar("train", "out", ok=False).said
     assert "is Python code that the run directory's configuration names" in refused and "--trust-tasks" in refused
-    library.load_run(run).summary
+    assert library.load_run(run).summary["new"] == "ioi3"
     assert not marker.exists()
 
 
 # Links
 
 UNUSED = ("compare", "measure/evaluate", "checkpoints/step-000002")
+
 
 @pytest.mark.parametrize(
     "part", ["checkpoints", "measure", "report", "data", "compare", ".partial", CONTENTS, lock.NAME, lock.HELD, "config.yaml",
@@ -368,7 +378,12 @@ def test_a_link_in_a_run_is_not_followed(run, tmp_path, part):
         elsewhere.write_text("a week of work")
     (run / part).symlink_to(elsewhere)
     before = files(elsewhere) if folder else elsewhere.read_bytes()
-    for words in (("run", run), ("report", run), ("compare", run), ("run", configured(tmp_path), "--out", run, "--replace")):
+    for words in (
+        ("run", run),
+        ("report", run),
+        ("compare", run),
+        ("run", configured(tmp_path), "--out", run, "--replace"),
+    ):
         done = instar(*words, ok=None)
         assert (files(elsewhere) if folder else elsewhere.read_bytes()) == before, words
         assert (run / part).is_symlink() and "mine.nc" not in done.said, done.said
@@ -428,7 +443,9 @@ def test_a_measurement_reads_nothing_else(run, tmp_path, how, listed):
 
 
 def test_another_configuration_is_refused_with_its_keys_and_replaces_when_told(unbroken, run, tmp_path):
-    other = configured(tmp_path, train={"steps": 4, "checkpoints": 2, "learning_rate": 1e-4, "seeds": [0]}, threads=None)
+    other = configured(
+        tmp_path, train={"steps": 4, "checkpoints": 2, "learning_rate": 1e-4, "seeds": [0]}, threads=None
+    )
     before = files(run)
     for command in ("run", "train", "measure", "evaluate", "compare", "report"):
         said = instar(command, other, "--out", run, ok=False).said
@@ -454,7 +471,12 @@ def test_a_folder_of_other_things_is_not_adopted(config, tmp_path):
 
 def test_files_that_instar_did_not_write_stay(config, unbroken, run, tmp_path):
     """In a run's own folders, too, and whatever is replaced."""
-    mine = {"notes.md": "", "measure/evaluate/ioi3/step-000099.nc": "", "checkpoints/mine/model.safetensors": "", "data/x.jsonl": ""}
+    mine = {
+        "notes.md": "",
+        "measure/evaluate/ioi3/step-000099.nc": "",
+        "checkpoints/mine/model.safetensors": "",
+        "data/x.jsonl": "",
+    }
     for name in mine:
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text("mine")
@@ -464,7 +486,12 @@ def test_files_that_instar_did_not_write_stay(config, unbroken, run, tmp_path):
 
 
 def times(run: Path, *parts: str) -> dict[str, int]:
-    return {p.relative_to(run).as_posix(): p.stat().st_mtime_ns for part in parts for p in (run / part).rglob("*") if p.is_file()}
+    return {
+        p.relative_to(run).as_posix(): p.stat().st_mtime_ns
+        for part in parts
+        for p in (run / part).rglob("*")
+        if p.is_file()
+    }
 
 
 def test_an_upgrade_makes_nothing_anew(config, run):
@@ -491,7 +518,7 @@ def test_new_numbers_of_a_stage_are_measured_and_no_others(config, run):
     after = times(run, "checkpoints", "data", "measure")
     anew = {n for n in before if after[n] != before[n]} - {"measure/failed.json"}
     assert anew == {n for n in before if n.startswith("measure/attribution")} and len(anew) == 6
-    assert stages.NUMERICS == raised
+    assert raised == stages.NUMERICS
 
 
 def test_another_format_is_refused_by_name(run):
@@ -528,5 +555,5 @@ def test_a_run_that_is_only_read_is_reported_elsewhere(readonly, tmp_path):
         said = instar(command, readonly, "--out", elsewhere / command, before=nobody).said
         assert (elsewhere / command / made).exists() and str(elsewhere / command / made) in said, said
         refused = instar(command, readonly, ok=None, before=nobody)
-        assert refused.code == 0 or "ermission denied" in refused.said and str(readonly) in refused.said, refused.said
+        assert refused.code == 0 or ("ermission denied" in refused.said and str(readonly) in refused.said), refused.said
     assert times(readonly, ".") == before

@@ -1,6 +1,6 @@
 """`make storm`: kills at random moments, over chains of reruns of the same command; each chain ends as the unbroken run.
 
-`python -m storm --kills 50 --chain 5 --seed 0`, with `src` and `tests` on the path. Half of the kills of a chain fall into what
+`python -m storm --kills 50 --chain 5 --seed 0`, with `src` and `tests` on the path. Each kill falls into the first half of what
 an unbroken run takes; the chain's last command is left alone, and every file of the directory is then compared.
 """
 
