@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 import instar as library
-from forked import configured, copy, differing, files, instar, start
+from forked import SMALLEST, configured, copy, differing, files, instar, start
 from instar.record import lock, store
 from instar.record.contents import NAME as CONTENTS
 from instar.record.contents import sha256
@@ -444,7 +444,7 @@ def test_a_measurement_reads_nothing_else(run, tmp_path, how, listed):
 
 def test_another_configuration_is_refused_with_its_keys_and_replaces_when_told(unbroken, run, tmp_path):
     other = configured(
-        tmp_path, train={"steps": 4, "checkpoints": 2, "learning_rate": 1e-4, "seeds": [0]}, threads=None
+        tmp_path, train=SMALLEST["train"] | {"learning_rate": 1e-4}, threads=None
     )
     before = files(run)
     for command in ("run", "train", "measure", "evaluate", "compare", "report"):
@@ -477,10 +477,11 @@ def test_files_that_instar_did_not_write_stay(config, unbroken, run, tmp_path):
         "checkpoints/mine/model.safetensors": "",
         "data/x.jsonl": "",
     }
+    other = configured(tmp_path, train=SMALLEST["train"] | {"learning_rate": 1e-4})
     for name in mine:
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text("mine")
-    for words in (("run", config), ("run", configured(tmp_path, threads=2), "--replace")):
+    for words in (("run", config), ("run", other, "--replace")):
         instar(*words, "--out", run, ok=None)
         assert all((run / name).read_text() == "mine" for name in mine)
 

@@ -1,7 +1,7 @@
 """`make storm`: kills at random moments, over chains of reruns of the same command; each chain ends as the unbroken run.
 
-`python -m storm --kills 50 --chain 5 --seed 0`, with `src` and `tests` on the path. Each kill falls into the first half of what
-an unbroken run takes; the chain's last command is left alone, and every file of the directory is then compared.
+`python -m storm --kills 50 --chain 5 --seed 0`, with `src` and `tests` on the path. Each kill falls into the first half of
+what an unbroken run takes. The last command of a chain is left alone, and every file of the directory is then compared.
 """
 
 import argparse
