@@ -209,6 +209,8 @@ def _with_ray(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple
         ready, _ = ray.wait(list(waiting), num_returns=1)
         failure, made = ray.get(ready[0])
         contents.add(made)
+        for entry in made:
+            contents.trust(contents.place(entry))
         yield waiting.pop(ready[0]), failure
 
 
