@@ -267,7 +267,7 @@ def _made_of(experiment: Experiment, *parts: str) -> list[Any]:
     """What decides a summary or a page: every file that it may be made of, the configuration, and the versions."""
     store = experiment.store
     listed = (entry for directory in store.directories for part in parts for entry in directory.listed(part))
-    files = [(entry.path, entry.sha256) for entry in listed]
+    files = [(entry.path, entry.sha256, entry.made_with) for entry in listed]
     return [made_with(), experiment.config.model_dump(mode="json"), files]
 
 

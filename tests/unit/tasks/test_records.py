@@ -99,8 +99,8 @@ def test_columns_go_by_the_users_names(tmp_path):
         ),
         ("x.json", '["a"]', "holds a list of other things, expected a list of objects"),
         ("x.csv", "prompt,answer\nJohn, Mary and Jim met,Jim\n", "row 1 has more fields than the header"),
-        ("x.parquet", "no parquet", "x.parquet cannot be read as parquet"),
-        ("x.arrow", "no arrow", "x.arrow cannot be read as arrow"),
+        ("x.parquet", "no parquet", "x.parquet: ArrowInvalid: Parquet magic bytes"),
+        ("x.arrow", "no arrow", "x.arrow: ArrowInvalid: Expected to read"),
         ("x.txt", "a", r"\.txt suffix; expected .json"),
     ],
 )
