@@ -138,10 +138,10 @@ def test_space_is_asked_for_before_it_is_needed_and_a_disk_without_any_is_named(
     out = disk / "out"
     said = instar("train", config, "--out", out, ok=False).said
     assert "training with 3 checkpoints needs about 16 MB" in said and not (out / "checkpoints").exists()
-    with (disk / "filler").open("wb") as filler:
+    with (disk / "filler").open("wb", buffering=0) as filler:
         while True:
             try:
-                filler.write(b"0" * 4096), filler.flush()
+                filler.write(b"0" * 4096)
             except OSError:
                 break
     done = instar("run", config, "--out", out, ok=False)
