@@ -350,10 +350,14 @@ def test_a_strangers_task_is_not_run(run, tmp_path, monkeypatch):
         instar(command, "out", ok=None)
         instar(command, "out/config.yaml", "--out", "out", ok=None) if command != "verify" else None
         assert not marker.exists(), command
+    # Where its rows are there nobody asks for it; where they are not, its code is asked for.
+    (run / "data/prepared.json").unlink()
     refused = instar("train", "out", ok=False).said
     assert "is Python code that the run directory's configuration names" in refused and "--trust-tasks" in refused
     assert library.load_run(run).summary["new"] == "ioi3"
     assert not marker.exists()
+    instar("train", "out", "--trust-tasks", ok=False)
+    assert marker.exists()
 
 
 # Links
