@@ -138,10 +138,10 @@ def test_space_is_asked_for_before_it_is_needed_and_a_disk_without_any_is_named(
     out = disk / "out"
     said = instar("train", config, "--out", out, ok=False).said
     assert "training with 3 checkpoints needs about 16 MB" in said and not (out / "checkpoints").exists()
-    with (disk / "filler").open("wb") as filler:
+    with (disk / "filler").open("wb", buffering=0) as filler:
         while True:
             try:
-                filler.write(b"0" * 4096), filler.flush()
+                filler.write(b"0" * 4096)
             except OSError:
                 break
     done = instar("run", config, "--out", out, ok=False)
@@ -350,10 +350,14 @@ def test_a_strangers_task_is_not_run(run, tmp_path, monkeypatch):
         instar(command, "out", ok=None)
         instar(command, "out/config.yaml", "--out", "out", ok=None) if command != "verify" else None
         assert not marker.exists(), command
+    # Where its rows are there nobody asks for it; where they are not, its code is asked for.
+    (run / "data/prepared.json").unlink()
     refused = instar("train", "out", ok=False).said
     assert "is Python code that the run directory's configuration names" in refused and "--trust-tasks" in refused
     assert library.load_run(run).summary["new"] == "ioi3"
     assert not marker.exists()
+    instar("train", "out", "--trust-tasks", ok=False)
+    assert marker.exists()
 
 
 # Links
