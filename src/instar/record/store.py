@@ -260,14 +260,14 @@ class Store:
     def index(self, seed: Tuning | None = None) -> dict[str, Any] | None:
         """The record of a finished fine-tuning."""
         path = self.checkpoints(self.first_seed if seed is None else seed) / "index.json"
-        return _shaped(path, self.read_json(path), steps=list, health=list) if path.exists() else None
+        return _shaped(path, self.read_json(path), steps=list) if path.exists() else None
 
     def write_index(self, seed: Tuning, index: dict[str, Any]) -> None:
         """The record of a fine-tuning, written last."""
         self.write_json(self.checkpoints(seed) / "index.json", index)
 
-    def check_checkpoint(self, seed: Tuning, step: int) -> None:
-        """That the files of a checkpoint that was trained here are those that were written.
+    def check_checkpoint(self, seed: Tuning, step: int, deeply: bool = True) -> None:
+        """That a checkpoint that was trained here has the files that were written and no others; `deeply`: `Contents.check`.
 
         Raises:
             Damaged: naming the first that is not, or is missing.
@@ -281,17 +281,13 @@ class Store:
             refuse_links(self.root, path)
             if not path.exists():
                 raise Damaged(path, "it is missing")
-            contents.check(path)
+            contents.check(path, deeply)
 
     def check_kept(self, seed: Tuning) -> None:
-        """That all checkpoints of a fine-tuning are as they were written, by their sizes; errors as of `check_checkpoint`."""
-        folder, contents = self.checkpoints(seed), self.there.contents
-        starts = f"{folder.relative_to(self.root).as_posix()}/step-"
-        for entry in [entry for entry in contents.entries.values() if entry.path.startswith(starts)]:
-            path = contents.place(entry)
-            if not path.exists():
-                raise Damaged(path, "it is missing")
-            contents.check(path, deeply=False)
+        """`check_checkpoint` of every checkpoint of a fine-tuning, by sizes."""
+        for row in (self.index(seed) or {"steps": []})["steps"]:
+            if row.get("kept", True):
+                self.check_checkpoint(seed, row["step"], deeply=False)
 
     # Measurements
 
@@ -306,6 +302,10 @@ class Store:
         contents = self._of(path).contents
         entry = contents.of(path)
         return entry is not None and entry.key == key and contents.is_sound(path, deeply=False)
+
+    def has_made(self, path: Path, key: str) -> bool:
+        """Whether a file that is made of what was measured is where it is to be written, made of the same."""
+        return self._written(path) == path and self.has_measurement(path, key)
 
     def key_of(self, path: Path) -> str | None:
         """The key of what decided a measurement; None where it is not known."""

@@ -48,19 +48,26 @@ def data_stage(experiment: Experiment, tokenizer: Any = None, told: bool = False
     """Rows to train on and pairs to measure on, audited; what was found is printed, unless it was `told` already."""
     store, config = experiment.store, experiment.config
     own = config.model
-    if experiment.file is None and not experiment.consent.tasks:
-        # Named by its directory: what it holds is measured, and no file or code that its configuration names is opened.
-        again = stored(store, config.tasks, config.data, lambda: framed(load_tokenizer(own.source), own.chat))
-        if again is not None:
-            return again
-    # No weights are read for this: measuring loads its checkpoints one at a time, and the base may be large.
-    if tokenizer is None:
+
+    def read() -> Any:
+        # No weights are read for this: measuring loads its checkpoints one at a time, and the base may be large.
         recorded = config.series is not None and config.series.recorded
         source = str(store.checkpoint(config.train.seeds[0], 0)) if recorded else own.source
         remote = {"revision": None if recorded else own.revision, "trust_remote_code": experiment.remote_code()}
-        tokenizer = framed(load_tokenizer(source, **remote), own.chat)
+        return framed(load_tokenizer(source, **remote), own.chat)
+
+    if experiment.file is None and not experiment.consent.tasks:
+        # Named by its directory: what it holds is measured, and no file or code that its configuration names is opened.
+        again = stored(store, config.tasks, config.data, read)
+        if again is not None:
+            return again
     prepared = prepare(
-        store, config.tasks, config.data, tokenizer, trained=config.series is None, replace=experiment.consent.replace
+        store,
+        config.tasks,
+        config.data,
+        read() if tokenizer is None else tokenizer,
+        trained=config.series is None,
+        replace=experiment.consent.replace,
     )
     audited = store.data("audit.json")
     for finding in store.read_json(audited)["findings"] if audited.exists() and not told else ():
@@ -239,7 +246,7 @@ def compare_stage(experiment: Experiment, failures: list[Failure] | None = None)
         else:
             known = [asdict(f) for f in failures]
         key = digest([*_made_of(experiment, "data", "checkpoints", "measure"), known])
-        if store.has_measurement(store.summary, key) and store.here.is_whole("compare"):
+        if store.has_made(store.summary, key) and store.here.is_whole("compare"):
             return store.read_summary()
         try:
             return summarise(store, of, known, key)
@@ -278,7 +285,7 @@ def report_stage(experiment: Experiment) -> None:
         unverified = store.unverified("data", "measure", "compare")
         key = digest([*_made_of(experiment, "data", "checkpoints", "measure", "compare"), *map(str, unverified)])
         page = store.report("index.html")
-        if not unverified and store.has_measurement(page, key) and store.here.is_whole("report"):
+        if not unverified and store.has_made(page, key) and store.here.is_whole("report"):
             return
         for damaged in unverified:
             console.print(f"not verified: {damaged}", style="yellow", markup=False, soft_wrap=True)
