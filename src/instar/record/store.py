@@ -303,10 +303,6 @@ class Store:
         entry = contents.of(path)
         return entry is not None and entry.key == key and contents.is_sound(path, deeply=False)
 
-    def has_made(self, path: Path, key: str) -> bool:
-        """Whether a file that is made of what was measured is where it is to be written, made of the same."""
-        return self._written(path) == path and self.has_measurement(path, key)
-
     def key_of(self, path: Path) -> str | None:
         """The key of what decided a measurement; None where it is not known."""
         entry = self._of(path).contents.of(path)

@@ -1,6 +1,8 @@
 """The door to a run directory: what is written is listed, whole and verified; nothing else is touched."""
 
+import hashlib
 import json
+import random
 import resource
 import signal
 import subprocess
@@ -263,3 +265,60 @@ def test_what_other_processes_make_is_listed_by_the_owner(tmp_path):
     contents.plan([tmp_path / "measure" / "c.nc"])
     contents.settle()
     assert set(contents.entries) == {"measure/a.nc", "measure/b.nc"}
+
+
+def mutants(good, count):
+    rng = random.Random(0)
+    for n in range(count):
+        bad = bytearray(good)
+        for _ in range(16 if n % 4 == 1 else 1):
+            bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
+        yield bytes(bad[: rng.randrange(len(bad))] if n % 4 == 0 else bad)
+
+
+def test_a_damaged_measurement_is_a_sentence(tmp_path):
+    """Also where there is no list to compare it with; HDF5 itself checks little, so some are read."""
+    path, outcomes = tmp_path / "x.nc", set()
+    for content in mutants(netcdf.as_bytes(dataset().assign_attrs(key="k", text="some")), 200):
+        path.write_bytes(content)
+        for read in (netcdf.attributes, lambda file: read_all(file)):
+            try:
+                read(path)
+                outcomes.add("read")
+            except ValueError as error:
+                outcomes.add(str(path) in str(error))
+    assert outcomes == {"read", True}
+
+
+def read_all(path):
+    with netcdf.opened(path) as found:
+        return found.load()
+
+
+@pytest.mark.parametrize("name", ["contents.jsonl", "data/prepared.json", "summary.json", "checkpoints/index.json"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_damaged_record_is_a_sentence(store, name, signed):
+    store.write_json(
+        store.data("prepared.json"), {"key": "k", "counterfactuals": {"ioi2": ["abc"], "ioi3": ["giver1"]}}
+    )
+    store.write_json(store.summary, {"schema": 3, "verdict": None, "tasks": {}})
+    store.write_index(0, {"key": "k", "steps": [{"step": 0, "sha256": "x"}], "health": []})
+    measured(store)
+    file, outcomes = store.root / name, set()
+    content = file.read_bytes()
+    for bad in (b"", b"{}", b"[]", b"null", b"7", b"[" * 100_000, b'{"a":' * 5000, *mutants(content, 60)):
+        file.write_bytes(bad)
+        if signed and name != "contents.jsonl":
+            store.contents.add([Entry(name, len(bad), hashlib.sha256(bad).hexdigest())])
+        for read in (
+            store.prepared,
+            store.read_summary,
+            store.index,
+            lambda: store.read_measurement("lens", "ioi3", 0, 4),
+        ):
+            try:
+                read()
+                outcomes.add("read")
+            except (ValueError, FileNotFoundError) as error:
+                outcomes.add(str(store.root) in str(error))
+    assert outcomes == {"read", True}
