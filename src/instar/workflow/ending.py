@@ -31,7 +31,7 @@ def _files(experiment: Experiment) -> Iterator[tuple[str, str]]:
         ("page", store.report("index.html"), "{}"),
         ("figures", figures, "{}/*.png, *.svg"),
         ("animations", next(store.report().glob("*.gif"), store.root / "none"), f"{store.report()}/*.gif"),
-        ("summary", store.root / "summary.json", "{}"),
+        ("summary", store.summary, "{}"),
         ("netCDF", store.root / "measure", "{}/STAGE/TASK/*.nc (xarray, or instar.load_run)"),
         ("checkpoints", store.root / "checkpoints", "{}"),
     ):
@@ -47,7 +47,7 @@ def _commands(experiment: Experiment) -> Iterator[tuple[str, str]]:
         return
     for label, path, stage in (
         ("measurements", store.root / "measure", "measure"),
-        ("summary", store.root / "summary.json", "compare"),
+        ("summary", store.summary, "compare"),
         ("page", store.report("index.html"), "report"),
     ):
         if not path.exists():

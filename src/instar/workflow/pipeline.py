@@ -239,7 +239,7 @@ def compare_stage(experiment: Experiment, failures: list[Failure] | None = None)
         else:
             known = [asdict(f) for f in failures]
         key = digest([*_made_of(experiment, "data", "checkpoints", "measure"), known])
-        if store.has_measurement(store.summary, key) and store.here.is_whole("compare"):
+        if store.has_measurement(store.here.place("summary.json"), key) and store.here.is_whole("compare"):
             return store.read_summary()
         try:
             return summarise(store, of, known, key)
@@ -277,7 +277,7 @@ def report_stage(experiment: Experiment) -> None:
     with store.owned():
         unverified = store.unverified("data", "measure", "compare")
         key = digest([*_made_of(experiment, "data", "checkpoints", "measure", "compare"), *map(str, unverified)])
-        page = store.report("index.html")
+        page = store.here.place("report", "index.html")
         if not unverified and store.has_measurement(page, key) and store.here.is_whole("report"):
             return
         for damaged in unverified:
