@@ -56,6 +56,13 @@ def adopt(experiment: Experiment) -> None:
     }
     blank = dict.fromkeys(("loss", "tokens", "train_accuracy", "heldout_accuracy", "end_of_text"))
     rows = [{"step": step, **blank, **_identified(source, known)} for step, source in sorted(steps.items())]
+    named = {(row["source"], row["revision"]) for row in rows}
+    lost = [f"step {row['step']}: {row['source']}" for place, row in known.items() if place not in named]
+    if lost and store.there.listed("measure") and not experiment.consent.replace:
+        raise ValueError(
+            f"{store.root} has measurements of checkpoints that are no longer there, or that --checkpoints does not name "
+            f"({some(lost, 3)}): give another --out; --replace goes on without them, and these measurements are lost"
+        )
     store.write_index(seed, {"key": "adopted", "seed": seed, "steps": rows, "health": []})
 
 

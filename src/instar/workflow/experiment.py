@@ -26,7 +26,7 @@ OF_NUMBERS_ALONE = {"model": {"dtype"}, "data": {"measure_pairs", "general_text"
 """Keys of the parts that decide a training which decide what is measured of it."""
 OF_NEITHER = {
     "model": {"trust_remote_code"},
-    "series": {"evict"},
+    "series": {"checkpoints", "evict"},  # a series may grow; what it would lose is asked for where it is read
     "train": {"report_to"},
     "measure": {"stages", "executor"},
     "compare": {"checkpoints", "controls"},

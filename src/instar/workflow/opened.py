@@ -227,7 +227,8 @@ class Run:
 
         own, (source, revision) = self.config.model, self.experiment.origin(tuning, step)
         if source == str(self.store.checkpoint(tuning, step)):
-            self.store.check_checkpoint(tuning, step)
+            for at in {steps[0], step}:  # differences and adapters are of step 0
+                self.store.check_checkpoint(tuning, at)
         options = {"device": own.device, "dtype": own.dtype, "chat": own.chat} | options
         if self.config.series is not None and step != steps[0]:
             # Other people's checkpoints often come without a tokenizer, or with a vocabulary that was padded.
