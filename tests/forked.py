@@ -21,6 +21,7 @@ import instar.report.page
 import instar.report.terminal
 import instar.workflow.verify
 from instar import cli
+from small_run import contents as files
 
 SMALLEST = {
     "model": "embedded",
@@ -118,11 +119,6 @@ def configured(folder: Path, **changes: object) -> Path:
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(SMALLEST | changes))
     return path
-
-
-def files(root: Path) -> dict[str, bytes]:
-    """Every file, also hidden ones."""
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
 def differing(root: Path, other: Path) -> list[str]:

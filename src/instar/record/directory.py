@@ -167,10 +167,13 @@ class Directory:
 
     def room(self) -> str:
         """What the disk has, in words."""
-        root = self.root
-        there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
-        free = shutil.disk_usage(there).free
-        return f"{free / 1e6:,.1f} MB are free there. What is finished is kept; make room, and the same command goes on"
+        kept = "What is finished is kept; make room, and the same command goes on"
+        return f"{self._free() / 1e6:,.1f} MB are free there. {kept}"
+
+    def _free(self) -> int:
+        """Bytes, of the disk that it is on or will be on."""
+        there = next(folder for folder in (self.root, *self.root.absolute().parents) if folder.exists())
+        return shutil.disk_usage(there).free
 
     def need(self, size: float, what: str) -> None:
         """Ask for free space before it is needed.
@@ -178,13 +181,11 @@ class Directory:
         Raises:
             OSError: naming what is needed and what there is.
         """
-        root = self.root
-        there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
-        free = shutil.disk_usage(there).free
+        free = self._free()
         if size > free:
             raise NoRoom(
-                f"{root}: {what} needs about {size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free there: make room, or "
-                "give another --out"
+                f"{self.root}: {what} needs about {size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free there: make room, "
+                "or give another --out"
             )
 
     def forget(self, *paths: Path) -> None:

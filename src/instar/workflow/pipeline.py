@@ -76,7 +76,6 @@ def data_stage(experiment: Experiment, tokenizer: Any = None, told: bool = False
             console.print(
                 f"data: {finding['severity']}: {finding['kind']}, {tested}{finding['count']} rows: {finding['text']}",
                 style="yellow",
-                markup=False,
             )
     return prepared
 
@@ -174,7 +173,7 @@ def _is_done(experiment: Experiment, tuning: Tuning, decided_by: dict[str, Any])
         return True
     if there is None:
         # Written before there was such a record. Its configuration and its data are the same, so what it gave is kept.
-        console.print(f"{tuning_name(tuning)} was trained by an earlier instar and is used as it is", markup=False)
+        console.print(f"{tuning_name(tuning)} was trained by an earlier instar and is used as it is")
         return True
     other = [name for name in decided_by if there.get(name) != decided_by[name]]
     if not replace:
@@ -184,7 +183,7 @@ def _is_done(experiment: Experiment, tuning: Tuning, decided_by: dict[str, Any])
 
 def _warn(finding: Finding) -> None:
     note = f"health: step {finding.step}: {finding.kind}: {finding.text}"
-    console.print(note, style="bold yellow", markup=False)
+    console.print(note, style="bold yellow")
 
 
 def measure_stage(
@@ -215,7 +214,6 @@ def _measure_all(experiment: Experiment, stages: tuple[str, ...] | None, remeasu
         console.print(
             f"{tuning_name(failure.seed)}, step {failure.step} failed: {failure.reason}",
             style="bold red",
-            markup=False,
             soft_wrap=True,
         )
     store.write_json(store.failed, [asdict(f) for f in failures])
@@ -230,7 +228,7 @@ def _forget_vanished(experiment: Experiment, there: set[tuple[Tuning, int]]) -> 
         steps = [step for step in store.measured_steps(stage, task, seed) if (seed, step) not in there]
         gone += [store.measurement(stage, task, seed, step) for step in steps]
     if gone and store.out is None:
-        console.print(f"removed: {len(gone)} measurements of checkpoints that are no longer there", markup=False)
+        console.print(f"removed: {len(gone)} measurements of checkpoints that are no longer there")
         store.forget(*gone)
 
 
@@ -253,9 +251,7 @@ def compare_stage(experiment: Experiment, failures: list[Failure] | None = None)
         except Damaged as damaged:
             if (broken := _measured_again(experiment)) == 0:
                 raise
-            console.print(
-                f"{damaged}: {broken} measurements are made again", style="yellow", markup=False, soft_wrap=True
-            )
+            console.print(f"{damaged}: {broken} measurements are made again", style="yellow", soft_wrap=True)
         known = [asdict(f) for f in measure_stage(experiment, told=True)]
         return summarise(store, of, known, digest([*_made_of(experiment, "data", "checkpoints", "measure"), known]))
 
@@ -288,7 +284,7 @@ def report_stage(experiment: Experiment) -> None:
         if not unverified and store.has_measurement(page, key) and store.here.is_whole("report"):
             return
         for damaged in unverified:
-            console.print(f"not verified: {damaged}", style="yellow", markup=False, soft_wrap=True)
+            console.print(f"not verified: {damaged}", style="yellow", soft_wrap=True)
         try:
             _draw(experiment, store, key, unverified)
         except (KeyError, TypeError, IndexError, AttributeError) as error:

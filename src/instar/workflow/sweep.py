@@ -154,21 +154,17 @@ def sweep(experiment: Experiment, todo: list[Job], tell: Tell, anew: bool = Fals
     executed = _with_ray if experiment.config.measure.executor == "ray" else _serial
     for number, (group, failure) in enumerate(executed(experiment, list(groups.values())), 1):
         done += len(group)
-        _ask_for_room(store, todo, len(groups) - number)
+        _ask_for_room(store, group, len(groups) - number)
         failures += [failure] if failure else []
         tell(done, len(todo), f"step {group[0].step}")
     return failures
 
 
-def _ask_for_room(store: Store, todo: list[Job], left: int) -> None:
-    """Whether what is still to be measured will fit on the disk, by what is there of it."""
-    sizes: dict[tuple[Tuning, int], int] = {}
-    for job in todo if left else ():
-        entry = store.contents.of(job.path) if store.out is None else None
-        if entry is not None:
-            sizes[job.seed, job.step] = sizes.get((job.seed, job.step), 0) + entry.size
-    if sizes:
-        store.need(left * sum(sizes.values()) / len(sizes), f"measuring {left} more checkpoints")
+def _ask_for_room(store: Store, group: list[Job], left: int) -> None:
+    """Whether what is still to be measured will fit on the disk, by what the last checkpoint took."""
+    entries = [store.contents.of(job.path) for job in group] if left and store.out is None else []
+    if size := sum(entry.size for entry in entries if entry is not None):
+        store.need(left * size, f"measuring {left} more checkpoints")
 
 
 def _serial(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
