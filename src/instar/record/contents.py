@@ -116,6 +116,13 @@ class Contents:
             # A line that a full disk cut off is ended first.
             stream.write("\n" * (stream.tell() > self._read[1]) + "".join(map(_line, values)))
 
+    def lent(self) -> list[Entry]:
+        """From here on the list, as it is now, is another process's. Returns where what is made here is noted for it."""
+        self.alone = None
+        self._refresh()
+        self.alone = []
+        return self.alone
+
     def plan(self, paths: Iterable[Path]) -> None:
         """List files that other processes are going to put in their places, and that `add` lists once they have."""
         self.add(Entry(self._inside(path), 0, "") for path in paths)
@@ -197,7 +204,7 @@ class Contents:
 
     def _refresh(self) -> None:
         """Read what was added to the list since it was read."""
-        if self.alone is not None and self._read[1]:
+        if self.alone is not None:
             return
         try:
             now = self.file.stat()

@@ -195,9 +195,9 @@ def _with_ray(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple
     def remote(group: list[Job]) -> tuple[Failure | None, list[Entry]]:
         # Equal thread counts make the sums, and so the bytes, equal to the serial loop's.
         torch.set_num_threads(threads)
-        own = experiment.store.contents
-        own.alone = []
-        return Worker(experiment).measure(group), own.alone
+        # Ray's processes outlive a sweep, and what was planned then may be there now.
+        made = experiment.store.contents.lent()
+        return Worker(experiment).measure(group), made
 
     contents.plan(job.path for group in groups for job in group)
     waiting = {remote.remote(group): group for group in groups}

@@ -79,7 +79,7 @@ def _again(experiment: Experiment, sample: int, seed: int, tell: Tell) -> Iterat
             yield f"{job.path} was decided by something else than the configuration says now"
             continue
         yield difference(str(job.path), store.read_dataset(job.path), worker.one(job))
-        tell(1 + number, 1 + sample, job.stage)
+        tell(1 + number, 1 + min(sample, len(kept)), job.stage)
 
 
 def difference(name: str, there: xr.Dataset, made: xr.Dataset) -> str:

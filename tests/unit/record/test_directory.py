@@ -97,6 +97,21 @@ def test_a_list_that_was_cut_off_goes_on(store):
     assert set(listed(store.root)) == {"config.yaml", "data/x.json", "measure/lens/ioi3/step-000004.nc"}
 
 
+def test_another_process_that_lends_the_list_sees_what_was_made_since(tmp_path):
+    """Ray's processes outlive a sweep: what was planned then is there now."""
+    owner, worker, file = Contents(tmp_path), Contents(tmp_path), tmp_path / "a"
+    owner.add((), config={})
+    owner.plan([file])
+    assert worker.lent() == []
+    file.write_text("made")
+    entry = Entry("a", 4, hashlib.sha256(b"made").hexdigest())
+    owner.add([entry])
+    made = worker.lent()
+    worker.check(file)
+    worker.add([Entry("b", 0, "")])
+    assert [e.path for e in made] == ["b"] and set(Contents(tmp_path).entries) == {"a"}
+
+
 def test_interrupted_and_unbroken_lists_are_equal(tmp_path):
     texts = []
     for name, order in (("a", "xyz"), ("b", "zyxyx")):
