@@ -1,0 +1,86 @@
+"""What is measured of it, and compared, and drawn."""
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from instar.record.config.part import MANY, Part, different, listed
+
+Stage = Literal["evaluate", "lens", "attribution", "attention", "patching", "circuit", "roles", "drift"]
+CONTROLS = {"old": "more of the old task", "shuffled": "shuffled answers"}
+"""Fine-tunings that a change of circuits is to be compared with."""
+
+
+class MeasureConfig(Part):
+    """What is measured at every checkpoint."""
+
+    stages: tuple[Stage, ...] = Field(
+        default=("evaluate", "lens", "attribution", "attention", "patching", "circuit", "roles", "drift"),
+        description="measurements, in this order",
+    )
+    examples: int = Field(default=2, ge=0, le=10_000, description="prompts whose whole attention patterns are kept")
+    chunk: int = Field(default=64, ge=1, le=1_000_000, description="pairs a forward pass")
+    patching: Literal["exact", "attribution", "auto"] = Field(
+        default="auto", description="auto: exact below ten million parameters, else estimated and checked on a sample"
+    )
+    patching_pairs: int = Field(
+        default=32, ge=4, le=1_000_000, description="pairs patched, for each giver's counterfactual"
+    )
+    edges: Literal["eap", "eap-ig"] = Field(default="eap-ig", description="edge attribution at every checkpoint")
+    edge_steps: int = Field(default=5, ge=1, le=10_000, description="interpolation steps of eap-ig")
+    circuit_pairs: int = Field(
+        default=32,
+        ge=4,
+        le=1_000_000,
+        description="pairs a counterfactual for scores, and as many other ones for faithfulness",
+    )
+    role_pairs: int = Field(
+        default=16, ge=4, le=1_000_000, description="pairs, for each giver, that heads' roles are read from"
+    )
+    exact_ends: bool = Field(
+        default=True,
+        description="score every edge by patching it, at the first and last step, where there are under 5,000",
+    )
+    replay_chunk: int = Field(default=16, ge=1, le=1_000_000, description="pairs replayed together")
+    executor: Literal["serial", "ray"] = Field(default="serial", description="ray fans checkpoints out (extra: ray)")
+
+    _stages_once = field_validator("stages")(different)
+
+    @model_validator(mode="after")
+    def _behaviour_is_measured(self) -> Self:
+        """`stages` holds `evaluate`: every table and drawing stands on it."""
+        if "evaluate" not in self.stages:
+            raise ValueError('stages must hold "evaluate": every table and drawing stands on it')
+        return self
+
+
+class CompareConfig(Part):
+    """Causal tests between the base and a checkpoint, and the controls that a verdict stands beside."""
+
+    checkpoints: int = Field(
+        default=6, ge=1, le=MANY, description="checkpoints compared with the base, the last among them"
+    )
+    pairs: int = Field(
+        default=64, ge=8, le=1_000_000, description="clean prompts a task for grafting and cross-model patching"
+    )
+    random_sets: int = Field(default=100, ge=0, le=100_000, description="matched random sets of heads for necessity")
+    exchanged_sets: int = Field(
+        default=30, ge=0, le=100_000, description="of these, for grafting and cross-model patching"
+    )
+    single: bool = Field(
+        default=True, description="graft every single head, and all layers up to each, at the last step"
+    )
+    controls: tuple[Literal["old", "shuffled"], ...] = Field(
+        default=("old", "shuffled"),
+        description="fine-tunings of the same length to compare with: more of the old task, shuffled answers",
+    )
+
+    _controls_in_short = field_validator("controls", mode="before")(listed)
+    _controls_once = field_validator("controls")(different)
+
+
+class ReportConfig(Part):
+    """The page and its figures."""
+
+    gifs: bool = Field(default=True, description="animations of the stream, layer and head panels")
+    static: bool = Field(default=True, description="PNG and SVG figures")

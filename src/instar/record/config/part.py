@@ -1,0 +1,48 @@
+"""What every part of a configuration is: frozen, strict about its keys, and read as a command line may have it."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+from instar.record.names import at_home
+
+SEEDS, MANY = 2**32, 100_000
+"""numpy and torch take seeds below the one; a fine-tuning has at most the other's checkpoints."""
+
+
+def listed(value: Any) -> Any:
+    """`0,1,2` is a list, as a command line has it."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def home(value: Any) -> Any:
+    """`~` is this user's home."""
+    return at_home(value) if isinstance(value, str) else value
+
+
+def different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Each value once.
+
+    Raises:
+        ValueError: naming the one that stands twice.
+    """
+    twice = next((v for v in values if values.count(v) > 1), None) if len(set(values)) < len(values) else None
+    if twice is not None:
+        raise ValueError(f"{twice!r} stands twice: name each once")
+    return values
+
+
+class Part(BaseModel):
+    """Frozen, and strict about its keys; every number is finite, and true is none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        inside = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(v, bool) for v in inside) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(
+                "yes, no, true and false are no numbers and no names: write the number, or the name in quotes"
+            )
+        return value
