@@ -10,8 +10,10 @@ import sys
 import time
 
 import pytest
+import torch
 import yaml
 
+from instar import load
 from instar.record.store import Store
 from small_run import INSTAR, SMALL, contents, instar, results, write_config
 
@@ -74,15 +76,32 @@ def test_kill_minus_nine_at_any_moment_and_run_again(finished, tmp_path, seed):
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
-def test_several_seeds_have_their_own_series(tmp_path):
+def test_several_seeds_have_their_own_series_and_one_base(tmp_path):
     train = SMALL["train"] | {"seeds": [0, 5], "save": "bfloat16"}
-    config = write_config(
-        tmp_path, train=train, measure={"stages": ["evaluate"]}, report={"gifs": False, "static": False}
-    )
-    instar("run", config, "--out", tmp_path / "out")
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["tasks"]["ioi3"]["seeds"]["5"]["steps"] == [0, 4, 8]
-    assert (tmp_path / "out" / "checkpoints" / "seed-5" / "step-000008" / "difference.safetensors").exists()
+    measure = {
+        "stages": ["evaluate", "roles"],
+        "role_pairs": 4,
+        "further_seeds": "ends",
+        "checkpoints": {"roles": "ends"},
+    }
+    config = write_config(tmp_path, train=train, measure=measure, report={"gifs": False, "static": False})
+    out = tmp_path / "out"
+    instar("run", config, "--out", out)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["tasks"]["ioi3"]["steps"] == [0, 4, 8] and summary["tasks"]["ioi3"]["seeds"]["5"]["steps"] == [0, 8]
+    # Where it is not measured, nothing is said of when it happened.
+    assert {len(event["seeds"]["values"]) for event in summary["dynamics"]["events"] if "seeds" in event} <= {1}
+    there = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert "checkpoints/seed-5/step-000008/difference.safetensors" in there
+    assert not [name for name in there if "seed-5/step-000000" in name], "the base is kept and measured once"
+    assert {n for n in there if n.startswith("measure/roles/ioi3/")} == {
+        f"measure/roles/ioi3/{name}.nc" for name in ("step-000000", "step-000008", "seed-5/step-000008")
+    }
+    base = load(out / "checkpoints/step-000000")
+    changed = load(out / "checkpoints/seed-5/step-000008").module.state_dict()
+    assert not all(torch.equal(value, changed[name]) for name, value in base.module.state_dict().items())
+    again = instar("run", config, "--out", out)
+    assert "training" not in again.stdout and "roles" not in again.stdout
 
 
 def test_ray_gives_the_serial_loops_bytes(finished, tmp_path):

@@ -33,13 +33,15 @@ def dynamics(store: Store, tasks: dict[str, str], seeds: Sequence[int], steps: S
     if len(steps) < 2:
         return {"behaviour": {}, "events": [], "reversals": [], "key": None}
     behaviour = {name: _behaviour(store, name, seeds) for name in tasks.values()}
-    by_seed = [_moments(store, tasks["new"], seed) for seed in seeds]
+    # Of a seed that is measured at its ends alone it is not known when anything happened.
+    whole = [s for s in seeds if s == seeds[0] or len(store.measured_steps("evaluate", tasks["new"], s)) > 2]
+    by_seed = [_moments(store, tasks["new"], seed) for seed in whole]
     events = order(by_seed[0])
     return plain(
         {
             "behaviour": behaviour,
             "events": [_event(e, by_seed) for e in events],
-            "agreed": [asdict(a) for a in agreed([order(m) for m in by_seed])] if len(seeds) > 1 else [],
+            "agreed": [asdict(a) for a in agreed([order(m) for m in by_seed])] if len(whole) > 1 else [],
             "reversals": {name: _reversed(store, name, steps) for name in tasks.values()},
             "key": _key(store, tasks, steps, seeds[0]),
         }

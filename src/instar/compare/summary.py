@@ -1,7 +1,7 @@
 """summary.json: what a run found, in one documented file (docs/formats.md)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,14 +27,14 @@ class Compared:
     """Names by role, `old` and `new`."""
     seeds: Sequence[int]
     controls: Sequence[str]
-    stages: Sequence[str]
-    """What was to be measured of every checkpoint."""
+    places: Mapping[str, Collection[int]]
+    """The steps at which each stage was to be measured."""
 
 
 def summarise(store: Store, of: Compared, failures: list[dict[str, Any]], key: str = "") -> dict[str, Any]:
     """Write and return the summary."""
     tasks, seeds = of.tasks, list(of.seeds)
-    steps = common_steps(store, of.stages, list(tasks.values()))
+    steps = common_steps(store, of.places, list(tasks.values()))
     # Evidence is written here and read by what follows.
     controls = {name: _control(store, tasks, name) for name in of.controls}
     verdict = verdicts(store, tasks, seeds, controls)
@@ -69,11 +69,15 @@ def summarise(store: Store, of: Compared, failures: list[dict[str, Any]], key: s
     return store.read_json(store.summary)
 
 
-def common_steps(store: Store, stages: Sequence[str], tasks: list[str]) -> list[int]:
-    """The steps that every stage has for every task: a run under way, or with a failed checkpoint, has some only."""
-    wanted = [(s, t) for s in stages for t in ([SHARED] if s == "drift" else tasks)]
-    found = [set(store.measured_steps(stage, task)) for stage, task in wanted]
-    steps = sorted(set.intersection(*(f for f in found if f)) if any(found) else set())
+def common_steps(store: Store, places: Mapping[str, Collection[int]], tasks: list[str]) -> list[int]:
+    """The steps that have all that was to be measured there: a run under way, or with a failed checkpoint, has some only."""
+    every = set.intersection(*(set(store.measured_steps("evaluate", task)) for task in tasks))
+    for stage, wanted in places.items():
+        for task in [SHARED] if stage == "drift" else tasks:
+            # A stage that no checkpoint has is not drawn at all.
+            if found := store.measured_steps(stage, task):
+                every -= set(wanted) - set(found)
+    steps = sorted(every)
     if not steps:
         raise ValueError(
             f"{store.root}: no checkpoint has been measured on both tasks; run `instar measure {store.root}`"

@@ -5,7 +5,7 @@
 3. `attribution` estimates all of them from one backward pass: base metric + (source − base) · ∂m/∂activation at the
    base run (attribution patching, arXiv 2310.10348). An approximation, and labelled one.
 4. `auto` is exact for models under ten million parameters. Above, it estimates all, replays the largest entries of each
-   site and as many random ones, and reports how far the estimates are off.
+   site and as many random ones on the first few pairs, and reports how far the estimates are off on these.
 
 The metric m is the logit of the answer minus that of the name which the corruption makes right (`Batch.contrast`), the
 same on both prompts, at the last real token. Values are m of the patched run, in logits; `<site>_ratio` is on the scale
@@ -45,8 +45,8 @@ BY = "by"
 """Stands in an array's axes for what `by` says."""
 SITES = ("resid_pre", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern")
 EXACT_BELOW = 10_000_000
-CHECKED = 20
-"""Entries of a site that `auto` replays: so many of the largest, and so many at random."""
+CHECKED, CHECKED_PAIRS = 20, 4
+"""Entries of a site that `auto` replays: so many of the largest, and so many at random; and on how many pairs."""
 
 
 @measured
@@ -80,8 +80,8 @@ def patching(
 
     Returns:
         Per site the metric of the patched run (logits) on `layer, position|slot` or `layer, head|kv_head`, and
-        `<site>_ratio`; `clean` and `corrupted` on `pair`. With `auto` above its limit also `<site>_exact`, NaN where
-        not replayed, and the attribute `check`.
+        `<site>_ratio`; `clean` and `corrupted` on `pair`. With `auto` above its limit also `<site>_exact`, of the first
+        pairs alone and NaN where not replayed, and the attribute `check`, which compares both on these pairs.
 
     Raises:
         ValueError: for an unknown site, direction or method, or `resid_mid` of a model with parallel blocks.
@@ -96,20 +96,21 @@ def patching(
     ends = np.zeros((2, len(batch)))
     entries = sum(int(np.prod(list(shape.values()))) for shape in shapes.values())
 
-    def cases(differentiable: bool) -> Iterator[tuple[np.ndarray, Case]]:
+    def cases(batch: Batch, differentiable: bool) -> Iterator[tuple[np.ndarray, Case]]:
         for rows, part in sorted_pieces(batch, model, chunk):
             yield rows, Case.of(engine, part, _positions(part, by, len(names)), direction, differentiable)
 
     with slow("patching", entries * -(-len(batch) // chunk)) as advance:
-        for rows, case in cases(differentiable=how != "exact"):
+        for rows, case in cases(batch, differentiable=how != "exact"):
             wanted: Entries = {site: case.entries(site, positions) for site in sites}
             _fill(values, (replay if how == "exact" else estimate)(case, wanted, advance), rows, len(batch))
             both = [numpy(case.read(run.final)) for run in (case.base, case.source)]
             ends[:, rows] = both if direction == "noising" else both[::-1]
     if how == "auto":
         chosen = _chosen(values, ends[1 if direction == "denoising" else 0], shapes, seed)
-        with slow("exact check", sum(map(len, chosen.values())) * -(-len(batch) // chunk)) as advance:
-            for rows, case in cases(differentiable=False):
+        few = batch[slice(0, CHECKED_PAIRS)]
+        with slow("exact check", sum(map(len, chosen.values())) * -(-len(few) // chunk)) as advance:
+            for rows, case in cases(few, differentiable=False):
                 _fill(exact, replay(case, chosen, advance), rows, len(batch))
         exact = {site: _spread(exact[site], chosen[site], shapes[site]) for site in sites}
     arrays = {site: value.reshape(len(batch), *shapes[site].values()) for site, value in values.items()}
@@ -192,7 +193,8 @@ def _dataset(
         if how == "auto":
             replayed = present_mean(exact[site])
             data[f"{site}_exact"] = (("pair", *axes), exact[site]) if per_pair else (axes, replayed)
-            check[site] = _off(mean, replayed)
+            few = slice(0, CHECKED_PAIRS)
+            check[site] = _off(present_mean(value[few]), replayed) | {"pairs": len(value[few])}
     coords = pair_coords(batch) | {"layer": np.arange(model.layout.n_layers)}
     coords |= {"head": np.arange(model.layout.n_heads), "kv_head": np.arange(model.layout.n_kv_heads)}
     coords[by] = np.array(batch.slot_names) if by == "slot" else np.arange(batch.clean.shape[1])

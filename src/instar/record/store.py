@@ -14,7 +14,8 @@
     compare/evidence/step-000184.nc          what a verdict is made of: every number with its interval
     report/                                  the page and its figures
 
-Further seeds and controls have a folder of their own (`checkpoints/seed-1/…`, `measure/STAGE/TASK/control-old/…`).
+Further seeds and controls have a folder of their own (`checkpoints/seed-1/…`, `measure/STAGE/TASK/control-old/…`); step 0 of
+all of them is one model, and is where the first seed's is.
 
 1. Files are written, read and removed through `instar.record.directory` alone.
 2. A measurement carries the `key` of what decided it, and is skipped exactly when the key is the same.
@@ -227,11 +228,11 @@ class Store:
 
     def checkpoint(self, seed: Tuning, step: int) -> Path:
         """The folder of a checkpoint that was trained here."""
-        return self._seeded(("checkpoints",), seed, step_name(step))
+        return self._of_all(("checkpoints",), seed, step, step_name(step))
 
     def measurement(self, stage: str, task: str, seed: Tuning, step: int) -> Path:
         """One measurement's file."""
-        return self._seeded(("measure", stage, task), seed, f"{step_name(step)}.nc")
+        return self._of_all(("measure", stage, task), seed, step, f"{step_name(step)}.nc")
 
     def compared(self, what: str, seed: Tuning, step: int) -> Path:
         """One checkpoint's file of `compare/`."""
@@ -254,6 +255,11 @@ class Store:
     def _seeded(self, folder: tuple[str, ...], seed: Tuning, *name: str) -> Path:
         own = f"control-{seed}" if isinstance(seed, str) else f"seed-{seed}"
         return self.place(*folder, *([] if seed == self.first_seed else [own]), *name)
+
+    def _of_all(self, folder: tuple[str, ...], seed: Tuning, step: int, name: str) -> Path:
+        """Step 0 is kept once; an earlier instar kept it with every seed."""
+        own = self._seeded(folder, seed, name)
+        return own if step or own.exists() else self._seeded(folder, self.first_seed, name)
 
     # Checkpoints
 
@@ -331,10 +337,12 @@ class Store:
 
     def measured_steps(self, stage: str, task: str, seed: Tuning | None = None) -> list[int]:
         """The steps that one measurement has."""
-        folder = self._seeded(("measure", stage, task), self.first_seed if seed is None else seed)
+        seed = self.first_seed if seed is None else seed
+        folder = self._seeded(("measure", stage, task), seed)
         inside = folder.relative_to(self._of(folder).root)
         files = (path.name for own in self.directories for path in (own.root / inside).glob("step-*.nc"))
-        return sorted({int(found[1]) for name in files if (found := _MEASURED.fullmatch(name))})
+        base = [0] if isinstance(seed, int) and self.measurement(stage, task, seed, 0).exists() else []
+        return sorted({*base, *(int(found[1]) for name in files if (found := _MEASURED.fullmatch(name)))})
 
     def series(
         self,

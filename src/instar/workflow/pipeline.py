@@ -27,6 +27,7 @@ from instar.training.health import Finding
 from instar.training.train import Row, Told, train
 from instar.workflow.adopt import adopt
 from instar.workflow.experiment import Experiment
+from instar.workflow.schedule import measured_at
 from instar.workflow.sweep import Failure, causal_jobs, jobs, sweep
 
 NUMERICS = 1
@@ -202,7 +203,8 @@ def _measure_all(experiment: Experiment, stages: tuple[str, ...] | None, remeasu
     _pin(experiment.config.threads)
     prepared = data_stage(experiment, told=told)
     todo = jobs(experiment, prepared.names, prepared.key)
-    _forget_vanished(experiment, {(job.seed, job.step) for job in todo})
+    base = {(seed, 0) for seed in experiment.tunings}
+    _forget_vanished(experiment, base | {(job.seed, job.step) for job in todo})
     todo = [job for job in todo if stages is None or job.stage in stages]
     with bar("measuring") as tell:
         failures = sweep(experiment, todo, tell, remeasure)
@@ -235,9 +237,9 @@ def _forget_vanished(experiment: Experiment, there: set[tuple[Tuning, int]]) -> 
 def compare_stage(experiment: Experiment, failures: list[Failure] | None = None) -> dict[str, Any]:
     """summary.json from the measurements; those that turn out to be damaged are made again first."""
     store, config = experiment.store, experiment.config
-    of = Compared(
-        config.model.source, experiment.tasks, config.train.seeds, config.compare.controls, config.measure.stages
-    )
+    seeds, rows = config.train.seeds, (store.index() or {"steps": []})["steps"]
+    places = {s: measured_at(s, config.measure, rows, seeds[0], True) for s in config.measure.stages if rows}
+    of = Compared(config.model.source, experiment.tasks, seeds, config.compare.controls, places)
     with store.owned():
         if failures is None:
             known = store.read_json(store.failed) if store.failed.exists() else []

@@ -34,6 +34,7 @@ from instar.record.directory import NoRoom
 from instar.record.keys import digest
 from instar.record.store import SHARED, Store, Tuning
 from instar.workflow.experiment import Experiment
+from instar.workflow.schedule import measured_at, spaced
 from instar.workflow.stages import NUMERICS, STAGES, Pairs, causal_prompts, options
 
 GENERAL_TEXTS = 64
@@ -83,9 +84,11 @@ def jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Jo
         base = (index["steps"][0]["sha256"], experiment.read_by(seed, index["steps"][0]))
         ends = (index["steps"][0]["step"], index["steps"][-1]["step"] if index.get("ended", True) else None)
         chosen = {stage: _options(stage, config) for stage in stages}
+        first = seed == config.train.seeds[0]
+        places = {stage: set(measured_at(stage, config.measure, index["steps"], seed, first)) for stage in stages}
         for row in rows:
             at_an_end, weights = row["step"] in ends, (row["sha256"], experiment.read_by(seed, row))
-            for stage in stages:
+            for stage in (s for s in stages if row["step"] in places[s]):
                 choices = [chosen[stage], *([at_an_end] if stage == "circuit" else [])]
                 for task in [SHARED] if stage == "drift" else tasks:
                     decides = [*base, *weights, choices]
@@ -95,7 +98,11 @@ def jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Jo
                     kept = row.get("kept", True)
                     if kept or path.exists():
                         every.append(Job(stage, task, seed, row["step"], path, key, at_an_end, kept))
-    return every
+    # The base is every seed's, and measured once.
+    once: dict[Path, Job] = {}
+    for job in every:
+        once.setdefault(job.path, job)
+    return list(once.values())
 
 
 def causal_jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Job]:
@@ -104,9 +111,10 @@ def causal_jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> 
     every, own = [], config.compare
     old, new = tasks
     for seed in config.train.seeds if "circuit" in config.measure.stages else ():
-        rows = experiment.index(seed)["steps"]
+        rows, first = experiment.index(seed)["steps"], seed == config.train.seeds[0]
         last = rows[-1]["step"]
-        steps = spaced([row["step"] for row in rows[1:]], own.checkpoints if seed == config.train.seeds[0] else 1)
+        # Circuits are needed of every checkpoint that is compared.
+        steps = spaced(measured_at("circuit", config.measure, rows, seed, first)[1:], own.checkpoints if first else 1)
         for row in (r for r in rows if r["step"] in steps and r.get("kept", True)):
             files = [store.measurement("circuit", old, seed, 0), store.measurement("circuit", new, seed, row["step"])]
             if not all(file.exists() for file in files):
@@ -118,12 +126,6 @@ def causal_jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> 
             path = store.measurement("causal", SHARED, seed, row["step"])
             every.append(Job("causal", SHARED, seed, row["step"], path, key, row["step"] == last))
     return every
-
-
-def spaced(steps: list[int], count: int) -> list[int]:
-    """At most `count` of the steps, evenly, the last among them."""
-    every = len(steps) / count
-    return steps if every <= 1 else sorted({steps[round((i + 1) * every) - 1] for i in range(count)})
 
 
 def _options(stage: str, config: RunConfig) -> dict[str, Any]:

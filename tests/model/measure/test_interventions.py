@@ -154,18 +154,21 @@ def test_rows_padded_on_the_left_are_the_rows(tiny, batch):
 
 
 def test_auto_estimates_checks_and_says_how_far_off_it_is(tiny, batch, monkeypatch):
-    exact = instar.patching(tiny, batch, ("z", "mlp_out"), method="auto")
+    exact = instar.patching(tiny, batch, ("z", "mlp_out"), method="auto", per_pair=True)
     assert exact.attrs["method"] == "exact" and exact.attrs["check"] == "{}"
     monkeypatch.setattr("instar.measure.patching.EXACT_BELOW", 0)
     monkeypatch.setattr("instar.measure.patching.CHECKED", 3)
-    found = instar.patching(tiny, batch, ("z", "mlp_out"), method="auto")
+    monkeypatch.setattr("instar.measure.patching.CHECKED_PAIRS", 2)
+    found = instar.patching(tiny, batch, ("z", "mlp_out"), method="auto", per_pair=True)
     checks = json.loads(found.attrs["check"])
     for site in ("z", "mlp_out"):
-        there = ~np.isnan(found[f"{site}_exact"].values)
-        assert there.sum() == 6 == checks[site]["entries"]
-        np.testing.assert_allclose(found[f"{site}_exact"].values[there], exact[site].values[there], atol=1e-12)
-        off = np.abs(found[site] - exact[site]).values[there].max()
-        assert checks[site]["largest"] == pytest.approx(off) and off > 0
+        replayed = found[f"{site}_exact"].values
+        there = ~np.isnan(replayed[:2])
+        assert there.sum() == 2 * 6 and np.isnan(replayed[2:]).all() and checks[site]["entries"] == 6
+        np.testing.assert_allclose(replayed[:2][there], exact[site].values[:2][there], atol=1e-12)
+        own, truth = (of[site].values[:2].mean(0)[there[0]] for of in (found, exact))
+        assert checks[site]["largest"] == pytest.approx(np.abs(own - truth).max()) and checks[site]["largest"] > 0
+        assert checks[site]["pairs"] == 2
 
 
 def test_a_residual_channel_in_the_thousands_costs_no_agreement(batch):

@@ -5,7 +5,7 @@
 
 import re
 import types
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 import yaml
@@ -33,6 +33,8 @@ def part_of(kind: Any) -> type[BaseModel] | None:
 def written(kind: Any) -> str:
     """A type in words."""
     origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return written(inner[0])
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in inner)
     if origin in (Union, types.UnionType):

@@ -1,6 +1,6 @@
 """What is measured of it, and compared, and drawn."""
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +11,12 @@ CONTROLS = {"old": "more of the old task", "shuffled": "shuffled answers"}
 """Fine-tunings that a change of circuits is to be compared with."""
 
 
+Dear = Literal["patching", "circuit", "roles"]
+"""Stages that need not be measured at every checkpoint: they take most of the time."""
+Places = Literal["all", "ends"] | Annotated[int, Field(ge=2, le=MANY)]
+"""At how many of a series' checkpoints."""
+
+
 class MeasureConfig(Part):
     """What is measured at every checkpoint."""
 
@@ -19,6 +25,17 @@ class MeasureConfig(Part):
         description="measurements, in this order",
     )
     examples: int = Field(default=2, ge=0, le=10_000, description="prompts whose whole attention patterns are kept")
+    checkpoints: dict[Dear, Places] = Field(
+        default_factory=dict,
+        description="at how many checkpoints interventions are measured, evenly spread, the first and last among them: "
+        "{patching: 6, circuit: 12, roles: ends}, or one for all three. Left out: all; of models of ten million parameters "
+        "and more as in this example",
+    )
+    further_seeds: Literal["auto", "ends", "all"] = Field(
+        default="auto",
+        description="at which checkpoints seeds after the first are measured; auto: ends of models of ten million "
+        "parameters and more, else all",
+    )
     chunk: int = Field(default=64, ge=1, le=1_000_000, description="pairs a forward pass")
     patching: Literal["exact", "attribution", "auto"] = Field(
         default="auto", description="auto: exact below ten million parameters, else estimated and checked on a sample"
@@ -45,6 +62,12 @@ class MeasureConfig(Part):
     executor: Literal["serial", "ray"] = Field(default="serial", description="ray fans checkpoints out (extra: ray)")
 
     _stages_once = field_validator("stages")(different)
+
+    @field_validator("checkpoints", mode="before")
+    @classmethod
+    def _one_for_all(cls, value: Any) -> Any:
+        """`checkpoints: ends` is every dear stage's."""
+        return value if isinstance(value, dict) else dict.fromkeys(get_args(Dear), value)
 
     @model_validator(mode="after")
     def _behaviour_is_measured(self) -> Self:

@@ -154,42 +154,45 @@ const MASKED = "masked: b − c is not clearly above 0 here";
 function emptyNote(z) {
   return flat(z).some((v) => v !== null) ? [] : [{ text: MASKED, showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5, font: { size: 12, color: "#6b7280" } }];
 }
+// What is not measured at every checkpoint is shown as it was last measured, and says when.
+const placeIn = (own) => own.steps.findLastIndex((s) => s <= steps[state.index]);
+const since = (own) => (own.steps[placeIn(own)] === steps[state.index] ? "" : ` · measured at step ${own.steps[placeIn(own)]}`);
 function patchedPanel(p) {
-  const d = D.patched[p.role], z = d.values[state.site][state.scale][state.index][p.kind], bySlot = RESIDUAL.includes(state.site);
+  const d = D.patched[p.role], z = d.values[state.site][state.scale][placeIn(d)][p.kind], bySlot = RESIDUAL.includes(state.site);
   const limit = d.limits[bySlot ? "slots" : "heads"][state.scale], x = bySlot ? d.slots.map(safe) : z[0].map((_, h) => String(h));
-  const e = d.effects[state.index][p.kind], sub = `b − c = ${signed(e[0])} [${signed(e[1])}, ${signed(e[2])}] logits`;
+  const e = d.effects[placeIn(d)][p.kind], sub = `b − c = ${signed(e[0])} [${signed(e[1])}, ${signed(e[2])}] logits${since(d)}`;
   draw("patched-" + p.id, [{ type: "heatmap", x, y: z.map((_, l) => String(l)), z, colorscale: DIVERGING, zmin: -limit, zmax: limit, colorbar: { thickness: 9, title: { text: SCALES[state.scale], side: "right", font: { size: 10 } } }, hovertemplate: "layer %{y}, %{x}: %{z:.3f}<extra></extra>" }],
     layout(`${named(p)}<br><span style="font-size:11px;color:#6b7280">${sub}</span>`, { margin: { l: 40, r: 8, t: 56, b: 60 }, plot_bgcolor: "#e7e9ec", annotations: emptyNote(z), xaxis: { type: "category", showgrid: false, tickangle: bySlot ? -40 : 0, title: { text: bySlot ? "" : "head" } }, yaxis: { type: "category", autorange: "reversed", showgrid: false, title: { text: "layer" } } }));
 }
 function scatterPanel(p) {
-  const d = D.patched[p.role], out = d.values.z[state.scale][state.index][p.kind], by = d.values[state.against][state.scale][state.index][p.kind];
+  const d = D.patched[p.role], out = d.values.z[state.scale][placeIn(d)][p.kind], by = d.values[state.against][state.scale][placeIn(d)][p.kind];
   const limit = d.limits.heads[state.scale] * 1.08, group = out[0].length / by[0].length, heads = out.flatMap((row, l) => row.map((y, h) => [y, by[l][Math.floor(h / group)], l, h]));
   draw("scatter-" + p.id, [{ x: [-limit, limit], y: [-limit, limit], mode: "lines", line: { color: "#c9ced6", width: 1, dash: "dot" }, hoverinfo: "skip", showlegend: false, type: "scatter" },
     { x: heads.map((h) => h[1]), y: heads.map((h) => h[0]), text: heads.map((h) => `a${h[2]}.h${h[3]}`), mode: "markers", type: "scatter", showlegend: false, marker: { size: 8, color: heads.map((h) => h[2]), colorscale: "Viridis", cmin: 0, cmax: out.length - 1, colorbar: { thickness: 9, title: { text: "layer", side: "right" } }, line: { width: 0.5, color: "#fff" } }, hovertemplate: "%{text}: output %{y:.3f}, " + state.against + " %{x:.3f}<extra></extra>" }],
-  layout(named(p), { annotations: emptyNote(out), xaxis: { range: [-limit, limit], title: { text: `${state.against === "v" ? "values" : "pattern"} patched (${SCALES[state.scale]})` } }, yaxis: { range: [-limit, limit], title: { text: "output patched" } } }));
+  layout(named(p) + since(d), { annotations: emptyNote(out), xaxis: { range: [-limit, limit], title: { text: `${state.against === "v" ? "values" : "pattern"} patched (${SCALES[state.scale]})` } }, yaxis: { range: [-limit, limit], title: { text: "output patched" } } }));
 }
 // A task without the chosen corruption shows all of its own.
 const chosen = (c) => Math.max(0, c.groups.indexOf(state.group));
 const circuitSpan = span([1.1, -0.1, ...Object.values(D.circuits).flatMap((c) => flat([c.faithfulness, c.random]).filter((v) => v !== null))]);
 function circuitCurve(role) {
-  const c = D.circuits[role], g = chosen(c), i = state.index, x = c.share.map((s) => 100 * s), at = (k) => c[k][i][g];
+  const c = D.circuits[role], g = chosen(c), i = placeIn(c), x = c.share.map((s) => 100 * s), at = (k) => c[k][i][g];
   const known = at("faithfulness").some((v) => v !== null), line = { color: COLOUR[role], width: 2 };
   const traces = known ? [band(x, at("low"), at("high"), COLOUR[role]), { x, y: at("random"), name: "random circuits", mode: "lines", line: { color: "#a9b0b9", width: 2, dash: "dash" }, type: "scatter" },
     { x, y: at("faithfulness"), text: at("kept"), name: "best edges", mode: "lines+markers", line, type: "scatter", hovertemplate: "%{x:.2g} % of edges (%{text} on a path): %{y:.2f}<extra></extra>" }] : [];
   const size = at("size"), fixed = (v) => (v === null ? "–" : v.toFixed(2)), facts = size === null ? "no size is faithful" : `${size} edges keep 0.85`;
-  const sub = `CPR ${fixed(at("cpr"))} (random ${fixed(at("random_cpr"))}) · scores' rank correlation with exact ${fixed(at("rank_correlation"))}`;
+  const sub = `CPR ${fixed(at("cpr"))} (random ${fixed(at("random_cpr"))}) · scores' rank correlation with exact ${fixed(at("rank_correlation"))}${since(c)}`;
   draw("curve-" + role, traces, layout(`${safe(D.summary[role])} · ${safe(c.groups[g])}: ${facts}<br><span style="font-size:11px;color:#6b7280">${sub}</span>`, { margin: { l: 56, r: 16, t: 56, b: 46 }, legend: BELOW, annotations: known ? [] : emptyNote([null]), shapes: [0, 0.85, 1].map((y) => ({ type: "line", x0: 0, x1: 1, xref: "paper", y0: y, y1: y, line: { color: "#c9ced6", width: 1, dash: y === 0.85 ? "dot" : "solid" } })), xaxis: { type: "log", title: { text: "edges selected, % of all" } }, yaxis: { range: circuitSpan, title: { text: "faithfulness" } } }));
 }
 const placed = (node, heads) => node === "input" ? [-1, heads / 2] : node === "logits" ? [null, heads / 2] : node[0] === "m" ? [+node.slice(1) + 0.45, heads + 0.6] : [+node.slice(1).split(".")[0], +node.split(".h")[1].split("<")[0]];
 function circuitGraph(role) {
-  const c = D.circuits[role], g = chosen(c), edges = c.edges[state.index][g];
+  const c = D.circuits[role], g = chosen(c), edges = c.edges[placeIn(c)][g];
   const L = c.layers, H = c.heads, out = [L, H / 2];
   const at = (n) => { const [x, y] = placed(n, H); return x === null ? out : [x, y]; }, top = Math.max(...edges.map((e) => Math.abs(e[1])), 1e-9);
   const lines = edges.map(([name, score]) => { const [u, v] = name.split("->"), a = at(u), b = at(v), kind = (v.match(/<(.)>/) || [, ""])[1]; return { x: [a[0], (a[0] + b[0]) / 2, b[0]], y: [a[1], (a[1] + b[1]) / 2 + 0.25, b[1]], mode: "lines", line: { shape: "spline", width: 0.8 + 4 * Math.sqrt(Math.abs(score) / top), color: tint(score < 0 ? "#2a6f97" : "#a33b20", 0.65), dash: kind === "q" ? "dot" : kind === "k" ? "dash" : "solid" }, text: [0, 1, 2].map(() => `${name}: ${signed(score, 3)} logits`), hoverinfo: "text", showlegend: false, type: "scatter" }; });
   const nodes = [...new Set(edges.flatMap(([n]) => n.split("->").map((x) => x.replace(/<.>/, ""))))], spot = nodes.map(at);
   const dots = { x: spot.map((s) => s[0]), y: spot.map((s) => s[1]), text: nodes, mode: "markers+text", textposition: "top center", textfont: { size: 9.5 }, marker: { size: 9, color: "#22262b" }, hoverinfo: "text", showlegend: false, type: "scatter" };
-  const total = c.size[state.index][g], more = total > edges.length ? `, the ${edges.length} largest of ${total}` : "";
-  draw("graph-" + role, [...lines, dots], layout(`${safe(D.summary[role])} · ${safe(c.groups[g])}: circuit at step ${steps[state.index]}${more}`, { annotations: edges.length ? [] : [{ text: total === null ? "no faithful circuit on the grid" : "empty", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }], xaxis: { range: [-1.6, L + 0.6], showgrid: false, title: { text: "layer (MLPs above the heads; v solid, k dashed, q dotted)" }, tickvals: [...Array(L).keys()] }, yaxis: { range: [-0.8, H + 1.6], showgrid: false, title: { text: "head" }, tickvals: [...Array(H).keys()] } }));
+  const total = c.size[placeIn(c)][g], more = total > edges.length ? `, the ${edges.length} largest of ${total}` : "";
+  draw("graph-" + role, [...lines, dots], layout(`${safe(D.summary[role])} · ${safe(c.groups[g])}: circuit at step ${c.steps[placeIn(c)]}${more}`, { annotations: edges.length ? [] : [{ text: total === null ? "no faithful circuit on the grid" : "empty", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }], xaxis: { range: [-1.6, L + 0.6], showgrid: false, title: { text: "layer (MLPs above the heads; v solid, k dashed, q dotted)" }, tickvals: [...Array(L).keys()] }, yaxis: { range: [-0.8, H + 1.6], showgrid: false, title: { text: "head" }, tickvals: [...Array(H).keys()] } }));
 }
 function interventions() {
   kinds().forEach((p) => { patchedPanel(p); scatterPanel(p); });

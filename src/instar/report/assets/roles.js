@@ -10,14 +10,14 @@ const roleLimit = () => Math.max(...ROLES.map((r) => (roleOf(r) ? roleOf(r).limi
 const one = (key) => key.split(" ")[0];
 const shareOf = (own) => ["attention", "share of pairs"].includes(own.unit) && !state.role.startsWith("s_inhibition");
 function roleMap(r) {
-  const own = roleOf(r), limit = roleLimit(), plain = own && shareOf(own), z = own ? own.value[state.index] : [[null]];
+  const own = roleOf(r), limit = roleLimit(), plain = own && shareOf(own), z = own ? own.value[placeIn(D.roles[r])] : [[null]];
   draw("role-" + r, [{ type: "heatmap", z, colorscale: plain ? SHARE : DIVERGING, zmin: plain ? 0 : -limit, zmax: limit, showscale: !!own, colorbar: { thickness: 10, title: { text: own ? own.unit : "", side: "right", font: { size: 10 } } }, hovertemplate: "a%{y}.h%{x}: %{z:.3f}<extra></extra>" }],
-    layout(titleOf(r), { plot_bgcolor: own ? "#d9dce1" : "#f3f4f6", annotations: own && flat(z).some(known) ? [] : emptyText(own ? "masked" : "this task has no such change"), xaxis: { visible: !!own, title: { text: "head" }, dtick: 1, showgrid: false, range: [-0.5, z[0].length - 0.5] }, yaxis: { visible: !!own, title: { text: "layer" }, dtick: 1, showgrid: false, range: [z.length - 0.5, -0.5] } }));
+    layout(titleOf(r) + (own ? since(D.roles[r]) : ""), { plot_bgcolor: own ? "#d9dce1" : "#f3f4f6", annotations: own && flat(z).some(known) ? [] : emptyText(own ? "masked" : "this task has no such change"), xaxis: { visible: !!own, title: { text: "head" }, dtick: 1, showgrid: false, range: [-0.5, z[0].length - 0.5] }, yaxis: { visible: !!own, title: { text: "layer" }, dtick: 1, showgrid: false, range: [z.length - 0.5, -0.5] } }));
 }
 function taken(r) {
   const own = roleOf(r), hues = ["#a33b20", "#2a6f97", "#5c946e", "#8a6aa8", "#c98a3a", "#5b6470"], dashes = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
-  const traces = own ? own.top.slice(0, 6).flatMap((t, i) => [band(steps, t.low, t.high, hues[i]),
-    { x: steps, y: own.value.map((s) => s[t.layer][t.head]), name: `a${t.layer}.h${t.head}`, mode: "lines+markers", marker: { size: 4 }, line: { color: hues[i], width: 2, dash: dashes[i] }, type: "scatter" }]) : [];
+  const traces = own ? own.top.slice(0, 6).flatMap((t, i) => [band(D.roles[r].steps, t.low, t.high, hues[i]),
+    { x: D.roles[r].steps, y: own.value.map((s) => s[t.layer][t.head]), name: `a${t.layer}.h${t.head}`, mode: "lines+markers", marker: { size: 4 }, line: { color: hues[i], width: 2, dash: dashes[i] }, type: "scatter" }]) : [];
   const all = ROLES.filter(roleOf).flatMap((k) => roleOf(k).top.flatMap((t) => [...t.low, ...t.high]));
   draw("taken-" + r, traces, layout(titleOf(r), { legend: BESIDE, shapes: own ? marker() : [], annotations: own ? [] : emptyText("this task has no such change"), xaxis: { visible: !!own, title: { text: "fine-tuning step" } }, yaxis: { visible: !!own, title: { text: own ? own.unit : "" }, range: span(all), zeroline: true, zerolinecolor: "#c9ced6" } }));
 }
@@ -26,7 +26,7 @@ function rolesAtStep() {
   const there = ROLES.filter((r) => D.roles[r]);
   there.forEach(roleMap);
   there.filter(roleOf).forEach((r) => Plotly.relayout($("taken-" + r), { shapes: marker() }));
-  const read = there.map((r) => { const of = D.roles[r].movers[state.index]; return `${D.summary[r]}: ` + of.map((names, l) => `layer ${l} ${names || "none"}`).join("; "); });
+  const read = there.map((r) => { const of = D.roles[r].movers[placeIn(D.roles[r])]; return `${D.summary[r]}${since(D.roles[r])}: ` + of.map((names, l) => `layer ${l} ${names || "none"}`).join("; "); });
   $("role-movers").textContent = state.role.startsWith("s_inhibition") ? `Name-movers that this is read at, for heads of each layer, at this step. ${read.join(". ")}.` : "";
 }
 function roleChosen() {

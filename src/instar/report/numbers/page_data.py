@@ -39,6 +39,7 @@ def _grafted(panels: Panels, store: Store) -> dict[str, Any] | None:
 
 def _patched(panels: Panels, one: Patched) -> dict[str, Any]:
     return {
+        "steps": one.steps,
         "counterfactuals": one.counterfactuals,
         "slots": one.slots,
         "how": one.how,
@@ -56,6 +57,7 @@ def _patched(panels: Panels, one: Patched) -> dict[str, Any]:
 def _circuits(one: Circuits) -> dict[str, Any]:
     arrays = ("kept", "faithfulness", "low", "high", "random", "size", "cpr", "random_cpr", "rank_correlation")
     return {
+        "steps": one.steps,
         "groups": one.groups,
         "share": one.share.tolist(),
         **{name: rounded(getattr(one, name)) for name in arrays},

@@ -1,0 +1,48 @@
+"""Which checkpoints each stage is measured at.
+
+1. The first seed's are all measured; what takes most of the time (`Dear`) at as many as `measure.checkpoints` says, evenly
+   spread over the series, the first and the last among them.
+2. Further seeds are measured where `measure.further_seeds` says, a control fine-tuning at its end.
+3. Where the configuration leaves it open, models for which patching is estimated are measured at fewer. The size is the
+   base's, by its weights' file: nothing is loaded to know it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from instar.measure.patching import EXACT_BELOW
+from instar.record.config import MeasureConfig
+from instar.record.store import Tuning
+
+OF_LARGE: dict[str, Any] = {"patching": 6, "circuit": 12, "roles": "ends"}
+_FLOAT32 = 4
+
+
+def is_large(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether a series' base is large, by its rows in the index; of the hub's own files the size is not known."""
+    return (rows[0].get("bytes") or 0) >= _FLOAT32 * EXACT_BELOW
+
+
+def measured_at(
+    stage: str, how: MeasureConfig, rows: Sequence[dict[str, Any]], tuning: Tuning, first: bool
+) -> list[int]:
+    """The steps of a fine-tuning at which a stage is measured.
+
+    Args:
+        rows: its checkpoints, as its index has them.
+        first: whether it is the main one.
+    """
+    steps, large = [row["step"] for row in rows], is_large(rows)
+    if isinstance(tuning, str):
+        return steps[-1:]
+    if not first and (how.further_seeds == "ends" or (how.further_seeds == "auto" and large)):
+        return [steps[0], steps[-1]]
+    wanted: dict[str, Any] = {**(OF_LARGE if large else {}), **how.checkpoints}
+    count = {"all": len(steps), "ends": 2}.get(wanted.get(stage, "all"), wanted.get(stage))
+    return sorted({steps[0], *spaced(steps[1:], count - 1)}) if count and len(steps) > 1 else steps
+
+
+def spaced(steps: Sequence[int], count: int) -> list[int]:
+    """At most `count` of the steps, evenly, the last among them."""
+    every = len(steps) / count
+    return list(steps) if every <= 1 else sorted({steps[round((i + 1) * every) - 1] for i in range(count)})

@@ -1,0 +1,53 @@
+"""Which checkpoints a stage is measured at."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instar.record.config import MeasureConfig
+from instar.workflow.schedule import measured_at
+
+
+def rows(steps, parameters=1_000):
+    return [{"step": step, "bytes": 4 * parameters} for step in steps]
+
+
+@given(steps=st.sets(st.integers(1, 500), min_size=1).map(lambda s: [0, *sorted(s)]), count=st.integers(2, 40))
+def test_a_number_is_that_many_evenly_spread_with_both_ends(steps, count):
+    found = measured_at("patching", MeasureConfig(checkpoints={"patching": count}), rows(steps), 0, True)
+    assert len(found) == min(count, len(steps)) and {found[0], found[-1]} == {steps[0], steps[-1]}
+    gaps = [steps.index(b) - steps.index(a) for a, b in pairwise(found)]
+    assert max(gaps) - min(gaps) <= 1 and measured_at("lens", MeasureConfig(), rows(steps), 0, True) == steps
+
+
+@pytest.mark.parametrize(
+    ("stage", "how", "parameters", "expected"),
+    [
+        ("patching", {}, 1_000, 21),
+        ("patching", {}, 10_000_000, 6),
+        ("circuit", {}, 10_000_000, 12),
+        ("roles", {}, 10_000_000, 2),
+        ("evaluate", {}, 10_000_000, 21),
+        ("roles", {"checkpoints": {"roles": "all"}}, 10_000_000, 21),
+        ("circuit", {"checkpoints": "ends"}, 1_000, 2),
+        ("evaluate", {"checkpoints": "ends"}, 1_000, 21),
+    ],
+)
+def test_large_models_are_measured_at_fewer_where_nothing_else_is_said(stage, how, parameters, expected):
+    steps = rows(range(0, 84, 4), parameters)
+    assert len(measured_at(stage, MeasureConfig(**how), steps, 0, True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("seeds", "parameters", "expected"), [("auto", 1_000, 21), ("auto", 2e7, 2), ("ends", 1, 2), ("all", 2e7, 21)]
+)
+def test_further_seeds_and_controls(seeds, parameters, expected):
+    steps, how = rows(range(0, 84, 4), parameters), MeasureConfig(further_seeds=seeds)
+    assert len(measured_at("evaluate", how, steps, 1, False)) == expected
+    assert measured_at("evaluate", how, steps, "old", False) == [80]
+
+
+def test_of_the_base_alone_there_is_the_base():
+    assert measured_at("circuit", MeasureConfig(checkpoints="ends"), rows([0]), 0, True) == [0]
