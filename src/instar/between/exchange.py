@@ -15,6 +15,7 @@ answer-minus-foils under the base's final norm (scale frozen): what the layer's 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,11 @@ from torch import Tensor
 from instar.between.graft import Sets
 from instar.circuits.graph import Graph
 from instar.measure.common import about, answer_direction, at_end, foil_values, numpy, pair_coords, pieces
+from instar.models.block import Frame
 from instar.models.load import Model, weights_now
 from instar.models.norms import frozen
 from instar.models.plain import measured
 from instar.models.replay import Engine, rows_of
-from instar.models.taps import Record, logits_at, record
 from instar.progress import slow
 from instar.tasks.batch import Batch
 
@@ -63,12 +64,12 @@ def exchange(base: Model, tuned: Model, batch: Batch, sets: Sets, *, chunk: int 
     with slow("cross-model patching", 2 * len(sets) * len(batch)) as advance:
         for part in pieces(batch, base, chunk):
             rows = slice(at, at := at + len(part))
-            runs = [record(m.layout, part.clean, part.mask, keep=("z", "mlp_out")) for m in (base, tuned)]
-            for kind, model, run in zip(("base", "tuned"), (base, tuned), runs, strict=True):
-                ends[kind][rows] = _metric(model, part, run)
+            runs = [_Run.of(m, part) for m in (base, tuned)]
+            for kind, run in zip(("base", "tuned"), runs, strict=True):
+                ends[kind][rows] = run.metric(run.final)
             for i, some in enumerate(members.values()):
-                values["into"][i, rows] = _metric(base, part, _patched(base, tuned, part, runs[1], some))
-                values["lost"][i, rows] = _metric(tuned, part, _patched(tuned, base, part, runs[0], some))
+                values["into"][i, rows] = runs[0].with_outputs_of(runs[1], some)
+                values["lost"][i, rows] = runs[1].with_outputs_of(runs[0], some)
                 advance(2 * len(part))
     data: dict[str, Any] = {kind: (("set", "pair"), v) for kind, v in values.items()}
     data |= {kind: ("pair", v) for kind, v in ends.items()}
@@ -88,32 +89,59 @@ def _members(graph: Graph, name: str, components: Sequence[str]) -> dict[int, li
     return found
 
 
-def _patched(receiver: Model, donor: Model, part: Batch, run: Record, members: dict[int, list[int | None]]) -> Record:
-    own: dict[int, Tensor] = {}
+@dataclass(frozen=True)
+class _Run:
+    """One model on clean prompts."""
 
-    def edit(site: str, layer: int, value: Tensor) -> Tensor | None:
-        inside = members.get(layer)
-        if inside is None:
+    model: Model
+    part: Batch
+    engine: Engine
+    frame: Frame
+    x: list[Tensor]
+    """The stream before each block."""
+    outputs: dict[tuple[str, int], Tensor]
+    """z and MLP output of each layer; of the last layer at the last token alone."""
+    final: Float[Tensor, "pair d_model"]
+
+    @classmethod
+    def of(cls, model: Model, part: Batch) -> "_Run":
+        engine = Engine(model.layout)
+        frame, x, outputs = engine.frame(part.clean, part.mask), [], {}
+
+        def keep(name: str, layer: int, value: Tensor) -> None:
+            outputs[name, layer] = value
+
+        final = engine.onward(frame, frame.x, part.end, edit=keep, seen=x)
+        return cls(model, part, engine, frame, x, outputs, final)
+
+    def with_outputs_of(self, donor: "_Run", members: dict[int, list[int | None]]) -> np.ndarray:
+        """The metric with the donor's outputs in place of its own; below the first of them nothing changes."""
+        own: dict[int, Tensor] = {}
+
+        def edit(site: str, layer: int, value: Tensor) -> Tensor | None:
+            inside = members.get(layer)
+            if inside is None:
+                return None
+            if site == "z":
+                own[layer] = value
+            if site == "mlp" and None in inside:
+                return donor.outputs["mlp", layer]
+            heads = [h for h in inside if h is not None]
+            if site == "attn_raw" and heads:
+                new, old = (
+                    torch.einsum("phtd,hdm->ptm", z[:, heads], model.layout.w_o(layer)[heads])
+                    for z, model in ((donor.outputs["z", layer], donor.model), (own[layer], self.model))
+                )
+                return value + new - old
             return None
-        if site == "z":
-            own[layer] = value
-        if site == "mlp_out" and None in inside:
-            return run["mlp_out"][layer]
-        heads = [h for h in inside if h is not None]
-        if site == "attn_raw" and heads:
-            new, old = (
-                torch.einsum("phtd,hdm->ptm", z[:, heads], model.layout.w_o(layer)[heads])
-                for z, model in ((run["z"][layer], donor), (own[layer], receiver))
-            )
-            return value + new - old
-        return None
 
-    return record(receiver.layout, part.clean, part.mask, edit=edit)
+        first = min(members, default=0)
+        return self.metric(self.engine.onward(self.frame, self.x[first], self.part.end, first, edit))
 
-
-def _metric(model: Model, part: Batch, run: Record) -> Float[np.ndarray, " pair"]:
-    logits = logits_at(model.layout, run.final, part.end)
-    return numpy((logits.gather(1, part.answer[:, None]) - foil_values(logits, part.foils)).nanmean(1))
+    def metric(self, final: Float[Tensor, "pair d_model"]) -> Float[np.ndarray, " pair"]:
+        """Logit of the answer minus the mean of the foils'."""
+        logits, part = self.model.layout.logits(final), self.part
+        return numpy((logits.gather(1, part.answer[:, None]) - foil_values(logits, part.foils)).nanmean(1))
 
 
 @measured

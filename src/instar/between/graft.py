@@ -6,10 +6,12 @@
    prompts. Both shares are of G: into = (m(grafted) − m(base)) / G, lost = (m(tuned) − m(stripped)) / G. A set may be
    sufficient (into near 1) and hardly necessary (lost near 0): neither number stands for the other.
 
-Weights are swapped in place and restored exactly; no copy of a model is made. Patching finds who *carries* a gain
+Weights are swapped in place and restored exactly; no copy of a model is made, and blocks below the first changed one are not
+run again. Patching finds who *carries* a gain
 (`instar.between.exchange`), grafting where it was *written*.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,9 +25,10 @@ from torch import Tensor
 
 from instar.circuits.graph import Graph
 from instar.measure.common import about, foil_values, numpy, pair_coords, pieces
+from instar.models.block import Frame
 from instar.models.load import Model, weights_now
 from instar.models.plain import measured
-from instar.models.taps import logits_at, record
+from instar.models.replay import Engine
 from instar.models.weights import EMBEDDING, EMBEDDINGS, NORMS, QKVO, UNEMBEDDING, tied, untied, weights
 from instar.progress import slow
 from instar.tasks.batch import Batch
@@ -81,18 +84,65 @@ class Reading:
     right: Bool[np.ndarray, " pair"]
     """Whether the answer is the top token."""
 
+    @classmethod
+    def joined(cls, parts: Sequence["Reading"]) -> "Reading":
+        """Readings of consecutive pieces."""
+        return cls(np.concatenate([p.logit_diff for p in parts]), np.concatenate([p.right for p in parts]))
+
 
 @measured
 @torch.no_grad()
-def read(model: Model, batch: Batch, chunk: int = 64, edit: Any = None) -> Reading:
-    """The clean prompts' logit differences (logits), answer against all foils; `edit` as in `taps.record`."""
-    found, right = [], []
-    for part in pieces(batch, model, chunk):
-        logits = logits_at(model.layout, record(model.layout, part.clean, part.mask, edit=edit).final, part.end)
-        answer = logits.gather(1, part.answer[:, None])
-        found.append(numpy((answer - foil_values(logits, part.foils)).nanmean(1)))
-        right.append((logits.argmax(1) == part.answer).cpu().numpy())
-    return Reading(np.concatenate(found), np.concatenate(right))
+def read(model: Model, batch: Batch, chunk: int = 64) -> Reading:
+    """The clean prompts' logit differences (logits), answer against all foils."""
+    return _Runs.of(model, batch, chunk).whole
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """One model on clean prompts, so that a graft is run from the first block that it changes."""
+
+    model: Model
+    parts: list[tuple[Batch, Frame, list[Tensor]]]
+    """Pieces of the batch, what is fixed before the first block, and the stream before each block."""
+    whole: Reading
+
+    @classmethod
+    def of(cls, model: Model, batch: Batch, chunk: int) -> "_Runs":
+        engine, parts, finals = Engine(model.layout), [], []
+        for part in pieces(batch, model, chunk):
+            frame, x = engine.frame(part.clean, part.mask), []
+            finals.append(engine.onward(frame, frame.x, part.end, seen=x))
+            parts.append((part, frame, x))
+        whole = [_reading(model, part, final) for (part, _, _), final in zip(parts, finals, strict=True)]
+        return cls(model, parts, Reading.joined(whole))
+
+    def changed(self, components: Sequence[str]) -> Reading:
+        """Behaviour now that these components have other weights."""
+        layers = [_layer(name) for name in components]
+        # Embeddings and norms are everywhere: all is run anew.
+        if not layers or None in layers:
+            return Reading.joined([_Runs.of(self.model, part, len(part)).whole for part, _, _ in self.parts])
+        first = min(layer for layer in layers if layer is not None)
+        engine = Engine(self.model.layout)
+        return Reading.joined(
+            [
+                _reading(self.model, part, engine.onward(frame, x[first], part.end, first))
+                for part, frame, x in self.parts
+            ]
+        )
+
+
+def _layer(component: str) -> int | None:
+    """The layer of `a3`, `a3.h7` or `m3`."""
+    found = re.fullmatch(r"[am](\d+)(?:\.h\d+)?", component)
+    return None if found is None else int(found[1])
+
+
+def _reading(model: Model, part: Batch, final: Float[Tensor, "pair d_model"]) -> Reading:
+    logits = model.layout.logits(final)
+    answer = logits.gather(1, part.answer[:, None])
+    right = (logits.argmax(1) == part.answer).cpu().numpy()
+    return Reading(numpy((answer - foil_values(logits, part.foils)).nanmean(1)), right)
 
 
 @measured
@@ -111,20 +161,20 @@ def graft(base: Model, tuned: Model, batch: Batch, sets: Sets, *, chunk: int = 6
     Raises:
         ValueError: where the two are not of one shape, or a component is unknown.
     """
-    before, after = read(base, batch, chunk), read(tuned, batch, chunk)
+    before, after = _Runs.of(base, batch, chunk), _Runs.of(tuned, batch, chunk)
     rows: dict[str, list[Reading]] = {"into": [], "lost": []}
     with slow("grafting", 2 * len(sets)) as advance:
         for name, components in sets.items():
             projections = name[-3:-1] if name.endswith(("<qk>", "<vo>")) else QKVO
-            for kind, receiver, donor in (("into", base, tuned), ("lost", tuned, base)):
-                with grafted(receiver, donor, components, projections, share) as changed:
-                    rows[kind].append(read(changed, batch, chunk))
+            for kind, receiver, donor in (("into", before, tuned), ("lost", after, base)):
+                with grafted(receiver.model, donor, components, projections, share):
+                    rows[kind].append(receiver.changed(components))
                 advance(1)
     data: dict[str, Any] = {
-        "base": ("pair", before.logit_diff),
-        "tuned": ("pair", after.logit_diff),
-        "base_right": ("pair", before.right.astype(np.int8)),
-        "tuned_right": ("pair", after.right.astype(np.int8)),
+        "base": ("pair", before.whole.logit_diff),
+        "tuned": ("pair", after.whole.logit_diff),
+        "base_right": ("pair", before.whole.right.astype(np.int8)),
+        "tuned_right": ("pair", after.whole.right.astype(np.int8)),
     }
     shape = (len(sets), len(batch))
     for kind, readings in rows.items():

@@ -237,10 +237,17 @@ def _exact(engine: Engine, part: Batch, groups: Groups, advance: Advance) -> Ten
 
 @measured
 @torch.no_grad()
-def agreement(edges: Edges, sample: int = CHECKED_EDGES, pairs: int = CHECKED_PAIRS, seed: int = 0) -> dict[str, float]:
+def agreement(
+    edges: Edges,
+    sample: int = CHECKED_EDGES,
+    pairs: int = CHECKED_PAIRS,
+    seed: int = 0,
+    own: np.ndarray | None = None,
+) -> dict[str, float]:
     """How well the scores agree with exact patching on a sample of edges: half the largest, half random.
 
-    Both are on the same few pairs. Returns `spearman`, and the `largest` and `mean` absolute difference (logits).
+    Both are on the same few pairs, of which `own` are the scores [source, destination] where they are known. Returns
+    `spearman`, and the `largest` and `mean` absolute difference (logits).
     """
     if edges.model is None or edges.batch is None:
         raise ValueError("agreement() measures: make the scores with instar.edges, not from a file")
@@ -249,7 +256,7 @@ def agreement(edges: Edges, sample: int = CHECKED_EDGES, pairs: int = CHECKED_PA
     method = attrs["method"] if attrs["method"] in ("eap", "eap-ig", "exact") else None
     if method is None:
         raise ValueError("agreement() knows eap, eap-ig and exact; compare your own scorer with edges(method='exact')")
-    own = edges_like(edges, few)
+    own = edges_like(edges, few) if own is None else own
     order = np.argsort(-np.abs(edges.scores[graph.exists]), kind="stable")
     half = min(sample // 2, len(order))
     rest = np.random.default_rng(seed).permutation(order[half:])[:half]

@@ -15,7 +15,8 @@ CPR = ∫ f dk and CMD = ∫ |1 − f| dk over the sizes k of `GRID` as shares o
 trapezoidal rule. Values of different ablations are never comparable.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -142,25 +143,83 @@ def curve(
         `faithfulness`, `low`, `high`, `edges` (after pruning) on `size`; `random` on `draw, size`; `metric` on
         `size, pair`; CPR and CMD as attributes `cpr`, `cmd`, `random_cpr`, with the `ranking` that they used.
     """
-    graph = edges.graph
-    sizes = grid_sizes(graph, shares)
-    value = ranking(edges.scores, signed)
-    generator = np.random.default_rng(seed)
-    rankings = [value, *(generator.permutation(value.size).reshape(value.shape).astype(float) for _ in range(random))]
-    masks = [
-        graph.pruned(top(graph, v, n, selection if i == 0 else "top")) for i, v in enumerate(rankings) for n in sizes
-    ]
-    empty = np.zeros(graph.exists.shape, bool)
-    values, clean = _metrics(model, batch, [empty, *masks], ablation, chunk)
-    whole = _dataset(model, batch, values, clean, [empty, *masks], ablation)
+    ranked = {"": Ranked(edges, (" ",), batch)}
+    return _curves(model, {" ": batch}, ranked, shares, selection, signed, random, seed, ablation, chunk)[""]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Edges whose ranking gives a curve, and the pairs that it is on."""
+
+    edges: Scored
+    parts: tuple[str, ...]
+    """Which parts these pairs are, in their order."""
+    batch: Batch
+
+
+@measured
+def curves(
+    model: Model, parts: Mapping[str, Batch], ranked: Mapping[str, Ranked], *, random: int = 3, chunk: int = 16
+) -> dict[str, xr.Dataset]:
+    """`curve` of several rankings on parts of the same pairs: what is the same for all of them is run once.
+
+    Random circuits are, and so are their values on a part that several rankings are measured on.
+    """
+    return _curves(model, parts, ranked, GRID, "top", False, random, 0, "resample", chunk)
+
+
+def _curves(
+    model: Model, parts: Mapping[str, Batch], ranked: Mapping[str, Ranked], shares: Sequence[float],
+    selection: Selection, signed: bool, random: int, seed: int, ablation: Ablation, chunk: int,
+) -> dict[str, xr.Dataset]:  # fmt: skip
+    graph = Graph.of(model.layout)
+    sizes, generator = grid_sizes(graph, shares), np.random.default_rng(seed)
+    empty, shape = np.zeros(graph.exists.shape, bool), graph.exists.shape
+    draws = [generator.permutation(graph.exists.size).reshape(shape).astype(float) for _ in range(random)]
+    common = [empty, *(graph.pruned(top(graph, draw, n, "top")) for draw in draws for n in sizes)]
+    own = {
+        name: [graph.pruned(top(graph, ranking(r.edges.scores, signed), n, selection)) for n in sizes]
+        for name, r in ranked.items()
+    }
+    values: dict[tuple[str, str], np.ndarray] = {}
+    clean: dict[str, np.ndarray] = {}
+    for part, batch in parts.items():
+        names = [name for name, r in ranked.items() if part in r.parts]
+        masks = [*common, *(mask for name in names for mask in own[name])]
+        found, clean[part] = _of_some(model, batch, masks, ablation, chunk)
+        for name, mine in zip(names, found[len(common) :].reshape(len(names), len(sizes), -1), strict=True):
+            values[name, part] = np.concatenate([found[:1], mine, found[1 : len(common)]])
+    return {
+        name: _curve(
+            _dataset(
+                model, r.batch, np.concatenate([values[name, part] for part in r.parts], 1),
+                np.concatenate([clean[part] for part in r.parts]), [empty, *own[name], *common[1:]], ablation,
+            ), sizes, shares, random,
+        ).assign_attrs(ranking="signed" if signed else "absolute", selection=selection)
+        for name, r in ranked.items()
+    }  # fmt: skip
+
+
+def _of_some(
+    model: Model, batch: Batch, masks: Sequence[Mask], ablation: Ablation, chunk: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`_metrics`, without running the circuits of all edges: they are the model."""
+    exists = Graph.of(model.layout).exists
+    whole = np.array([np.array_equal(mask, exists) for mask in masks])
+    some, clean = _metrics(model, batch, [m for m, all_ in zip(masks, whole, strict=True) if not all_], ablation, chunk)
+    values = np.broadcast_to(clean, (len(masks), len(clean))).copy()
+    values[~whole] = some
+    return values, clean
+
+
+def _curve(whole: xr.Dataset, sizes: Sequence[int], shares: Sequence[float], random: int) -> xr.Dataset:
+    """A ranking's own circuits by size, and the random ones after them."""
     own = whole.isel(circuit=slice(0, len(sizes))).rename(circuit="size").assign_coords(size=sizes)
     drawn = whole["faithfulness"].values[len(sizes) :].reshape(random, len(sizes))
     own = own.assign(random=(("draw", "size"), drawn)).assign_coords(share=("size", np.array(shares)))
     area = [_area(shares, line) for line in (own["faithfulness"].values, *drawn)]
-    return own.assign_attrs(
-        ranking=("signed" if signed else "absolute"), selection=selection,
-        cpr=area[0][0], cmd=area[0][1], random_cpr=float(np.mean([a[0] for a in area[1:]])) if random else np.nan,
-    )  # fmt: skip
+    mean = float(np.mean([a[0] for a in area[1:]])) if random else np.nan
+    return own.assign_attrs(cpr=area[0][0], cmd=area[0][1], random_cpr=mean)
 
 
 def _area(shares: Sequence[float], f: np.ndarray) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from instar.models.arch import Layout, Projection
-from instar.models.block import Block, Frame, frame
+from instar.models.block import Block, Frame, Rows, frame
 from instar.models.taps import Edit
 
 ROWS = 1536
@@ -178,6 +178,40 @@ class Engine:
             x = mid + mlp
         run.x.append(x)
         return run
+
+    def onward(
+        self,
+        frame: Frame,
+        x: Rows,
+        end: Int[Tensor, " pair"],
+        layer: int = 0,
+        edit: Edit | None = None,
+        seen: list[Tensor] | None = None,
+    ) -> Float[Tensor, "pair d_model"]:
+        """The final stream at each prompt's last token, from the stream `x` before block `layer`; nothing else is kept.
+
+        What changes nothing below a block is run from there. `edit` as of `run`, for `z`, `attn_raw` and `mlp`; in the last
+        layer these have one position, and so has what comes back. `seen` is given the stream before each block.
+        """
+        edited: Edit = (lambda name, at, value: None) if edit is None else edit
+
+        def own(name: str, at: int, value: Tensor) -> Tensor:
+            changed = edited(name, at, value)
+            return value if changed is None else changed
+
+        for at in range(layer, len(self.blocks)):
+            block, mask, rotary = self.blocks[at], frame.masks[at], frame.rotary[at]
+            if seen is not None:
+                seen.append(x)
+            normed = block.normed(x)
+            k, v = (block.finish(p, block.project(p, normed), rotary) for p in ("k", "v"))
+            if at == len(self.blocks) - 1:
+                x, normed, mask, rotary = pick(x, end), pick(normed, end), mask_row(mask, end), picked(rotary, end)
+            q = block.finish("q", block.project("q", normed), rotary)
+            raw = own("attn_raw", at, block.out(own("z", at, block.attend(q, k, v, mask)[1])))
+            mid = x + block.attn_write(raw)
+            x = mid + own("mlp", at, block.mlp(x if block.parallel else mid))
+        return x[:, 0]
 
     def carry(self, base: Pass, start: int, end: Int[Tensor, " pair"], joins: Sequence[Join]) -> Iterator[Tensor]:
         """The final stream at each prompt's last token, [patch, pair, d_model] for each join, in the order given.

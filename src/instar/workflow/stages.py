@@ -6,7 +6,7 @@ of all of them pooled with equal weight (`givers`) and of each alone; scores and
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from instar.measure.common import prompts
 from instar.measure.direct_attribution import attribution
 from instar.measure.edges import CHECKED_PAIRS, Edges, agreement, edges
 from instar.measure.evaluate import evaluate
-from instar.measure.faithfulness import GRID, curve
+from instar.measure.faithfulness import GRID, Ranked, curves
 from instar.measure.lens import lens
 from instar.measure.patching import SITES, patching
 from instar.measure.roles import roles
@@ -34,6 +34,8 @@ from instar.tasks.prepare import read_pairs
 POOLED = "givers"
 EXACT_EDGES, EXACT_PAIRS = 5_000, 8
 """Graphs with fewer edges are also scored exactly at both ends of a series, on so many pairs a counterfactual."""
+RANDOM, MANY_EDGES = 3, 20_000
+"""Random rankings beside a curve; of larger graphs one, since the more edges are drawn the more alike draws are."""
 
 
 @dataclass
@@ -124,14 +126,17 @@ def circuit(model: Model, pairs: Pairs, how: MeasureConfig, at_an_end: bool) -> 
     alone = {kind: (kind,) for kind in givers}
     groups = {POOLED: tuple(givers)} | (alone if len(givers) > 1 else {}) if givers[0].startswith("giver") else alone
     wordings = sorted({p.wording for kind in givers for p in read_pairs(pairs.store, pairs.task, kind)})
+    pooled = {name: _pooled([scored[k] for k in kinds]) for name, kinds in groups.items()}
+    elsewhere = {name: pairs.elsewhere(how.circuit_pairs, kinds) for name, kinds in groups.items()}
+    parts = {kind: pairs.elsewhere(how.circuit_pairs, (kind,)) for kind in givers}
+    ranked = {name: Ranked(pooled[name], groups[name], elsewhere[name]) for name in groups}
+    draws = RANDOM if graph.n_edges < MANY_EDGES else 1
+    sized = curves(model, parts, ranked, random=draws, chunk=how.replay_chunk)
     rows = []
-    for kinds in groups.values():
-        few = pairs.batch(0, max(1, CHECKED_PAIRS // len(kinds)), kinds)
-        one = _pooled([scored[k] for k in kinds], few)
-        elsewhere = pairs.elsewhere(how.circuit_pairs, kinds)
-        agreed = agreement(one, pairs=len(few))["spearman"]
-        evaluated = {f"evaluated_{name}": values for name, values in _drawn(elsewhere, wordings).items()}
-        rows.append(_curve(model, elsewhere, one, graph) | evaluated | {"rank_correlation": agreed})
+    for name, kinds in groups.items():
+        own = {f"evaluated_{what}": values for what, values in _drawn(elsewhere[name], wordings).items()}
+        agreed = {"rank_correlation": _agreement(pooled[name], [scored[k] for k in kinds], pairs, kinds)}
+        rows.append(_curve(sized[name], pooled[name], graph) | own | agreed)
     data: dict[str, Any] = {
         "score": (
             ("counterfactual", "pair", "edge"),
@@ -183,15 +188,22 @@ def _drawn(batch: Batch, wordings: list[str]) -> dict[str, np.ndarray]:
     return {"prompt": prompts(batch), "wording": np.searchsorted(wordings, [p.wording for p in batch.pairs])}
 
 
-def _pooled(scored: list[Edges], few: Batch) -> Edges:
-    """Scores of several counterfactuals with equal weight; `few` pairs of all of them to compare with exact patching."""
+def _pooled(scored: list[Edges]) -> Edges:
+    """Scores of several counterfactuals with equal weight."""
     mean = sum(e.dataset["score"].mean("pair") for e in scored) / len(scored)
     assert isinstance(mean, xr.DataArray)
-    return Edges(mean.to_dataset(name="score").assign_attrs(scored[0].dataset.attrs), scored[0].model, few)
+    return Edges(mean.to_dataset(name="score").assign_attrs(scored[0].dataset.attrs), scored[0].model)
 
 
-def _curve(model: Model, batch: Batch, scored: Edges, graph: Graph) -> dict[str, Any]:
-    sized = curve(model, batch, scored)
+def _agreement(pooled: Edges, scored: list[Edges], pairs: Pairs, kinds: tuple[str, ...]) -> float:
+    """Rank correlation with exact patching, on the first few pairs of each counterfactual; their scores are known."""
+    each = max(1, CHECKED_PAIRS // len(kinds))
+    few = pairs.batch(0, each, kinds)
+    own = np.nan_to_num(np.mean([e.dataset["score"].values[:each].mean(0) for e in scored], 0))
+    return agreement(replace(pooled, batch=few), pairs=len(few), own=own)["spearman"]
+
+
+def _curve(sized: xr.Dataset, scored: Edges, graph: Graph) -> dict[str, Any]:
     size = smallest_size(sized["size"].values, sized["faithfulness"].values, FAITHFUL)
     chosen = Circuit(graph, ()) if size is None else select(graph, scored.scores, size)
     return {
@@ -222,7 +234,7 @@ STAGES: dict[str, Measurement] = {
 }
 
 
-NUMERICS: dict[str, int] = dict.fromkeys((*STAGES, "drift", "causal"), 1)
+NUMERICS: dict[str, int] = dict.fromkeys((*STAGES, "drift", "causal"), 1) | {"circuit": 2}
 """Raised when a stage's numbers change for the same inputs: what was measured before is then made again."""
 
 

@@ -10,8 +10,9 @@ import torch
 import families
 import instar
 from conftest import tiny_gpt2
-from instar.measure.faithfulness import completeness, curve, minimality
+from instar.measure.faithfulness import Ranked, completeness, curve, curves, minimality
 from instar.models.load import load
+from instar.tasks.batch import tokenize
 
 
 def prompts(vocabulary: int = 101, n: int = 6, width: int = 9, last: bool = True) -> instar.Batch:
@@ -268,6 +269,21 @@ def test_curves_areas_and_the_smallest_faithful_circuit(embedded):
     assert 0.5 < scores.rank_correlation <= 1
     gaps = completeness(embedded, batch, circuit, random=3, groups={"mlps": ["m0", "m1"]})
     assert list(gaps["removed"].values) == ["random 0", "random 1", "random 2", "mlps"] and (gaps["gap"] >= 0).all()
+
+
+def test_curves_of_several_rankings_are_each_one_by_itself(embedded):
+    """What is shared is run once, and nothing is shared that differs: pooled, and each counterfactual's own pairs."""
+    parts = {kind: instar.ioi(3).batch(embedded, n=6, seed=1, counterfactual=kind) for kind in ("giver1", "giver2")}
+    both = tokenize([pair for part in parts.values() for pair in part.pairs], embedded.tokenizer)
+    scores = {name: instar.edges(embedded, batch, "eap") for name, batch in {**parts, "both": both}.items()}
+    ranked = {name: Ranked(scores[name], (name,), parts[name]) for name in parts}
+    ranked["both"] = Ranked(scores["both"], tuple(parts), both)
+    found = curves(embedded, parts, ranked, random=2)
+    for name, one in ranked.items():
+        alone = curve(embedded, one.batch, one.edges, random=2)
+        for variable in alone:
+            np.testing.assert_allclose(found[name][variable], alone[variable], atol=2e-4, err_msg=f"{name}, {variable}")
+        np.testing.assert_allclose(found[name]["metric"].values[-1], alone["clean"].values, atol=1e-4)
 
 
 def test_where_nothing_is_mastered_there_is_no_circuit_and_no_ratio(embedded):
