@@ -186,7 +186,8 @@ def _with_ray(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple
         import ray  # pyright: ignore[reportMissingImports] — an extra
     except ImportError:
         raise ValueError("measure.executor: ray needs the extra: pip install 'instar[ray]'") from None
-    threads = experiment.config.threads or torch.get_num_threads()
+    # A process for each core: more threads than that would wait for each other.
+    threads = experiment.config.threads or 1
     if not ray.is_initialized():
         with _own_sigterm():
             ray.init(include_dashboard=False, log_to_driver=False, **own)
