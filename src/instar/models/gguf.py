@@ -16,7 +16,9 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from io import StringIO
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -153,7 +155,9 @@ def head_of(file: Path) -> Head:
     if isinstance(parts, int) and parts > 1:
         raise ValueError(f"{file}: is one of {parts} parts; put them together first (llama-gguf-split --merge)")
     found = Head(file, said, _tensors(file, places, front.at, said.get("general.alignment", 32)))
-    bounded({key.replace("block_count", "block_count (layers)"): value for key, value in found.own().items()}, str(file))
+    bounded(
+        {key.replace("block_count", "block_count (layers)"): value for key, value in found.own().items()}, str(file)
+    )
     return found
 
 
@@ -204,6 +208,17 @@ def alone() -> Iterator[str]:
         yield folder
 
 
+def _by_transformers(kind: Any, file: Path) -> Any:
+    """A configuration or a tokenizer, of the caller's own; a file is taken apart once, which takes seconds."""
+    return deepcopy(_kept(kind, file.absolute(), content(file)))
+
+
+@lru_cache(maxsize=4)
+def _kept(kind: Any, file: Path, sha256: str) -> Any:
+    with alone() as folder:
+        return kind.from_pretrained(folder, gguf_file=str(file))
+
+
 def configuration_of(head: Head) -> Any:
     """Its settings as transformers' configuration.
 
@@ -211,8 +226,7 @@ def configuration_of(head: Head) -> Any:
         ValueError: an architecture that transformers does not read from GGUF, or one whose settings it would change.
     """
     try:
-        with alone() as folder:
-            config = AutoConfig.from_pretrained(folder, gguf_file=str(head.file.absolute()))
+        config = _by_transformers(AutoConfig, head.file)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{head.file}: its settings make no {head.family} model: {error!r}") from None
     bounded(config.to_diff_dict(), str(head.file))
@@ -337,8 +351,7 @@ def tokenizer_of(file: Path) -> Any:
     with reading(file, "a tokenizer"):
         if not head_of(file).settings.get("tokenizer.ggml.tokens"):
             raise FileNotFoundError(f"{file}: holds no tokenizer; load it as a checkpoint of its base (like=BASE)")
-        with alone() as folder:
-            found = AutoTokenizer.from_pretrained(folder, gguf_file=str(file.absolute()))
+        found = _by_transformers(AutoTokenizer, file)
         found.name_or_path = str(file)
         return found
     raise AssertionError  # for type checkers: `reading` swallows nothing
