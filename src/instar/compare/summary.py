@@ -163,7 +163,10 @@ def _checkpoints(read: Read) -> list[dict[str, Any]]:
     """Where each checkpoint of the first seed came from, and how far merging an adapter moved its logits."""
     found = []
     for row, own in read:
-        made = {name: own.get(name) for name in ("weights", "dtype", "prompts", "adapter", "merge_error")}
+        made = {
+            name: own.get(name)
+            for name in ("weights", "dtype", "prompts", "adapter", "merge_error", "dequantised_from")
+        }
         found.append({"step": row["step"], "source": row.get("source"), "revision": row.get("revision"), **made})
     return found
 

@@ -48,6 +48,8 @@ READ_BY = (
 )
 """The files of a checkpoint that decide how it is read."""
 FLOATS = ("F64", "F32", "F16", "BF16")
+GGUF = ".gguf"
+_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,38 @@ def read_by(source: str, known: Mapping[str, str] | None = None) -> str:
     "" for what is no folder here: a hub revision's commit stands for all of its files. `known`: the folder's files, each with
     its sha256, where they need not be read for it.
     """
+    gguf = gguf_file(Path(source)) if known is None else None
+    if gguf is not None:
+        return sha256(f"{GGUF} {content(gguf)}".encode()).hexdigest()[:16]
     if known is None:
         files = {file for pattern in READ_BY for file in Path(source).glob(pattern)} if Path(source).is_dir() else ()
-        known = {file.name: _content(file, file.stat().st_mtime_ns, file.stat().st_size) for file in files}
+        known = {file.name: content(file) for file in files}
     deciding = sorted(name for name in known if any(fnmatchcase(name, pattern) for pattern in READ_BY))
     digest = sha256("".join(f"{name} {known[name]} " for name in deciding).encode())
     return digest.hexdigest()[:16] if deciding else ""
+
+
+def gguf_file(place: Path) -> Path | None:
+    """The GGUF file that a place is, or that a folder holds instead of safetensors; None for anything else.
+
+    Raises:
+        ValueError: for a part of a split file, or where there are several.
+    """
+    found = [place] if place.is_file() and place.suffix.lower() == GGUF else []
+    if place.is_dir() and not any(place.glob("*.safetensors")):
+        found = sorted(place.glob(f"*{GGUF}"))
+    part = next((file for file in found if _PART.search(file.name)), None)
+    if part is not None:
+        raise ValueError(f"{part}: is one part of several; put them together first (llama-gguf-split --merge)")
+    if len(found) > 1:
+        raise ValueError(f"{place} holds {len(found)} GGUF files ({some([f.name for f in found])}): give the one meant")
+    return found[0] if found else None
+
+
+def content(file: Path) -> str:
+    """sha256 of a file, read once as long as it does not change."""
+    about = file.stat()
+    return _content(file, about.st_mtime_ns, about.st_size)
 
 
 @lru_cache(maxsize=4096)

@@ -3,6 +3,8 @@
 transformers' own loader gives one error for a missing file, a revision that does not exist and a connection that broke.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
@@ -48,7 +50,28 @@ def fetched_file(name: str, revision: str | None, wanted: str) -> Path:
             f"{converting(name, wanted, revision)}"
         ) from None
     except Exception as error:  # the hub's client has errors of its own, and those of the library it sends with
-        reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise FileNotFoundError(
-            f"{where}: {wanted} could not be fetched ({reason}); what was fetched is kept, and the same command tries again"
+            f"{where}: {wanted} could not be fetched ({first_line(error)}); what was fetched is kept, and the same command "
+            "tries again"
         ) from None
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first."""
+    return next((line for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own progress bars and chatter."""
+    from transformers.utils import logging as chatter
+
+    level, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
+    chatter.set_verbosity_error()
+    chatter.disable_progress_bar()
+    try:
+        yield
+    finally:
+        chatter.set_verbosity(level)
+        if bars:
+            chatter.enable_progress_bar()

@@ -23,9 +23,10 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from instar.models import organism
-from instar.models.accounts import check_objects
+from instar.models.accounts import check_objects, gguf_file
 from instar.models.arch import Layout, row
 from instar.models.checks import check
+from instar.models.gguf import tokenizer_of
 from instar.models.memory import bounded
 from instar.models.plain import measuring, seen_anew, unwrapped
 from instar.models.read import Source, quiet, read
@@ -96,7 +97,8 @@ def load(
     """Load and prove a model.
 
     Args:
-        source: "embedded", a folder, a hub id, or a transformers model that is already in memory: not copied, not changed.
+        source: "embedded", a folder, a GGUF file, a hub id, or a transformers model that is already in memory: not copied,
+            not changed.
         tokenizer: the tokenizer (or where it is) of a model in memory; of others, instead of their own.
         revision: the hub revision.
         dtype: "float32", "float64", "bfloat16" or "float16", or torch's own. A model in memory keeps its own.
@@ -261,13 +263,16 @@ def _tokenizer_of(where: Source, base: str | None) -> Any:
 
 
 def load_tokenizer(source: str, **remote: Any) -> Any:
-    """The tokenizer of "embedded", a folder or a hub id; no weights are read.
+    """The tokenizer of "embedded", a folder, a GGUF file or a hub id; no weights are read.
 
     Raises:
         FileNotFoundError: where there is none.
         ValueError: where its files are damaged.
     """
     folder = Path(local(source))
+    quantised = gguf_file(folder)
+    if quantised is not None:
+        return tokenizer_of(quantised)
     if folder.is_dir():
         check_objects(folder)
         if (folder / "config.json").exists():  # tokenizers look into it

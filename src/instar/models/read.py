@@ -6,13 +6,12 @@
 4. An adapter (peft) is put on a copy of its base, which is the one that it names, and merged in float32.
 5. A difference (`instar-delta.json`, written by `instar.training.train`) is added to its base.
 6. Bare tensors (a state dict without a config.json) take the configuration of the series' base.
+7. GGUF (`instar.models.gguf`) is made floats.
 """
 
 import copy
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,13 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from instar.models.accounts import Header, check_file, check_folder, headers, left_over, once, some
+from instar.models import gguf
+from instar.models.accounts import Header, check_file, check_folder, gguf_file, headers, left_over, once, some
 from instar.models.adapters import ADAPTER, ADAPTER_WEIGHTS, described, merged
 from instar.models.arch import row
-from instar.models.fetch import fetched_file, weight_files
+from instar.models.fetch import fetched_file, first_line, quiet, weight_files
 from instar.models.memory import bounded, empty, require
-from instar.record.foreign import object_of, reading
+from instar.record.foreign import clean, object_of, reading
 
 DELTA = "instar-delta.json"
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
@@ -100,11 +100,18 @@ def read(source: Source, base: Any = None) -> Found:
         FileNotFoundError: nothing to load there, or the hub cannot be reached.
     """
     with reading(str(source), "a model"):
-        return _read(source, base)
+        found = _read(source, base)
+        came_from = getattr(found.module.config, gguf.FROM, None)
+        return (
+            found if came_from is None else replace(found, facts={gguf.FROM: clean(str(came_from)[:400])} | found.facts)
+        )
     raise AssertionError  # for type checkers: `reading` swallows nothing
 
 
 def _read(source: Source, base: Any) -> Found:
+    quantised = gguf_file(source.path)
+    if quantised is not None:
+        return _dequantised(source, gguf.head_of(quantised))
     if source.path.is_dir():
         check_folder(source.path)
         if (source.path / DELTA).exists():
@@ -142,7 +149,7 @@ def configuration(source: Source) -> Any:
 def _unreachable(source: Source, error: Exception) -> FileNotFoundError:
     revision = f" at revision {source.revision!r}" if source.revision else ""
     return FileNotFoundError(
-        f"{source.name!r}{revision} is no folder here, and the model hub did not give it: {_first_line(error)}"
+        f"{source.name!r}{revision} is no folder here, and the model hub did not give it: {first_line(error)}"
     )
 
 
@@ -171,6 +178,16 @@ def _whole(source: Source) -> Found:
             # The cache's folder of a revision bears its commit's name; a configuration forgets it.
             found.module.commit_on_hub = files[0].parent.name
         return found
+
+
+def _dequantised(source: Source, head: gguf.Head) -> Found:
+    """Weights out of a GGUF file, as floats."""
+    config = gguf.configuration_of(head)
+    _accept(source, config)
+    gguf.check_whole(head, config)
+    with gguf.alone() as folder:
+        found = _filled(source, folder, {}, gguf_file=str(head.file.absolute()), config=config)
+    return replace(found, module=gguf.plain(found.module, source.name), facts=gguf.not_read(head, config) | found.facts)
 
 
 def _bare(source: Source, files: list[Path], config: Any) -> Found:
@@ -209,9 +226,9 @@ def _filled(
     except SafetensorError as error:
         raise ValueError(f"{source}: a safetensors file is damaged or half-written: {error}") from None
     except OSError as error:
-        raise FileNotFoundError(f"{source}: its weights cannot be read: {_first_line(error)}") from None
+        raise FileNotFoundError(f"{source}: its weights cannot be read: {first_line(error)}") from None
     except RuntimeError as error:
-        why = _unfitting(sizes, how.get("config"), source) or _first_line(error)
+        why = _unfitting(sizes, how.get("config"), source) or first_line(error)
         raise ValueError(f"{source}: its weights do not fit its configuration: {why}") from None
     notice = left_over(str(source), sorted(info["missing_keys"]), sorted(info["unexpected_keys"]), sizes)
     return Found(module, {"left_over": notice} if notice else {})
@@ -376,23 +393,3 @@ def _configured_otherwise(folder: str, base: Any) -> str:
         if not apart and there[key] != here[key]:
             return f"{key} is {there[key]!r} there and {here[key]!r} here"
     return ""
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), repr(error))
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' own progress bars and chatter."""
-    from transformers.utils import logging as chatter
-
-    level, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
-    chatter.set_verbosity_error()
-    chatter.disable_progress_bar()
-    try:
-        yield
-    finally:
-        chatter.set_verbosity(level)
-        if bars:
-            chatter.enable_progress_bar()

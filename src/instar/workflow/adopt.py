@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from instar.models import organism
+from instar.models.accounts import GGUF, gguf_file
 from instar.models.hub import commit
 from instar.notebook import some
 from instar.record.foreign import cut
@@ -103,7 +104,7 @@ def _matching(root: Path, pattern: str) -> Iterator[Path]:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    return path.is_dir() or path.suffix == ".safetensors"
+    return path.is_dir() or path.suffix in (".safetensors", GGUF)
 
 
 def _on_the_hub(name: str, here: Path, rest: str) -> str:
@@ -155,8 +156,8 @@ def _expanded(pattern: str) -> Iterator[str]:
 
 
 def _step(source: str) -> int:
-    name = source.rpartition("@")[2] if not Path(source).exists() else Path(source).name.removesuffix(".safetensors")
-    number = re.search(r"(\d+)$", name)
+    name = source.rpartition("@")[2] if not Path(source).exists() else Path(source).name
+    number = re.search(r"(\d+)$", name.removesuffix(".safetensors").removesuffix(GGUF))
     return int(number[1]) if number else 0
 
 
@@ -176,7 +177,8 @@ def _identified(source: str, known: dict[Any, dict[str, Any]]) -> dict[str, Any]
 
 
 def _weights_of(path: Path) -> dict[str, Any]:
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    gguf = gguf_file(path)
+    files = [gguf] if gguf else sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:

@@ -17,7 +17,9 @@ Column = Literal[
 class ModelConfig(Part):
     """Which model is fine-tuned."""
 
-    source: str = Field(default="embedded", description='"embedded", a folder, or a hub id; also as id@revision')
+    source: str = Field(
+        default="embedded", description='"embedded", a folder, a GGUF file, or a hub id; also as id@revision'
+    )
     revision: str | None = Field(default=None, description="hub revision")
     device: str = Field(default="cpu", description="torch device for training and measuring: cpu, cuda, cuda:1, mps")
     dtype: Literal["float32", "float64", "bfloat16", "float16"] = Field(

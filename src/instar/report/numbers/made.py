@@ -58,10 +58,11 @@ def _fine_tuning(train: TrainConfig, series: SeriesConfig | None) -> str:
 
 
 def _checkpoints(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """The type that was measured in, what prompts were read as, and what merging adapters cost."""
+    """What weights began as, the type that was measured in, how prompts were read, and what merging adapters cost."""
     listed = []
-    for name, label in (("dtype", "measured in"), ("prompts", "prompts are read as")):
-        values = sorted({row[name] for row in rows if row[name]})
+    kinds_of = (("dequantised_from", "weights began as"), ("dtype", "measured in"), ("prompts", "prompts are read as"))
+    for name, label in kinds_of:
+        values = sorted({row[name] for row in rows if row.get(name)})
         listed += [(label, ", ".join(values))] if values else []
     errors = [row["merge_error"] for row in rows if row["merge_error"] is not None]
     kinds = sorted({row["adapter"] for row in rows if row["adapter"]})
