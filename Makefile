@@ -22,6 +22,7 @@ storm: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.agreement
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
