@@ -34,10 +34,12 @@ def test_correlation_and_overlap_are_those_of_the_means(bench):
     assert (found["top 1%"]["opposite"] == 1).all()
 
 
-def test_areas_are_those_of_the_curve(bench, embedded):
-    batch = instar.ioi(2).batch(embedded, n=4, seed=1)
+def test_areas_are_those_of_the_curve(bench, embedded, monkeypatch):
+    sizes = (0.01, 0.1, 1.0)
+    monkeypatch.setattr(bench, "GRID", sizes)
+    batch = instar.ioi(2).batch(embedded, n=2, seed=1)
     scored = instar.edges(embedded, batch, "relp")
-    alone = curve(embedded, batch, scored, random=0)
-    found = bench.areas(embedded, [batch[slice(0, 2)], batch[slice(2, 4)]], {"relp": scored.scores})
+    alone = curve(embedded, batch, scored, shares=sizes, random=0)
+    found = bench.areas(embedded, [batch[slice(0, 1)], batch[slice(1, 2)]], {"relp": scored.scores})
     assert found["cpr"]["relp"][0] == pytest.approx(alone.attrs["cpr"], abs=1e-5)
     assert found["cmd"]["relp"][0] == pytest.approx(alone.attrs["cmd"], abs=1e-5)
