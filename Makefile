@@ -41,6 +41,7 @@ storm: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.agreement
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

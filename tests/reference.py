@@ -414,7 +414,7 @@ def _input_gradients(
     )
     with torch.enable_grad():
         total = _measure(model, run, tokens, mask, answer, foils).sum()  # pairs do not see each other
-        found = torch.autograd.grad(total, list(leaves.values()))
+        found = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, found, strict=True))
 
 

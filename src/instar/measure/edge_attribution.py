@@ -6,17 +6,19 @@ The gradient is of the metric itself, so **a negative score means that the edge 
 
 1. `eap`: gradient at the clean run (arXiv 2310.10348). `eap-ig`: mean gradient over runs whose embeddings lie between
    corrupted and clean (arXiv 2403.17806), at midpoints, or with `rule="left"` at 0, 1/steps, … from the corrupted end, as
-   the EAP-IG package does. `exact`: v's input is patched and everything after v recomputed, edge by edge.
+   the EAP-IG package does. `gim`, `relp`, `relp-ah`: at the clean run, with other rules in the place of some derivatives
+   (`instar.measure.backward`). `exact`: v's input is patched and everything after v recomputed, edge by edge.
 2. Only positions from the first difference on are run: left of it every difference is 0 and the runs share a prefix.
 3. Gradients are taken at the *projected* q, k and v, scaled by the norm's 1/σ and summed over the steps while they are
    d_head wide; W_Q, W_K, W_V and the norm's gain are applied once. The rest of the norm's derivative is a rank-one
-   correction (LayerNorm: also a centring).
+   correction (LayerNorm: also a centring), which a rule that holds the norm's scale leaves out.
 4. One matrix product per layer, sources before it × its readers.
 
 The metric m is the logit of the answer minus that of the name which the corruption makes right, at the last real token.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,27 +27,33 @@ from jaxtyping import Float
 from torch import Tensor
 
 from instar.circuits.graph import Graph
+from instar.measure.backward import RULES, Rules, backward
 from instar.measure.patches import first_difference
 from instar.measure.writes import linear_differences
 from instar.models.norms import Frozen, frozen
 from instar.models.replay import Engine, Metric, Pass
+from instar.models.taps import Edit
 from instar.tasks.batch import Batch
 
+ATTRIBUTED = ("eap", "eap-ig", *RULES)
+"""Methods that estimate all edges from backward passes."""
 Groups = Callable[[Batch, int], list[Tensor | None]]
 """`groups(part, start)`: which rows [pair × pos] are summed together; None for all of them."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Where between the corrupted (0) and the clean run (1) gradients are taken."""
+    """Where between the corrupted (0) and the clean run (1) gradients are taken, and how."""
 
     at: tuple[float, ...]
+    backward: Rules | None = None
+    """Rules in the place of some derivatives; None: the gradient."""
 
     @classmethod
     def of(cls, method: str, steps: int, rule: str) -> "Rule":
-        """EAP's one point, or the points of EAP-IG."""
-        if method == "eap":
-            return cls((1.0,))
+        """The one point of a single backward pass, or the points of EAP-IG."""
+        if method != "eap-ig":
+            return cls((1.0,), RULES.get(method))
         if rule not in ("midpoint", "left"):
             raise ValueError(f"rule: {rule!r} is neither 'midpoint' nor 'left'")
         if steps < 1:
@@ -78,19 +86,20 @@ def edge_scores(engine: Engine, part: Batch, rule: Rule, groups: Groups) -> Floa
     ends = {name: frame.x[:, start:] for name, frame in frames.items()}
     end = part.end - start
 
-    def towards_clean(share: float) -> Pass:
+    def towards_clean(share: float, edit: Edit | None) -> Pass:
         x = ends["clean"] if share == 1 else ends["corrupted"] + share * (ends["clean"] - ends["corrupted"])
         with torch.enable_grad():
-            return engine.run(clean, start, prefix, x.detach().requires_grad_(), end=end)
+            return engine.run(clean, start, prefix, x.detach().requires_grad_(), edit=edit, end=end)
 
     # A point at either end is the run whose outputs are needed anyway.
     kept: dict[float, Pass] = {}
     sums: _Gradients | None = None
-    for share in rule.at:
-        run = towards_clean(share)
-        sums = _added(sums, engine, run, metric, end)
-        if share in (0, 1):
-            kept[share] = run
+    with nullcontext() if rule.backward is None else backward(engine, rule.backward) as edit:
+        for share in rule.at:
+            run = towards_clean(share, edit)
+            sums = _added(sums, engine, run, metric, end, held=rule.backward is not None)
+            if share in (0, 1):
+                kept[share] = run
     assert sums is not None
     corrupted = kept.get(0) or engine.run(frames["corrupted"], start, prefix, end=end)
     clean_run = kept.get(1) or engine.run(clean, start, prefix, end=end)
@@ -98,12 +107,13 @@ def edge_scores(engine: Engine, part: Batch, rule: Rule, groups: Groups) -> Floa
     return _contracted(engine, graph, differences, sums, end, groups(part, start)) / len(rule.at)
 
 
-def _added(sums: _Gradients | None, engine: Engine, run: Pass, metric: Metric, end: Tensor) -> _Gradients:
-    """The gradients of one run, on top of those before."""
+def _added(sums: _Gradients | None, engine: Engine, run: Pass, metric: Metric, end: Tensor, held: bool) -> _Gradients:
+    """The gradients of one run, on top of those before; `held`: norms' scales are constants."""
     with torch.enable_grad():
         value = metric(run.final[:, 0])
         wanted = [run.final, *run.mlp_in, *(raw[p] for raw in run.raw for p in "qkv")]
-        found = list(torch.autograd.grad(value.sum(), wanted))
+        # A rule may cut q and k off: nothing comes back to them.
+        found = list(torch.autograd.grad(value.sum(), wanted, materialize_grads=True))
     layers = range(len(engine.blocks))
     final, mlp_in, raws = found[0], found[1 : 1 + len(layers)], iter(found[1 + len(layers) :])
     width = run.x[0].shape[1]
@@ -117,8 +127,9 @@ def _added(sums: _Gradients | None, engine: Engine, run: Pass, metric: Metric, e
         norm = None
         if block.norm_attn is not None:
             norm = frozen(engine.layout, block.norm_attn, run.x[layer].detach())
-            own.hats[layer].append(norm.hat)
-            own.parts[layer].append({p: _along(block, p, gradient[p], raw[p], norm) for p in "qkv"})
+            if not held:
+                own.hats[layer].append(norm.hat)
+                own.parts[layer].append({p: _along(block, p, gradient[p], raw[p], norm) for p in "qkv"})
         own.projected.append({p: g if norm is None else g * norm.scale[..., None] for p, g in gradient.items()})
     return own if sums is None else _summed(sums, own)
 

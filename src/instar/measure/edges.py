@@ -15,7 +15,7 @@ from instar.circuits.graph import Graph
 from instar.circuits.reading import Sign, parsed, text_of
 from instar.circuits.selection import Selection, select, smallest_size
 from instar.measure.common import about, fitting, numpy, sorted_pieces
-from instar.measure.edge_attribution import Groups, Rule, edge_scores, groups_of
+from instar.measure.edge_attribution import ATTRIBUTED, Groups, Rule, edge_scores, groups_of
 from instar.measure.edge_patching import exact_edges
 from instar.measure.faithfulness import curve
 from instar.models.load import Model
@@ -131,7 +131,7 @@ class Edges:
 def edges(
     model: Model,
     batch: Batch,
-    method: Literal["eap", "eap-ig", "exact"] | Scorer = "eap-ig",
+    method: Literal["eap", "eap-ig", "gim", "relp", "relp-ah", "exact"] | Scorer = "eap-ig",
     *,
     steps: int = 5,
     rule: Literal["midpoint", "left"] = "midpoint",
@@ -142,8 +142,9 @@ def edges(
     """Score every edge of the model on a batch of pairs.
 
     Args:
-        method: `eap`, `eap-ig` or `exact` (see `instar.measure.edge_attribution`), or a function
-            `scorer(engine, part, groups) -> [group, source, destination]` of your own.
+        method: `eap`, `eap-ig` or `exact` (see `instar.measure.edge_attribution`), `gim`, `relp` or `relp-ah` (see
+            `instar.measure.backward`), or a function `scorer(engine, part, groups) -> [group, source, destination]` of
+            your own.
         steps: interpolation steps of `eap-ig`.
         rule: where they lie; `left` for parity with the EAP-IG package.
         slots: keep an axis of the template's slots ("through the second giver"); not with `exact`.
@@ -216,13 +217,13 @@ def _smallest(
 def _scorer(method: Any, steps: int, rule: str, slots: bool, advance: Advance) -> Scorer:
     if callable(method):
         return method
-    if method in ("eap", "eap-ig"):
+    if method in ATTRIBUTED:
         where = Rule.of(method, steps, rule)
         return lambda engine, part, groups: edge_scores(engine, part, where, groups)
     if method != "exact":
-        raise ValueError(f"method: {method!r} is none of 'eap', 'eap-ig', 'exact', and no function")
+        raise ValueError(f"method: {method!r} is none of {', '.join(map(repr, ATTRIBUTED))}, 'exact', and no function")
     if slots:
-        raise ValueError("slots=True: an edge patched exactly is patched at all positions; use eap or eap-ig")
+        raise ValueError("slots=True: an edge patched exactly is patched at all positions; use another method")
     return lambda engine, part, groups: _exact(engine, part, groups, advance)
 
 
@@ -253,9 +254,8 @@ def agreement(
         raise ValueError("agreement() measures: make the scores with instar.edges, not from a file")
     attrs, graph = edges.dataset.attrs, edges.graph
     few = edges.batch[slice(0, pairs)]
-    method = attrs["method"] if attrs["method"] in ("eap", "eap-ig", "exact") else None
-    if method is None:
-        raise ValueError("agreement() knows eap, eap-ig and exact; compare your own scorer with edges(method='exact')")
+    if attrs["method"] not in (*ATTRIBUTED, "exact"):
+        raise ValueError("agreement() knows instar's methods; compare your own scorer with edges(method='exact')")
     own = edges_like(edges, few) if own is None else own
     order = np.argsort(-np.abs(edges.scores[graph.exists]), kind="stable")
     half = min(sample // 2, len(order))

@@ -45,6 +45,10 @@ class Arch:
     mlp: tuple[str, ...] = ("mlp",)
     """Modules that follow each other: the MLP as a whole, or its parts."""
     post_mlp: str | None = None
+    activation: str = "mlp.act_fn"
+    """The MLP's activation function, from the block."""
+    gated: str | None = "mlp.down_proj"
+    """The projection that reads activation × gate; None where the MLP has no gate."""
     q_scale: str | None = None
     """The attention's own factor on q, where the family applies it before the attention function."""
     softcap: str | None = None
@@ -96,6 +100,8 @@ TABLE: dict[str, Arch] = {
         out_proj="attn.c_proj",
         norm_mlp="ln_2",
         mlp=("mlp.c_fc", "mlp.act", "mlp.c_proj"),
+        activation="mlp.act",
+        gated=None,
         transposed=True,
     ),
     "gpt_neox": Arch(
@@ -106,6 +112,8 @@ TABLE: dict[str, Arch] = {
         qkv=("attention.query_key_value",),
         fused="interleaved",
         out_proj="attention.dense",
+        activation="mlp.act",
+        gated=None,
         parallel="use_parallel_residual",
     ),
     "llama": _LLAMA,
@@ -129,9 +137,11 @@ TABLE: dict[str, Arch] = {
         qk_norm=("self_attn.q_layernorm", "self_attn.k_layernorm"),
         out_proj="self_attn.dense",
         norm_mlp="input_layernorm",
+        activation="mlp.activation_fn",
+        gated=None,
         parallel=True,
     ),
-    "phi3": Arch(qkv=("self_attn.qkv_proj",), fused="columns"),
+    "phi3": Arch(qkv=("self_attn.qkv_proj",), fused="columns", activation="mlp.activation_fn"),
     "opt": Arch(
         blocks="model.decoder.layers",
         embeddings=("model.decoder.embed_tokens", "model.decoder.embed_positions"),
@@ -140,11 +150,13 @@ TABLE: dict[str, Arch] = {
         out_proj="self_attn.out_proj",
         norm_mlp="final_layer_norm",
         mlp=("fc1", "activation_fn", "fc2"),
+        activation="activation_fn",
+        gated=None,
         q_scale="self_attn.scaling",
         refused=_opt_refused,
     ),
     "stablelm": Arch(qk_norm=("self_attn.q_layernorm", "self_attn.k_layernorm"), parallel="use_parallel_residual"),
-    "starcoder2": Arch(mlp=("mlp.c_fc", "mlp.act", "mlp.c_proj")),
+    "starcoder2": Arch(mlp=("mlp.c_fc", "mlp.act", "mlp.c_proj"), activation="mlp.act", gated=None),
 }
 # Families whose attention does not go through transformers' registry: nothing of theirs could be seen.
 WITHOUT_SEAM = ("bloom", "gpt_neo", "gptj")

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers.activations import NewGELUActivation
 
@@ -97,7 +97,10 @@ class Block:
         self.w_in = {p: _detached(layout.w_in(layer, p), copy=apart) for p in ("q", "k", "v")}
         self.b_in = {p: _detached(layout.b_in(layer, p), copy=apart) for p in ("q", "k", "v")}
         self.w_o, self.b_o = layout.w_o(layer).detach(), layout.b_o(layer).detach()
-        self._mlp = [_quick(layout.part(layer, path)) for path in arch.mlp]
+        mlp = {path: _quick(layout.part(layer, path)) for path in arch.mlp}
+        self._mlp = list(mlp.values())
+        self.activation = mlp.get(arch.activation) or layout.part(layer, arch.activation)
+        self.gated = layout.part(layer, arch.gated)
         self._eager = sys.modules[type(self.attn).__module__].eager_attention_forward
         cap = layout.part(layer, arch.softcap)
         self._options = {"scaling": self.attn.scaling if self.q_scale is None else 1.0} | (
@@ -181,5 +184,5 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _quick(module: Any) -> Any:
     """GPT-2's activation spelt out costs eight passes over memory; the same function in one."""
     if isinstance(module, NewGELUActivation):
-        return lambda x: functional.gelu(x, approximate="tanh")
+        return nn.GELU(approximate="tanh")
     return module

@@ -28,7 +28,7 @@ SMALL = RunConfig.model_validate(
             "patching_pairs": 4,
             "circuit_pairs": 4,
             "stages": ["evaluate"],
-            "edges": "eap",
+            "edges": "gim",
             "exact_ends": False,
         },
     }

@@ -47,7 +47,7 @@ def test_edge_attribution_is_exact_on_a_linear_network(batch):
     model = linear_model()
     exact = instar.edges(model, batch, "exact").scores
     assert np.abs(exact).max() > 1e-2
-    for options in ({"method": "eap"}, {"steps": 2}, {"steps": 3, "rule": "left"}):
+    for options in ({"method": "eap"}, {"steps": 2}, {"steps": 3, "rule": "left"}, {"method": "relp"}):
         np.testing.assert_allclose(instar.edges(model, batch, **options).scores, exact, atol=1e-8 * np.abs(exact).max())
     found = instar.patching(model, batch, ("z", "v", "mlp_out", "attn_out"))
     approximate = instar.patching(model, batch, ("z", "v", "mlp_out", "attn_out"), method="attribution")

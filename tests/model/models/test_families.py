@@ -9,9 +9,12 @@ import torch
 import families
 import instar
 import reference
+import rules
 from instar.circuits.circuit import Circuit
+from instar.measure.backward import RULES, backward
 from instar.measure.patches import HEAD_SITES
 from instar.models.load import load
+from instar.models.replay import Engine
 from instar.models.taps import record
 
 TIGHT, SINGLE = 1e-9, 1e-6
@@ -110,6 +113,21 @@ def test_edges_equal_the_oracles(case):
     ):
         assert set(ours.graph.names(ours.graph.exists)) == set(theirs)
         close([ours[name] for name in theirs], list(theirs.values()), tolerance)
+
+
+@pytest.mark.parametrize("method", ["gim", "relp"])
+def test_edges_by_other_backward_rules_are_the_rules_written_out_by_hand(case, method):
+    model, batch, (module, *prompts) = case
+    with rules.following(module, method):
+        theirs = reference.edges_eap(module, *prompts)
+    ours = instar.edges(model, batch, method, chunk=2)
+    close([ours[name] for name in theirs], list(theirs.values()), SINGLE)
+    # Not a bit of the forward pass differs.
+    engine = Engine(model.layout)
+    frame = engine.frame(batch.clean, batch.mask)
+    with backward(engine, RULES[method]) as edit:
+        changed = engine.run(frame, x=frame.x.clone().requires_grad_(), edit=edit).final
+    assert changed.requires_grad and torch.equal(changed, engine.run(frame).final)
 
 
 def test_circuits_equal_the_oracles(case):

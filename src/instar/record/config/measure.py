@@ -43,7 +43,9 @@ class MeasureConfig(Part):
     patching_pairs: int = Field(
         default=32, ge=4, le=1_000_000, description="pairs patched, for each giver's counterfactual"
     )
-    edges: Literal["eap", "eap-ig"] = Field(default="eap-ig", description="edge attribution at every checkpoint")
+    edges: Literal["eap", "eap-ig", "gim", "relp", "relp-ah"] = Field(
+        default="eap-ig", description="edge attribution at every checkpoint"
+    )
     edge_steps: int = Field(default=5, ge=1, le=10_000, description="interpolation steps of eap-ig")
     circuit_pairs: int = Field(
         default=32,
