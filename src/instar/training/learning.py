@@ -102,6 +102,14 @@ class Learning:
         self.seconds += time.perf_counter() - began
         return value
 
+    def took(self, training: float) -> str:
+        """How long it took, beside so many seconds of training."""
+        every = "every step" if self.every == 1 else f"every {self.every} steps"
+        return (
+            f"learning: {len(self.batch)} pairs were probed {every}, {self.seconds:.1f} s beside {training:.1f} s of "
+            f"training ({self.seconds / training:.0%})"
+        )
+
 
 @dataclass
 class Course:

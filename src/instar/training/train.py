@@ -13,6 +13,7 @@
 
 import hashlib
 import json
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -82,6 +83,8 @@ class Told:
     tell: Tell
     warn: Warn
     decided: dict[str, Any] = field(default_factory=dict)
+    say: Callable[[str], None] = lambda text: None
+    """Called with how long it took. No file has that: equal runs have equal files."""
 
 
 def train(
@@ -147,7 +150,10 @@ def train(
         )
         writer.count = lambda: trainer.tokens
         trainer.remove_callback(PrinterCallback)  # `tell` shows progress
+        began = time.perf_counter()
         trainer.train()
+        if learning is not None:
+            told.say(learning.took(time.perf_counter() - began - writer.seconds))
     if adapted is not None:
         adapted.merge_and_unload()
     model.module.eval()
@@ -254,6 +260,8 @@ class _Checkpoints(TrainerCallback):
     probes: list[Probe] = field(default_factory=list)
     health: dict[str, Finding] = field(default_factory=dict)
     count: Callable[[], int] = lambda: 0
+    seconds: float = 0.0
+    """What was not training: probes, checkpoints, health, the course."""
     adapted: Any = None
     """The model with its adapters, where these are what is trained."""
 
@@ -269,7 +277,9 @@ class _Checkpoints(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A checkpoint where one is due."""
+        began = time.perf_counter()
         self.step(state.global_step)
+        self.seconds += time.perf_counter() - began
         self.tell(state.global_step, self.config.steps, self._note())
 
     def _note(self) -> str:

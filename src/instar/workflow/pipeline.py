@@ -148,11 +148,14 @@ def _tune(experiment: Experiment, of: Tuned, label: str, read: tuple[str, str, s
         return
     rows = [Row(**row) for row in of.rows()]
     probed = of.probed() if isinstance(of.config.checkpoints, LearningConfig) else None
+    said = list[str]()
     with bar(label) as tell:
         # A control is meant not to learn the new task: its health is not news.
         warn = _warn if isinstance(of.tuning, int) else lambda finding: None
-        own = Told(tell, warn, {"key": digest([*decided_by.values()]), "decided_by": decided_by})
+        own = Told(tell, warn, {"key": digest([*decided_by.values()]), "decided_by": decided_by}, said.append)
         index = train(experiment.untrained(), rows, of.heldout, of.config, store, of.tuning, of.seed, own, probed)
+    for text in said:
+        console.print(text)
     if of.config.save != "float32":
         sizes = [row["bytes"] for row in index["steps"]]
         saved = 1 - sum(sizes) / (sizes[0] * len(sizes))
