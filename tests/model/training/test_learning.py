@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import signal
+import warnings
 
 import pytest
 import torch
@@ -10,13 +13,12 @@ from safetensors.torch import load_file
 import instar
 from instar.models.load import load
 from instar.record.config import RunConfig, TrainConfig
-from instar.record.contents import Contents
 from instar.record.store import Store
 from instar.tasks.batch import tokenize
 from instar.training.learning import affordable, choosing
 from instar.training.train import Row, Told, collate, encode, train
 
-OPTIONS = {"steps": 12, "batch_size": 4, "checkpoints": {"learning": 4}, "learning_rate": 1e-3}
+OPTIONS = {"steps": 8, "batch_size": 4, "checkpoints": {"learning": 4}, "learning_rate": 1e-3}
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +66,46 @@ def test_a_probe_takes_a_quarter_of_the_training(training, probe, there, due):
     assert found.pairs * probe <= 0.25 * 3 * training * found.every
 
 
-@pytest.mark.parametrize("kind", ["whole", "differences", "adapters"])
-def test_the_change_is_that_of_the_saved_weights(tmp_path, rows, kind):
-    own = {"whole": {}, "differences": {"save": "bfloat16"}, "adapters": {"lora": {"rank": 2}, "learning_rate": 1e-2}}
-    store, index, _ = trained(tmp_path, rows, **own[kind])
-    base, rest = (load(store.checkpoint(0, step)).module.state_dict() for step in (0, 12))
-    if kind == "whole":
-        base, rest = (load_file(store.checkpoint(0, step) / "model.safetensors") for step in (0, 12))
-    same = {id(v) for n, v in rest.items() if n == "lm_head.weight"} if kind != "whole" else set()
-    saved = sum(float((rest[n].double() - base[n].double()).square().sum()) for n in base if id(rest[n]) not in same)
-    # 16-bit differences round by 2^-9; adapters are merged in float32.
-    tolerance = {"whole": 1e-9, "differences": 2e-3, "adapters": 1e-4}[kind]
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory, rows):
+    """A fine-tuning that places its checkpoints, and the most that lay on the disk at once."""
+    root, most = tmp_path_factory.mktemp("placed"), []
+
+    def watch(step, steps, note):
+        most.append(len(list((root / "checkpoints").glob("step-*"))))
+
+    return *trained(root, rows, watch), max(most)
+
+
+def test_the_change_is_that_of_the_saved_weights(placed):
+    store = placed[0]
+    base, last = (load_file(store.checkpoint(0, step) / "model.safetensors") for step in (0, 8))
+    saved = sum(float((last[n].double() - base[n].double()).square().sum()) for n in base)
     lines = course(store)
-    assert [line["step"] for line in lines] == list(range(13)) and lines[0]["change"] == 0.0
-    assert lines[-1]["change"] == pytest.approx(saved**0.5, rel=tolerance)
-    assert [row["step"] for row in index["steps"]] == folders(store) and len(folders(store)) <= 4
+    assert [line["step"] for line in lines] == list(range(9)) and lines[0]["change"] == 0.0
+    assert lines[-1]["change"] == pytest.approx(saved**0.5, rel=1e-7)
+
+
+def test_of_adapters_it_is_that_of_the_merged_weights(tmp_path, rows):
+    own = {
+        "lora": {"rank": 2},
+        "learning_rate": 1e-2,
+        "steps": 3,
+        "checkpoints": {"learning": 3},
+        "freeze_embeddings": True,
+    }
+    store, index, _ = trained(tmp_path, rows, **own)
+    base, merged = (dict(load(store.checkpoint(0, step)).module.named_parameters()) for step in (0, 3))
+    saved = sum(float((merged[n] - base[n]).detach().double().square().sum()) for n in base)
+    # Merging rounds to float32.
+    assert course(store)[-1]["change"] == pytest.approx(saved**0.5, rel=1e-4) and saved > 0
+    assert [row["step"] for row in index["steps"]] == folders(store)
+
+
+def test_differences_are_placed_too(tmp_path, rows):
+    store, index, _ = trained(tmp_path, rows, save="bfloat16", steps=3, checkpoints={"learning": 3})
+    assert [row["step"] for row in index["steps"]] == folders(store) and len(folders(store)) == 3
+    assert (store.checkpoint(0, 3) / "difference.safetensors").exists()
 
 
 def test_loss_and_gradient_norm_by_hand(tmp_path, rows):
@@ -96,33 +123,33 @@ def test_loss_and_gradient_norm_by_hand(tmp_path, rows):
     assert norm > 1 and line["gradient_norm"] == pytest.approx(norm, rel=1e-4)  # before it is clipped to 1
 
 
-def test_placing_disturbs_no_training_and_comes_out_again(tmp_path, rows):
-    most = []
-
-    def watch(step, steps, note):
-        most.append(len(list((tmp_path / "a" / "checkpoints").glob("step-*"))))
-
-    store, index, said = trained(tmp_path / "a", rows, watch)
-    steps = [row["step"] for row in index["steps"]]
-    assert steps[0] == 0 and steps[-1] == 12 and steps == folders(store) and max(most) <= 4
-    assert index["probe"] == {"pairs": 12, "every": 4} or index["probe"]["every"] > 1
+def test_checkpoints_are_placed_by_the_probe(placed, tmp_path, rows):
+    store, index, said, most = placed
+    steps, every = [row["step"] for row in index["steps"]], index["probe"]["every"]
+    assert steps[0] == 0 and steps[-1] == 8 and steps == folders(store) and most <= 4 and every > 1
     probed = {line["step"] for line in course(store) if line["choosing"] is not None}
-    assert probed == {s for s in range(13) if s % index["probe"]["every"] == 0} | {12} and set(steps) <= probed
+    assert probed == {step for step in range(9) if step % every == 0} and set(steps) <= probed
+    assert [row["choosing"] for row in index["steps"]] == [course(store)[step]["choosing"] for step in steps]
     assert len(said) == 1 and "s of training" in said[0]
     losses = [line["loss"] for line in course(store)]
     assert index["steps"][1]["loss"] == pytest.approx(sum(losses[1 : steps[1] + 1]) / steps[1])
     # The same training without a probe ends in the same weights.
-    _, plain, _ = trained(tmp_path / "b", rows, checkpoints=12)
+    _, plain, _ = trained(tmp_path, rows, checkpoints=8)
     assert plain["steps"][-1]["sha256"] == index["steps"][-1]["sha256"]
-    # Ended on its way, it starts again and arrives at the same bytes.
-    with pytest.raises(RuntimeError, match="ended"):
-        trained(
-            tmp_path / "c", rows, lambda step, *_: (_ for _ in ()).throw(RuntimeError("ended")) if step == 9 else None
-        )
-    again, same, _ = trained(tmp_path / "c", rows)
-    assert same == index
-    lists = [{path: entry for path, entry in Contents(s.root).entries.items() if "/" in path} for s in (store, again)]
-    assert lists[0] == lists[1] and json.dumps(course(again)) == json.dumps(course(store))
+
+
+def test_killed_and_begun_again_it_arrives_at_the_same_bytes(placed, tmp_path, rows):
+    store, index = placed[:2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # no thread here holds a lock that the child needs
+        pid = os.fork()
+    if not pid:
+        trained(tmp_path, rows, lambda step, *_: os.kill(os.getpid(), signal.SIGKILL) if step == 6 else None)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL and len(folders(Store(tmp_path))) > 1
+    again, same, _ = trained(tmp_path, rows)
+    assert same == index and json.dumps(course(again)) == json.dumps(course(store))
+    lists = [{path: entry for path, entry in s.contents.entries.items() if "/" in path} for s in (store, again)]
+    assert lists[0] == lists[1] and folders(again) == folders(store)
 
 
 def test_a_task_without_foils_is_refused(tmp_path, rows):
