@@ -18,6 +18,12 @@ Dtype = Annotated[
 Lora = Annotated[
     str | None, typer.Option("--lora", help='train low-rank adapters: "rank=8", "rank=8,alpha=16,dropout=0.05"')
 ]
+Checkpoints = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoints", help="which steps are kept: 8 (every 8), log, 1,2,4, or learning=24 (where it learns)"
+    ),
+]
 Seeds = Annotated[str | None, typer.Option("--seeds", help="one fine-tuning each: 0,1,2")]
 Remeasure = Annotated[bool, typer.Option("--remeasure", help="measure anew what is there, by the versions of today")]
 Replace = Annotated[
@@ -54,6 +60,7 @@ def run(
     lora: Lora = None,
     device: Device = None,
     dtype: Dtype = None,
+    checkpoints: Checkpoints = None,
     seeds: Seeds = None,
     controls: Controls = None,
     remeasure: Remeasure = False,
@@ -63,7 +70,18 @@ def run(
 ) -> None:
     """Everything a configuration says: data, training, measurements, comparison, report."""
     consent = (trust_remote_code, trust_tasks, replace)
-    _run(_named(run, out, consent, lora=lora, device=device, dtype=dtype, seeds=seeds, controls=controls), remeasure)
+    experiment = _named(
+        run,
+        out,
+        consent,
+        lora=lora,
+        checkpoints=checkpoints,
+        device=device,
+        dtype=dtype,
+        seeds=seeds,
+        controls=controls,
+    )
+    _run(experiment, remeasure)
 
 
 @app.command()
@@ -72,6 +90,7 @@ def train(
     out: Out = None,
     lora: Lora = None,
     device: Device = None,
+    checkpoints: Checkpoints = None,
     seeds: Seeds = None,
     controls: Controls = None,
     replace: Replace = False,
@@ -82,7 +101,9 @@ def train(
     from instar.workflow.pipeline import train_stage
 
     consent = (trust_remote_code, trust_tasks, replace)
-    experiment = _named(run, out, consent, lora=lora, device=device, seeds=seeds, controls=controls)
+    experiment = _named(
+        run, out, consent, lora=lora, checkpoints=checkpoints, device=device, seeds=seeds, controls=controls
+    )
     train_stage(experiment)
     _end(experiment)
 
@@ -225,7 +246,7 @@ def _named(
 
     allowed, parts = (
         Consent(*consent),
-        {"model": ("device", "dtype"), "train": ("lora", "seeds"), "compare": ("controls",)},
+        {"model": ("device", "dtype"), "train": ("lora", "checkpoints", "seeds"), "compare": ("controls",)},
     )
     instead = {part: _given(**{name: options.get(name) for name in names}) for part, names in parts.items()}
     if allowed.remote:

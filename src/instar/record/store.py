@@ -9,6 +9,7 @@
     data/baselines.jsonl                     what needs no circuit: a rule a line, with how right it is on each pair
     data/TASK.py.txt                         the code of a task of the user's own, as text
     checkpoints/index.json                   step, loss, tokens, hash and health; written last, so its presence means done
+    checkpoints/steps.jsonl                  loss, gradient norm, change of the weights and choosing of every step
     checkpoints/step-000008/                 a folder that transformers loads
     measure/STAGE/TASK/step-000008.nc        one measurement (netCDF, opens with xarray)
     compare/evidence/step-000184.nc          what a verdict is made of: every number with its interval
@@ -229,6 +230,10 @@ class Store:
     def checkpoint(self, seed: Tuning, step: int) -> Path:
         """The folder of a checkpoint that was trained here."""
         return self._of_all(("checkpoints",), seed, step, step_name(step))
+
+    def course(self, seed: Tuning) -> Path:
+        """A fine-tuning's file with a line for every step."""
+        return self._seeded(("checkpoints",), seed, "steps.jsonl")
 
     def measurement(self, stage: str, task: str, seed: Tuning, step: int) -> Path:
         """One measurement's file."""

@@ -18,7 +18,7 @@ from instar.tasks.custom import files_of, is_custom
 from instar.tasks.fitting import SEVERAL
 from instar.tasks.library import TASKS, ioi
 from instar.tasks.library import task as find_task
-from instar.tasks.pair import Pair, Span, word_ids
+from instar.tasks.pair import Pair, Span, normalised, word_ids
 from instar.tasks.ready import PairSource, Rejected, said
 from instar.tasks.records import fingerprint
 from instar.tasks.rows import DataRow, read_training_file
@@ -181,6 +181,32 @@ def control_rows(store: Store, data: DataConfig, prepared: Prepared, control: st
     answers = [row["answer"] for row in prepared.train]
     rng.shuffle(answers)
     return [row | {"answer": a} for row, a in zip(prepared.train, answers, strict=True)]
+
+
+def probe_pairs(store: Store, data: DataConfig, prepared: Prepared, least: int, most: int) -> list[Pair]:
+    """Held-out pairs of the new task for `train.checkpoints: {learning: N}`: a draw of their own, written to `data/`.
+
+    None of their prompts is trained on, tested or measured on, clean or corrupted, in any of the two tasks.
+
+    Raises:
+        ValueError: where fewer than `least` are left.
+    """
+    tested = [p for task, kinds in prepared.counterfactuals.items() for k in kinds for p in read_pairs(store, task, k)]
+    seen = {normalised(text) for pair in tested for text in (pair.clean, pair.corrupted)}
+    seen |= {normalised(row["prompt"]) for row in prepared.train}
+    new, found, asked = prepared.new, list[Pair](), data.test_size + 4 * most
+    draw = new.source if isinstance(new, PairSource) else new.pairs
+    for pair in draw(asked, data.seed + 3, "test"):
+        if pair.counterfactual == new.counterfactuals[0] and normalised(pair.clean) not in seen and len(found) < most:
+            seen.add(normalised(pair.clean))
+            found.append(pair)
+    if len(found) < least:
+        raise ValueError(
+            f"train.checkpoints: learning probes pairs of {new.name} that are neither trained nor tested on: {least} are "
+            f"needed, and {len(found)} are left. Lower data.test_size, hold more out, or give checkpoints as steps"
+        )
+    store.write_rows(store.data("probe.jsonl"), [_stored(asdict(pair)) for pair in found])
+    return found
 
 
 def _taught(prompt: str, of: Pair | DataRow) -> dict[str, str]:

@@ -32,6 +32,16 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Unseen:
+    """A checkpoint that was not looked at: the names of `Probe`, and no numbers."""
+
+    step: int
+    train_accuracy: None = None
+    heldout_accuracy: None = None
+    end_of_text: None = None
+
+
+@dataclass(frozen=True)
 class Finding:
     """A named failure, the step at which it was first seen, and a sentence."""
 

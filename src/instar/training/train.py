@@ -4,14 +4,17 @@
    with `loss: answer`. Padding is end-of-text, masked: the vocabulary is never resized.
 2. At every step of the schedule, 0 included, the weights are written as safetensors (16-bit: as differences from the
    float32 step 0, since a plain 16-bit copy rounds away several steps at 1e-5), the model is probed, and its health is
-   examined.
+   examined. With `checkpoints: {learning: N}` a probe at every step decides which are kept (`instar.training.placing`), and
+   health is examined at both ends and the quarters between.
 3. With `lora` peft's adapters are trained and saved by themselves; `instar.load` merges them into step 0.
-4. `index.json` is written last. Without it the fine-tuning starts again from step 0 and arrives at the same bytes.
+4. `steps.jsonl` has the course of every step (`instar.training.learning`). `index.json` is written last. Without it the
+   fine-tuning starts again from step 0 and arrives at the same bytes.
 """
 
 import hashlib
 import json
 import os
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,11 +31,13 @@ from instar.models.load import Model
 from instar.models.memory import TRAINED, require
 from instar.models.read import ADAPTER, ADAPTER_WEIGHTS, DELTA, quiet
 from instar.models.taps import logits_at, record
-from instar.record.config import LoraConfig, TrainConfig
+from instar.record.config import LearningConfig, LoraConfig, TrainConfig
 from instar.record.store import Store, Tuning
 from instar.tasks.batch import Batch
 from instar.tasks.pair import word_ids
-from instar.training.health import Finding, Probe, examine
+from instar.training.health import Finding, Probe, Unseen, examine
+from instar.training.learning import Course, Learning
+from instar.training.placing import Placing
 
 PROBES = 200
 IGNORED = -100
@@ -80,6 +85,8 @@ class Told:
     tell: Tell
     warn: Warn
     decided: dict[str, Any] = field(default_factory=dict)
+    say: Callable[[str], None] = lambda text: None
+    """Called with how long it took. No file has that: equal runs have equal files."""
 
 
 def train(
@@ -91,8 +98,11 @@ def train(
     tuning: Tuning,
     seed: int,
     told: "Told",
+    probed: Batch | None = None,
 ) -> dict[str, Any]:
     """Fine-tune `model` in place and write its checkpoints and their index. Returns the index.
+
+    `probed`: for `checkpoints: {learning: N}`, pairs that are used for nothing else.
 
     Raises:
         ValueError: for an empty training set, a prompt longer than the model's context, or a missing end-of-text token.
@@ -111,17 +121,25 @@ def train(
     _check_lengths(examples, rows, model)
     # The index says that training is done, so it is the first to go.
     folder = store.checkpoints(tuning)
-    store.forget(folder / "index.json")
+    store.forget(folder / "index.json", store.course(tuning))
     store.forget(*folder.glob("step-*"))
     set_seed(seed)
     require(model.name, model.module.config, "float32", str(model.device), copies=TRAINED - 1)
     for embedding in model.layout.embeddings:
         embedding.requires_grad_(not config.freeze_embeddings)
+    placing = learning = None
+    if isinstance(config.checkpoints, LearningConfig) and probed is not None:
+        placing = Placing(config.checkpoints.learning, config.steps)
+        learning = Learning.of(probed, config.batch_size * sum(len(e["input_ids"]) for e in examples) / len(examples))
+    # A probe at every step leaves little time for health.
+    count = PROBES if placing is None else min(PROBES, 4 * config.batch_size)
+    course = Course(store.checkpoint(tuning, 0) / "model.safetensors")
     writer = _Checkpoints(
-        model, list(rows[:PROBES]), heldout[slice(0, PROBES)], config, store, tuning, told.tell, told.warn
+        *(model, list(rows[:count]), heldout[slice(0, count)], config, store, tuning, told.tell, told.warn, course),
+        *(placing, learning),
     )
     _room(model, config, store)
-    writer.checkpoint(0)
+    writer.step(0)
     adapted = None if config.lora is None else _adapted(model, config.lora)
     writer.adapted = adapted
     with store.here.scratch() as scratch, quiet():
@@ -134,10 +152,14 @@ def train(
         )
         writer.count = lambda: trainer.tokens
         trainer.remove_callback(PrinterCallback)  # `tell` shows progress
+        began = time.perf_counter()
         trainer.train()
+        if learning is not None:
+            told.say(learning.took(time.perf_counter() - began - writer.seconds))
     if adapted is not None:
         adapted.merge_and_unload()
     model.module.eval()
+    writer.end()
     index = {
         **told.decided,
         "tuning": tuning,
@@ -145,13 +167,16 @@ def train(
         "steps": writer.rows,
         "health": [asdict(f) for f in writer.health.values()],
     }
+    if learning is not None:
+        index["probe"] = {"pairs": len(learning.batch), "every": learning.every}
+    store.write_rows(store.course(tuning), course.rows)
     store.write_index(tuning, index)
     return index
 
 
 def _room(model: Model, config: TrainConfig, store: Store) -> None:
     """Ask for the space of all checkpoints before the first is written."""
-    size, steps = sum(p.numel() for p in model.module.parameters()), len(config.checkpoint_steps())
+    size, steps = sum(p.numel() for p in model.module.parameters()), config.most_checkpoints
     later = 0 if config.lora is not None else getattr(torch, config.save).itemsize
     store.need(size * (4 + later * (steps - 1)), f"training with {steps} checkpoints")
 
@@ -220,7 +245,7 @@ class _CountingTrainer(Trainer):
 
 @dataclass
 class _Checkpoints(TrainerCallback):
-    """Writes the scheduled checkpoints, probes them and examines their health."""
+    """Writes the scheduled checkpoints, or those where learning happens, and examines their health."""
 
     model: Model
     probe_rows: list[Row]
@@ -230,45 +255,79 @@ class _Checkpoints(TrainerCallback):
     tuning: Tuning
     tell: Tell
     warn: Warn
+    course: Course
+    placing: Placing | None = None
+    learning: Learning | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
     probes: list[Probe] = field(default_factory=list)
     health: dict[str, Finding] = field(default_factory=dict)
-    losses: list[float] = field(default_factory=list)
     count: Callable[[], int] = lambda: 0
+    seconds: float = 0.0
+    """What was not training: probes, checkpoints, health, the course."""
     adapted: Any = None
     """The model with its adapters, where these are what is trained."""
 
     def __post_init__(self) -> None:
         self.schedule = set(self.config.checkpoint_steps())
+        quarters = {self.config.steps * i // 4 for i in range(5)}
+        self.examined = self.schedule if self.placing is None else quarters
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Losses since the last checkpoint. The Trainer logs a step after `on_step_end` of the same step."""
+        """The Trainer logs a step after `on_step_end` of the same step."""
         if logs and "loss" in logs:
-            self.losses.append(float(logs["loss"]))
-            if self.rows and self.rows[-1]["step"] == state.global_step:
-                self.rows[-1]["loss"] = sum(self.losses) / len(self.losses)
-                self.losses.clear()
+            self.course.end(state.global_step, logs)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A checkpoint where one is due."""
-        if state.global_step in self.schedule:
-            self.checkpoint(state.global_step)
+        began = time.perf_counter()
+        self.step(state.global_step)
+        self.seconds += time.perf_counter() - began
         self.tell(state.global_step, self.config.steps, self._note())
 
     def _note(self) -> str:
+        if self.placing is not None and (now := self.course.rows[-1]["choosing"]) is not None:
+            return f"choosing {now:+.2f} nats, {len(self.rows)} checkpoints"
         return f"held-out accuracy {self.probes[-1].heldout_accuracy:.0%}" if self.probes else ""
 
-    def checkpoint(self, step: int) -> None:
-        """Write, probe and examine one step; 0 is the untouched base."""
-        digest, size = write_checkpoint(self.model, self.store, self.tuning, step, self.config.save, self.adapted)
+    def step(self, step: int) -> None:
+        """After a step: a checkpoint where one is due, and the step's course; 0 is the untouched base."""
+        own, last, value = self.learning, step == self.config.steps, None
+        if own is not None and (step % own.every == 0 or last):
+            value = own.probe(self.model)
+        if self._due(step, value):
+            digest, size = write_checkpoint(self.model, self.store, self.tuning, step, self.config.save, self.adapted)
+            found = self._examine(step) if step in self.examined else None
+            seen = asdict(found or Unseen(step)) | ({} if own is None else {"choosing": value})
+            self.rows.append({**seen, "loss": None, "tokens": self.count(), "sha256": digest, "bytes": size})
+        elif step in self.examined:
+            self._examine(step)
+        self.course.begin(step, self.model, self.adapted, value)
+
+    def _due(self, step: int, value: float | None) -> bool:
+        """Whether a step is to be kept. One that gives way to it goes first: the disk never holds more than was asked for."""
+        if self.placing is None or value is None:
+            return step in self.schedule
+        gone = self.placing.add(step, value)
+        if gone is not None:
+            self.store.forget(self.store.checkpoint(self.tuning, gone))
+            self.rows = [row for row in self.rows if row["step"] != gone]
+        return self.placing.kept[-1] == step
+
+    def _examine(self, step: int) -> Probe:
         probe = self._probe(step)
         self.probes.append(probe)
         for finding in examine(self.probes, self.config.steps):
             if finding.kind not in self.health:
                 self.health[finding.kind] = finding
                 self.warn(finding)
-        row = {**asdict(probe), "loss": None, "tokens": self.count(), "sha256": digest, "bytes": size}
-        self.rows.append(row)
+        return probe
+
+    def end(self) -> None:
+        """The mean loss of the steps that lead to each checkpoint."""
+        before = 0
+        for row in self.rows[1:]:
+            row["loss"] = self.course.loss_between(before, row["step"])
+            before = row["step"]
 
     @torch.no_grad()
     def _probe(self, step: int) -> Probe:

@@ -16,14 +16,15 @@ from instar.compare.summary import Compared, summarise
 from instar.models.accounts import read_by
 from instar.models.load import load_tokenizer, local
 from instar.progress import bar, console
-from instar.record.config import CONTROLS, Stage, TrainConfig
+from instar.record.config import CONTROLS, LearningConfig, Stage, TrainConfig
 from instar.record.contents import Damaged
 from instar.record.keys import digest, made_with
 from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.tasks.batch import Batch, tokenize
 from instar.tasks.frame import framed
-from instar.tasks.prepare import Prepared, control_rows, prepare, read_pairs, stored
+from instar.tasks.prepare import Prepared, control_rows, prepare, probe_pairs, read_pairs, stored
 from instar.training.health import Finding
+from instar.training.learning import LEAST, MOST
 from instar.training.train import Row, Told, train
 from instar.workflow.adopt import adopt
 from instar.workflow.experiment import Experiment
@@ -109,13 +110,17 @@ def _train_all(experiment: Experiment) -> None:
     store.write_config(config)
     new = prepared.names[1]
     heldout = tokenize(read_pairs(store, new, prepared.counterfactuals[new][0], 200), tokenizer, task=new)
+
+    def probed() -> Batch:
+        return tokenize(probe_pairs(store, config.data, prepared, LEAST, MOST), tokenizer, task=new)
+
     for seed in config.train.seeds:
-        tuned = Tuned(seed, seed, config.train, heldout, lambda: prepared.train)
+        tuned = Tuned(seed, seed, config.train, heldout, lambda: prepared.train, probed)
         _tune(experiment, tuned, f"training (seed {seed})", (*read, prepared.key))
     ends = config.train.model_copy(update={"checkpoints": (config.train.steps,)})
     for name in config.compare.controls:
         rows = partial(control_rows, store, config.data, prepared, name)
-        tuned = Tuned(name, config.train.seeds[0], ends, heldout, rows)
+        tuned = Tuned(name, config.train.seeds[0], ends, heldout, rows, probed)
         _tune(experiment, tuned, f"training (control: {CONTROLS[name]})", (*read, prepared.key))
 
 
@@ -128,6 +133,8 @@ class Tuned:
     config: TrainConfig
     heldout: Batch
     rows: Callable[[], list[dict[str, str]]]
+    probed: Callable[[], Batch]
+    """Pairs that say where learning happens."""
 
 
 def _tune(experiment: Experiment, of: Tuned, label: str, read: tuple[str, str, str]) -> None:
@@ -141,11 +148,15 @@ def _tune(experiment: Experiment, of: Tuned, label: str, read: tuple[str, str, s
     if _is_done(experiment, of.tuning, decided_by):
         return
     rows = [Row(**row) for row in of.rows()]
+    probed = of.probed() if isinstance(of.config.checkpoints, LearningConfig) else None
+    said = list[str]()
     with bar(label) as tell:
         # A control is meant not to learn the new task: its health is not news.
         warn = _warn if isinstance(of.tuning, int) else lambda finding: None
-        own = Told(tell, warn, {"key": digest([*decided_by.values()]), "decided_by": decided_by})
-        index = train(experiment.untrained(), rows, of.heldout, of.config, store, of.tuning, of.seed, own)
+        own = Told(tell, warn, {"key": digest([*decided_by.values()]), "decided_by": decided_by}, said.append)
+        index = train(experiment.untrained(), rows, of.heldout, of.config, store, of.tuning, of.seed, own, probed)
+    for text in said:
+        console.print(text)
     if of.config.save != "float32":
         sizes = [row["bytes"] for row in index["steps"]]
         saved = 1 - sum(sizes) / (sizes[0] * len(sizes))

@@ -32,6 +32,8 @@ def test_twenty_lines_say_it_all_and_survive_a_round_trip(tmp_path):
         ("train: {steps: -1}", "run.yaml: train.steps: .* found -1"),
         ("train: {loss: everything}", "run.yaml: train.loss: .* found 'everything'"),
         ("train: {checkpoints: [900]}", "must lie between 0 and steps=184"),
+        ("train: {checkpoints: {learning: 2}}", "train.checkpoints: .*of keys there is one, learning: .* from 3 to"),
+        ("train: {checkpoints: {learnt: 9}}", "train.checkpoints: .*of keys there is one, learning: "),
         ("- a", "run.yaml holds list, expected keys and values"),
         ("a: [", "run.yaml is not YAML"),
     ],
@@ -52,10 +54,20 @@ def test_a_missing_file_is_named(tmp_path):
         (8, [0, 8, 16, 20]),
         ("log", [0, 1, 2, 4, 8, 16, 20]),
         ((3, 5), [0, 3, 5, 20]),
+        ("3,5", [0, 3, 5, 20]),
+        ({"learning": 6}, [0, 20]),
+        ("learning=6", [0, 20]),
     ],
 )
 def test_schedules_always_hold_the_base_and_the_last_step(checkpoints, steps):
     assert TrainConfig(steps=20, checkpoints=checkpoints).checkpoint_steps() == steps
+
+
+def test_where_learning_decides_there_are_so_many_at_most():
+    own = TrainConfig(steps=20, checkpoints={"learning": 6})
+    assert own.most_checkpoints == 6 and TrainConfig.model_validate(own.model_dump(mode="json")) == own
+    assert TrainConfig(steps=3, checkpoints="learning=24").most_checkpoints == 4
+    assert TrainConfig(steps=20).most_checkpoints == 4
 
 
 def test_the_hash_is_stable_and_sees_every_change():

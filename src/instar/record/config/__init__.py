@@ -13,13 +13,13 @@ from pydantic import Field, ValidationError, model_validator
 from instar.record.config.inputs import Column, DataConfig, ModelConfig, SeriesConfig, TasksConfig
 from instar.record.config.measure import CONTROLS, CompareConfig, MeasureConfig, ReportConfig, Stage
 from instar.record.config.part import Part
-from instar.record.config.train import LoraConfig, TrainConfig
+from instar.record.config.train import LearningConfig, LoraConfig, TrainConfig
 from instar.record.explain import faults
 from instar.record.foreign import yaml_of
 
 __all__ = [
-    "CONTROLS", "Column", "CompareConfig", "DataConfig", "LoraConfig", "MeasureConfig", "ModelConfig", "ReportConfig",
-    "RunConfig", "SeriesConfig", "Stage", "TasksConfig", "TrainConfig",
+    "CONTROLS", "Column", "CompareConfig", "DataConfig", "LearningConfig", "LoraConfig", "MeasureConfig", "ModelConfig",
+    "ReportConfig", "RunConfig", "SeriesConfig", "Stage", "TasksConfig", "TrainConfig",
 ]  # fmt: skip
 
 

@@ -25,6 +25,12 @@ class LoraConfig(Part):
         return {name: number for name, _, number in parts}
 
 
+class LearningConfig(Part):
+    """Checkpoints where the new task is learnt: a probe of held-out choosing says at which steps (docs/checkpoints.md)."""
+
+    learning: int = Field(ge=3, le=MANY, description="at most so many, 0 and the last among them")
+
+
 class TrainConfig(Part):
     """Fine-tuning."""
 
@@ -40,8 +46,10 @@ class TrainConfig(Part):
         default="answer", description="answer: its tokens; completion: these and end-of-text; full: the prompt too"
     )
     repeat: int = Field(default=1, ge=1, le=10_000, description="write the answer this many times (the log used 20)")
-    checkpoints: int | Literal["log"] | tuple[int, ...] = Field(
-        default=8, description='every N steps, "log" (1, 2, 4, …), or a list of steps; 0 and the last are always kept'
+    checkpoints: int | Literal["log"] | tuple[int, ...] | LearningConfig = Field(
+        default=8,
+        description='every N steps, "log" (1, 2, 4, …), a list of steps, or {learning: 24}: at most so many, where the new '
+        "task is learnt; 0 and the last are always kept",
     )
     save: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="16-bit types store differences from step 0; adapters are stored by themselves"
@@ -57,6 +65,19 @@ class TrainConfig(Part):
         description="one fine-tuning each; a claim about training needs at least three",
     )
     report_to: tuple[str, ...] = Field(default=(), description="passed to transformers: tensorboard, wandb, trackio")
+
+    @field_validator("checkpoints", mode="before")
+    @classmethod
+    def _checkpoints_in_short(cls, value: Any) -> Any:
+        """`learning=24` is `{learning: 24}`, and `1,2,4` a list."""
+        if isinstance(value, str) and "=" in value:
+            name, _, number = value.partition("=")
+            value = {name.strip(): int(number) if number.strip().isdecimal() else number}
+        if isinstance(value, dict):
+            number = value.get("learning")
+            if set(value) != {"learning"} or type(number) is not int or not 3 <= number <= MANY:
+                raise ValueError(f"of keys there is one, learning: a number of checkpoints from 3 to {MANY:,}")
+        return listed(value) if isinstance(value, str) and "," in value else value
 
     _seeds_in_short = field_validator("seeds", mode="before")(listed)
     _seeds_once = field_validator("seeds")(different)
@@ -79,12 +100,20 @@ class TrainConfig(Part):
             raise ValueError(f"checkpoints {shown(list(self.checkpoints))} must lie between 0 and steps={self.steps}")
         return self
 
+    @property
+    def most_checkpoints(self) -> int:
+        """How many checkpoints there are at most."""
+        known = len(self.checkpoint_steps())
+        return min(self.checkpoints.learning, self.steps + 1) if isinstance(self.checkpoints, LearningConfig) else known
+
     def checkpoint_steps(self) -> list[int]:
-        """The steps whose weights are kept, 0 and the last included."""
+        """The steps whose weights are kept, 0 and the last included; where learning decides, these two are known."""
         if self.checkpoints == "log":
             middle = [2**i for i in range(self.steps.bit_length())]
         elif isinstance(self.checkpoints, int):
             middle = list(range(0, self.steps, self.checkpoints))
+        elif isinstance(self.checkpoints, LearningConfig):
+            middle = []
         else:
             middle = list(self.checkpoints)
         return sorted({0, *(s for s in middle if s <= self.steps), self.steps})

@@ -7,6 +7,7 @@ import numpy as np
 
 from instar.record.store import Store
 from instar.report.numbers.changed import grafted, roles
+from instar.report.numbers.course import course
 from instar.report.numbers.interventions import BY_SLOT, SCALES, SITES, Circuits, Patched
 from instar.report.numbers.panels import Panels, TaskPanels
 from instar.report.numbers.rounded import rounded
@@ -23,6 +24,7 @@ def page_data(panels: Panels, store: Store) -> dict[str, Any]:
         "inside": inside,
         "patched": {role: _patched(panels, p) for role, p in panels.patched.items()},
         "circuits": {role: _circuits(c) for role, c in panels.circuits.items()},
+        "course": course(store),
         "grafted": _grafted(panels, store),
         "roles": {role: roles(store, panels.summary[role], _steps(panels, role)) for role in ("old", "new")},
     }
