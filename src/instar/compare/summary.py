@@ -57,6 +57,7 @@ def summarise(store: Store, of: Compared, failures: list[dict[str, Any]], key: s
         },
         "circuits": {name: _circuits(store, name, steps) for name in tasks.values()},
         "audit": _audit(store),
+        "wordings": _wordings(store),
         "failed": failures,
         "notices": _notices(store, read),
         "diff": diffs(store, tasks, steps, of.controls),
@@ -203,6 +204,12 @@ def _control(store: Store, tasks: dict[str, str], name: str) -> dict[str, Any] |
     if drift is not None:
         found["weights moved"] = float(np.sqrt((drift["weight_change"].isel(step=-1) ** 2).sum()))
     return found
+
+
+def _wordings(store: Store) -> list[dict[str, Any]] | None:
+    """How the base answered each wording, and which were kept; None where it was not asked."""
+    path = store.data("wordings.json")
+    return store.read_json(path)["wordings"] if path.exists() else None
 
 
 def _audit(store: Store) -> dict[str, Any] | None:

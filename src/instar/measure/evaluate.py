@@ -65,7 +65,8 @@ def evaluate(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
                 "said": _said(top, part, names, model.tokenizer),
             }
         )
-    dataset = joined(parts, dict.fromkeys(parts[0], ("pair",)) | {"foil_diff": ("pair", "foil")}, batch)
+    dims: dict[str, tuple[str, ...]] = dict.fromkeys(parts[0], ("pair",))
+    dataset = joined(parts, dims | {"foil_diff": ("pair", "foil")}, batch)
     undefined = int(np.isnan(dataset["choosing"].values).sum())
     own = {"said_names": list(SAID), "convention": CONVENTION, "choosing_undefined": undefined}
     return dataset.assign_attrs(about(model, batch, **own))

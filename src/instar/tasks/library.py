@@ -64,7 +64,9 @@ def ioi(n: int = 2) -> Task:
     )
     easier = (f"ioi{n - 1}",) if n > 2 else ()
     scene, kinds = partial(_ioi_scene, n=n), (*givers, "answer", "abc")
-    return Task(f"ioi{n}", example, scene, kinds, easier, 3 * n - 1, wordings=words.TEMPLATES, more=words.MORE_TEMPLATES)
+    return Task(
+        f"ioi{n}", example, scene, kinds, easier, 3 * n - 1, wordings=words.TEMPLATES, more=words.MORE_TEMPLATES
+    )
 
 
 def _fresh_scene(dealer: Dealer) -> Scene:

@@ -50,14 +50,6 @@ def normalised(prompt: str) -> str:
     return re.sub(r"\W+", " ", prompt.lower()).strip()
 
 
-_HOLES = re.compile(r"\{\w+\}(?:(?:, | and )\{\w+\})*")
-
-
-def wording_name(template: str) -> str:
-    """A template with its holes as dots, however many people it is filled with: "After … went to the …, … gave a … to"."""
-    return _HOLES.sub("…", template)
-
-
 def word_ids(tokenizer: Any, word: str, prompt: str = "to", between: str = " ") -> list[int]:
     """The tokens of a word as they stand after a prompt.
 

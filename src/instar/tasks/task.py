@@ -5,8 +5,8 @@
 2. A `Task` deals scenes. What should be balanced (the answer's place, the order of the givers, names, wordings) is
    drawn from shuffled decks that are emptied before they are shuffled again, so balance holds by construction.
 3. `Task.pairs` writes scenes out as `Pair`s. The same seed gives the same clean prompts for every counterfactual.
-4. A task may be restricted to some of its wordings, and kept apart from prompts that a choice was made on: scenes that are not
-   wanted are passed over, and the next ones dealt.
+4. A task may be restricted to some of its wordings, and kept apart from prompts that a choice was made on: scenes that are
+   not wanted are passed over, and the next ones dealt.
 """
 
 import random
@@ -15,9 +15,9 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
-from instar.record.names import file_name
+from instar.record.names import file_name, wording_name
 from instar.tasks import words
-from instar.tasks.pair import Pair, Span, normalised, usable_words, wording_name
+from instar.tasks.pair import Pair, Span, normalised, usable_words
 
 Split = Literal["train", "test"]
 T = TypeVar("T")

@@ -65,8 +65,8 @@ TEST_TEMPLATES = (
     "On Monday {names} visited the {place}, so {givers} brought a {object} to",
 )
 
-# For tokenizers that keep every word whole (`Task.fit`). The embedded model has never seen them: each has a word that is not in
-# its vocabulary, and what was measured of it stays. On SmolLM2-135M-Instruct they name somebody more often than those above.
+# For tokenizers that keep every word whole (`Task.fit`). The embedded model has never seen them: each has a word that is not
+# in its vocabulary, and what was measured of it stays. SmolLM2-135M-Instruct names somebody in most (docs/metrics.md).
 MORE_TRAIN_TEMPLATES = (
     "After {names} finished talking at the {place}, {givers} gave a {object} to",
     "When {names} were sitting in the {place}, {givers} handed a {object} to",
