@@ -83,6 +83,7 @@ def read_rows(path: Path, make: Callable[[dict[str, Any]], Any] = lambda row: ro
 
 
 def finite(value: Any) -> Any:
+    """A value for JSON, which has no NaN: that becomes null."""
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -3,9 +3,10 @@
 *Answered* are the wordings on which the base names somebody at all: there its answers can be right or wrong.
 
 1. Of each wording of both tasks, to train and to test on, `PAIRS` pairs are drawn, with a seed of their own.
-2. A wording is answered if the base's likeliest next token is one of the pair's candidates in at least half of the prompts,
-   for certain: the lower bound of Wilson's 95 % interval is at least `HALF` (12 of 16). Half, because "names somebody" means
-   more often than not; it was fitted to no model. Which candidate it names plays no part.
+2. A wording is answered if the base's likeliest next token is one of the pair's candidates in at least half of the prompts:
+   it names somebody more often than not. Which one plays no part. `HALF` was fitted to no model. The share's interval stands
+   beside it and decides nothing: a bound of 16 prompts would ask for three quarters, and what is kept by luck biases no
+   number, for all of them are measured on other prompts.
 3. A wording that both tasks have is kept where it is answered in both, so that tasks do not differ by their wordings. (So
    are wordings of a user's data that are trained and tested on.)
 4. No pair that is trained, tested or measured on has a drawn prompt: tasks pass over them (`Task.restricted`).
@@ -25,9 +26,9 @@ from instar.tasks.task import Split, Task
 PAIRS, HALF = 16, 0.5
 FILE = "wordings.json"
 SPLITS: tuple[Split, ...] = ("train", "test")
+ASKED = f"{PAIRS} prompts"
 RULE = (
-    f"the likeliest next token is one of the candidates in at least half of {PAIRS} prompts (Wilson 95 %), in every task "
-    "that has the wording"
+    f"the likeliest next token is one of the candidates in at least half of {ASKED}, in every task that has the wording"
 )
 
 
@@ -125,7 +126,7 @@ class Drawn:
                 share, low, high = (
                     (0.0, 0.0, 1.0) if own is None else (float(x) for x in (own.value, own.low, own.high))
                 )
-                yield Answered(task, split, wording, len(pairs), count, share, low, high, low >= HALF)
+                yield Answered(task, split, wording, len(pairs), count, share, low, high, share >= HALF)
 
 
 def _or_none(task: Task, seed: int, split: Split) -> Mapping[str, Sequence[Pair]]:

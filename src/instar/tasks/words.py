@@ -76,7 +76,6 @@ MORE_TRAIN_TEMPLATES = (
     "Late at night {names} were alone in the {place}. Then {givers} quietly handed a {object} to",
     "At the end of the day {names} were tired at the {place}, but {givers} still offered a {object} to",
     "Two days ago {names} were waiting outside the {place} when {givers} handed a {object} to",
-    "Long ago {names} opened the {place} together, and {givers} gave a {object} to",
     "Earlier today {names} were talking at the {place}, and {givers} lent a {object} to",
 )
 
