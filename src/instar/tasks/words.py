@@ -77,6 +77,11 @@ MORE_TRAIN_TEMPLATES = (
     "At the end of the day {names} were tired at the {place}, but {givers} still offered a {object} to",
     "Two days ago {names} were waiting outside the {place} when {givers} handed a {object} to",
     "Earlier today {names} were talking at the {place}, and {givers} lent a {object} to",
+    "On Friday {names} met in front of the {place}. {givers} happily handed a {object} to",
+    "A few minutes ago {names} were talking outside the {place} when {givers} suddenly handed a {object} to",
+    "When the rain stopped, {names} walked to the {place}. There {givers} handed a {object} to",
+    "On the way to work {names} stopped at the {place}. There {givers} handed a {object} to",
+    "Last Friday {names} were standing outside the {place}. {givers} smiled and handed a {object} to",
 )
 
 MORE_TEST_TEMPLATES = (

@@ -38,7 +38,7 @@ def chosen_by(rate, tasks, seed=3):
 def test_every_wording_has_a_name_of_its_own_whatever_the_number_of_people(embedded):
     every = [*words.TRAIN_TEMPLATES, *words.TEST_TEMPLATES, *words.MORE_TRAIN_TEMPLATES, *words.MORE_TEST_TEMPLATES]
     names = [wording_name(w) for w in every]
-    assert len(set(names)) == len(names) == 39 and names[0] == "After … went to the …, … gave a … to"
+    assert len(set(names)) == len(names) == 44 and names[0] == "After … went to the …, … gave a … to"
     for n in (2, 5):
         assert {wording_name(p.wording) for p in ioi(n).pairs(12, 1)} == set(map(wording_name, words.TEST_TEMPLATES))
     # The embedded model's vocabulary lacks a word of each of the further ones: it keeps to those it was made with.
@@ -58,7 +58,7 @@ class Whole:
 
 def test_a_vocabulary_that_has_all_words_gets_all_wordings_in_balance():
     task = ioi(3).fit(Whole())
-    assert [len(task.wordings[s]) for s in ("train", "test")] == [25, 14]
+    assert [len(task.wordings[s]) for s in ("train", "test")] == [30, 14]
     from instar.tasks.freetext import read_ioi
 
     for n in (2, 3, 4, 5):
@@ -66,7 +66,7 @@ def test_a_vocabulary_that_has_all_words_gets_all_wordings_in_balance():
         assert {sum(p.wording == w for p in pairs) for w in {p.wording for p in pairs}} == {n}
         assert {sum(p.place == k for p in pairs) for k in range(n)} == {14}
         # What is written can be read again: the audit of training rows does.
-        for p in pairs:
+        for p in [*pairs, *ioi(n).fit(Whole()).pairs(30, 2, "train")]:
             assert set(read_ioi(p.clean, p.answer).introduced) == {p.answer, *p.foils}
 
 
