@@ -123,7 +123,7 @@ def test_naming_and_choosing_stand_beside_accuracy_and_are_absent_where_they_wer
     assert "-1.50 [-1.50, -1.50]" in text and "25.0% [25.0, 25.0]" in text
     row = [line.split() for line in text.splitlines() if line.split()[:1] == ["128"]]
     assert row[0][-4:] == ["–", "–", "–", "+0.50"] and row[1][-2:] == ["–", "+0.50"]
-    said = "three, step 0 to 128: log p(answer) +1.76 [+1.50, +2.00] nats = naming a name +1.41 [+1.20, +1.60] + choosing it not"
+    said = "log p(answer) +1.76 [+1.50, +2.00] nats = naming a name +1.41 [+1.20, +1.60] + choosing it not defined"
     assert said in " ".join(text.split())
     assert "7 of 60 pairs have fewer than two candidates" in text
     assert "two, step 0" not in text
