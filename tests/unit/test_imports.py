@@ -16,7 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stats": set(),
     "circuits": {"notebook", "record"},
     "record": set(),
-    "tasks": {"record"},
+    "tasks": {"record", "stats"},
     "generate": {"tasks", "record", "progress"},
     "models": {"tasks", "record"},
     "measure": {"models", "tasks", "circuits", "stats", "progress"},

@@ -17,6 +17,7 @@ def screen(
     pairs: Annotated[int, typer.Option(help="held-out pairs a task")] = 200,
     seed: Annotated[int, typer.Option(help="seed of the prompts")] = 0,
     device: Annotated[str, typer.Option(help="torch device")] = "cpu",
+    by_wording: Annotated[bool, typer.Option("--by-wording", help="print every wording's numbers")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Which tasks a model has mastered, which not, and which of them are neighbours."""
@@ -38,7 +39,7 @@ def screen(
         rows: Any = {"tasks": [s.as_dict() for s in screened], "neighbours": neighbours(screened)}
         say(json.dumps(rows, indent=1))
     else:
-        show_screen(model, screened, neighbours(screened))
+        show_screen(model, screened, neighbours(screened), by_wording)
 
 
 @app.command()

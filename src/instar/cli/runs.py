@@ -112,18 +112,26 @@ def train(
 def evaluate(
     run: Run,
     out: Beside = None,
+    by_wording: Annotated[
+        bool, typer.Option("--by-wording", help="print every wording's numbers, at both ends")
+    ] = False,
     replace: Replace = False,
     trust_remote_code: TrustRemote = False,
     trust_tasks: TrustTasks = False,
 ) -> None:
-    """Behaviour of every checkpoint on both tasks, as a table."""
-    from instar.report.terminal import show_accuracy
+    """Behaviour of every checkpoint on both tasks, as a table; by wording at the last."""
+    from instar.report.terminal import show_accuracy, show_wordings
     from instar.workflow.pipeline import compare_stage, measure_stage
 
     experiment = _named(run, out, (trust_remote_code, trust_tasks, replace), beside=True).trained()
     measure_stage(experiment, ("evaluate",))
     summary = compare_stage(experiment)
-    _end(experiment, lambda: show_accuracy(summary))
+
+    def show() -> None:
+        show_accuracy(summary)
+        show_wordings(summary, by_wording)
+
+    _end(experiment, show)
 
 
 @app.command()

@@ -2,10 +2,11 @@
 
 An evidence dataset has one axis, `item`, and on it `value`, `low`, `high` (NaN: masked or not measured). Items:
 
-- `gain accuracy` (share of pairs), `gain logits`, `old accuracy`, `old logits`: paired, checkpoint minus base.
-- `accuracy base`, `accuracy tuned`: of the new task; `old accuracy base`, `old accuracy tuned`.
-- `choice accuracy tuned`: of the new task, among the candidates; `baseline RULE`: of a rule that needs no circuit, on the
-  same pairs; `beyond RULE`: the paired difference. Evidence of version 0.3 has none of these.
+- `gain accuracy` (share of pairs), `gain logits`, `gain choice accuracy`, `gain naming`, `gain choosing`, `gain log
+  probability` (nats; the sum of the two before it): paired, checkpoint minus base, of the new task; `old accuracy`, … alike.
+- `accuracy base`, `accuracy tuned`, `choice accuracy base`, … `naming`, `choosing`: of the new task; `old accuracy base`, ….
+- `baseline RULE`: the choice accuracy of a rule that needs no circuit, on the same pairs; `beyond RULE`: the paired
+  difference. Evidence of version 0.3 has none of these, and of the others only accuracy and logits.
 - `graft SET into`, `graft SET lost`, `carry SET into`, `carry SET lost`: shares of the gain in logits, ratios of means. They
   are NaN unless the gain's interval lies above 0.
 - `necessity`: share of b − c that is gone with the old circuit's heads, new task, tuned model; `old necessity`: of
@@ -29,14 +30,24 @@ import xarray as xr
 
 from instar.circuits.graph import Graph
 from instar.compare.baselines import accuracy
+from instar.compare.behaviour import change, gain, interval
 from instar.compare.chance import chance
 from instar.compare.floors import Scores, overlaps, resampled
-from instar.stats.intervals import Interval, bootstrap_mean, bootstrap_ratio, by_group, wilson
+from instar.stats.intervals import Interval, bootstrap_mean, bootstrap_ratio, by_group
 from instar.stats.scales import usable
 
 SHARED_SETS = ("inside", "outside", "heads", "mlps")
 DRAWS = 200
 NOTHING = Interval(np.nan, np.nan, np.nan)
+LABELS = {
+    "accuracy": "accuracy",
+    "logit_diff": "logits",
+    "choice_accuracy": "choice accuracy",
+    "naming": "naming",
+    "choosing": "choosing",
+    "log_probability": "log probability",
+}
+"""What is told of behaviour, and as what."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +90,14 @@ def evidence(measured: Measured) -> xr.Dataset:
 def _behaviour(before: xr.Dataset, after: xr.Dataset, role: str, prefix: str) -> dict[str, Interval]:
     """Paired changes: the prompts are the same."""
     own = "" if role == "new" else "old "
-    measured = {"accuracy": "accuracy", "logit_diff": "logits"}
-    numbers = {f"{prefix} {label}": _paired(before, after, name) for name, label in measured.items()}
-    for name, dataset in (("base", before), ("tuned", after)):
-        numbers[f"{own}accuracy {name}"] = bootstrap_mean(dataset["accuracy"].values.astype(float))
+    gained = gain(before, after)
+    numbers: dict[str, Interval] = {}
+    for name, label in LABELS.items():
+        moved = gained.get(name) or change(before, after, name)
+        numbers |= {} if moved is None else {f"{prefix} {label}": moved}
+        for when, dataset in (("base", before), ("tuned", after)):
+            if name != "logit_diff" and (level := interval(dataset, name)) is not None:
+                numbers[f"{own}{label} {when}"] = level
     return numbers
 
 
@@ -91,15 +106,11 @@ def _beyond(after: xr.Dataset, rules: Sequence[Mapping[str, Any]]) -> dict[str, 
     if not rules:
         return {}
     right = after["choice"].values.astype(float)
-    numbers = {"choice accuracy tuned": wilson(right.sum(), len(right))}
+    numbers: dict[str, Interval] = {}
     for rule in rules:
         numbers[f"baseline {rule['kind']}"] = accuracy(rule)
         numbers[f"beyond {rule['kind']}"] = bootstrap_mean(right - np.array(rule["right"]))
     return numbers
-
-
-def _paired(before: xr.Dataset, after: xr.Dataset, name: str) -> Interval:
-    return bootstrap_mean(after[name].values.astype(float) - before[name].values.astype(float))
 
 
 def _shares(causal: xr.Dataset) -> dict[str, Interval]:

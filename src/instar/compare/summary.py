@@ -1,21 +1,20 @@
 """summary.json: what a run found, in one documented file (docs/formats.md)."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
 from instar import __version__
 from instar.compare import baselines
+from instar.compare.behaviour import behaviour, bounds
 from instar.compare.changed import changed_heads, changed_layers
 from instar.compare.checkpoints import diffs, verdicts
 from instar.compare.dynamics import dynamics
 from instar.record.config import CONTROLS
 from instar.record.store import SCHEMA, SHARED, Store
-from instar.stats.intervals import bootstrap_mean, wilson
+from instar.stats.intervals import bootstrap_mean
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ def summarise(store: Store, of: Compared, failures: list[dict[str, Any]], key: s
         },
         "circuits": {name: _circuits(store, name, steps) for name in tasks.values()},
         "audit": _audit(store),
+        "wordings": _wordings(store),
         "failed": failures,
         "notices": _notices(store, read),
         "diff": diffs(store, tasks, steps, of.controls),
@@ -85,8 +85,11 @@ def common_steps(store: Store, places: Mapping[str, Collection[int]], tasks: lis
     return steps
 
 
+OF_OTHER_SEEDS = ("steps", "accuracy", "choice_accuracy", "naming", "choosing", "logit_diff", "gain")
+
+
 def _behaviour(store: Store, task: str, role: str, seeds: list[int], steps: list[int]) -> dict[str, Any]:
-    """The series of one task: the first seed's in full, the others' accuracy."""
+    """The series of one task: the first seed's in full, of the others what is drawn."""
     series = store.series("evaluate", task, steps=steps)
     if series is None:
         raise ValueError(f"{store.root}: {task} has not been evaluated; run `instar measure {store.root}`")
@@ -95,55 +98,8 @@ def _behaviour(store: Store, task: str, role: str, seeds: list[int], steps: list
     for seed in seeds[1:]:
         other = store.series("evaluate", task, seed)
         if other is not None:
-            others[str(seed)] = {k: v for k, v in behaviour(other).items() if k in ("steps", "accuracy", "logit_diff")}
+            others[str(seed)] = {k: v for k, v in behaviour(other).items() if k in OF_OTHER_SEEDS}
     return found | {"seeds": others, "baselines": baselines.listed(baselines.stored(store, task))}
-
-
-def behaviour(series: xr.Dataset) -> dict[str, Any]:
-    """Accuracy (Wilson bounds), logit difference and probability (bootstrap bounds), by place, wording and error."""
-    pairs = series.sizes["pair"]
-    right = series["accuracy"].transpose("pair", "step").values
-    accuracy, choice = (wilson(series[name].sum("pair").values, pairs) for name in ("accuracy", "choice"))
-    logits, probability = (
-        bootstrap_mean(series[name].transpose("pair", "step").values) for name in ("logit_diff", "probability")
-    )
-    return {
-        "pairs": pairs,
-        "steps": series["step"].values.tolist(),
-        **_listed("accuracy", accuracy),
-        **_listed("choice_accuracy", choice),
-        **_listed("logit_diff", logits),
-        **_listed("probability", probability),
-        "foil_diff": np.nanmean(series["foil_diff"].transpose("foil", "step", "pair").values, axis=2).tolist(),
-        "by_place": _grouped(right, series["place"].values, lambda place: f"place {place + 1}"),
-        "by_wording": _grouped(right, series["wording"].values, str),
-        "said": _said(series),
-    }
-
-
-def _listed(name: str, interval: Any) -> dict[str, list[float]]:
-    return {
-        name: interval.value.tolist(),
-        f"{name}_low": interval.low.tolist(),
-        f"{name}_high": interval.high.tolist(),
-    }
-
-
-def _grouped(right: np.ndarray, labels: np.ndarray, name: Any) -> dict[str, dict[str, Any]]:
-    """Accuracy of the pairs that share a label."""
-    found = {}
-    for label in sorted(set(labels.tolist())):
-        mine = right[labels == label]
-        found[name(label)] = {"pairs": len(mine), **_listed("accuracy", wilson(mine.sum(0), len(mine)))}
-    return found
-
-
-def _said(series: xr.Dataset) -> dict[str, list[float]]:
-    """Share of pairs by what the top token was."""
-    names = json.loads(series.attrs["said_names"])
-    said = series["said"].transpose("step", "pair").values
-    shares = {name: (said == i).mean(1).tolist() for i, name in enumerate(names)}
-    return {name: values for name, values in shares.items() if name == "answer" or any(values)}
 
 
 def _training(store: Store, seeds: list[int]) -> dict[str, Any]:
@@ -202,7 +158,7 @@ def _divergence(store: Store, steps: list[int]) -> dict[str, Any] | None:
     if series is None or bool(series["kl"].isnull().all()):
         return None
     values = series["kl"].transpose("text", "step").values
-    return {"steps": series["step"].values.tolist(), **_listed("kl", bootstrap_mean(values))}
+    return {"steps": series["step"].values.tolist(), **bounds("kl", bootstrap_mean(values))}
 
 
 def _weight_change(store: Store, steps: list[int]) -> dict[str, Any] | None:
@@ -251,6 +207,12 @@ def _control(store: Store, tasks: dict[str, str], name: str) -> dict[str, Any] |
     if drift is not None:
         found["weights moved"] = float(np.sqrt((drift["weight_change"].isel(step=-1) ** 2).sum()))
     return found
+
+
+def _wordings(store: Store) -> list[dict[str, Any]] | None:
+    """How the base answered each wording, and which were kept; None where it was not asked."""
+    path = store.data("wordings.json")
+    return store.read_json(path)["wordings"] if path.exists() else None
 
 
 def _audit(store: Store) -> dict[str, Any] | None:

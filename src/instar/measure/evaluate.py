@@ -3,11 +3,21 @@
 `accuracy` of a pair: the answer is the top token of the whole vocabulary. `choice`: the answer beats every foil.
 `logit_diff` = logit(answer) − mean logit(foils), in logits; higher is better. `said` sorts the top token into
 `SAID`; a foil is told by its place among the givers where the prompt's slots say who gave.
+
+Saying a name, and saying the right one, are two skills. With p over the whole vocabulary at the last real token, and N the
+pair's candidates (its answer and all its foils: in every task of the library, and only there, exactly the introduced names):
+
+    naming = log Σ_{n ∈ N} p(n)        choosing = log p(answer) − log Σ_{n ∈ N} p(n)        (nats, at most 0)
+
+so log p(answer) = naming + choosing. `named`: the top token is in N; `accuracy` is `named` and `choice` together. A token
+counts once however often it stands among the foils. With fewer than two candidates there is nothing to choose from:
+`choosing` is NaN, and the attribute `choosing_undefined` counts such pairs.
 """
 
 import numpy as np
 import torch
 import xarray as xr
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from instar.measure.common import about, foil_values, joined, numpy, pieces
@@ -18,6 +28,10 @@ from instar.tasks.batch import Batch
 from instar.tasks.pair import word_ids
 from instar.tasks.words import TEST_NAMES, TRAIN_NAMES
 
+CONVENTION = (
+    "logit_diff = logit(answer) - mean logit(foils); higher is better. naming = log of the summed probability of answer and "
+    "foils, choosing = log p(answer) - naming, in nats"
+)
 SAID = ("answer", "giver 1", "giver 2", "giver 3", "giver 4", "another name", "no name", "end of text")
 
 
@@ -27,8 +41,9 @@ def evaluate(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
     """Behaviour on the clean prompts, one row a pair.
 
     Returns:
-        `accuracy`, `choice` (0 or 1), `probability` of the answer, `logit_diff` (logits) on `pair`; `foil_diff`
-        (logits, NaN where a pair has fewer foils) on `pair, foil`; `said`, an index into the attribute `said_names`.
+        `accuracy`, `choice`, `named` (0 or 1), `probability` of the answer, `logit_diff` (logits), `naming`, `choosing`,
+        `log_probability` (nats, float64) on `pair`; `foil_diff` (logits, NaN where a pair has fewer foils) on `pair, foil`;
+        `said`, an index into the attribute `said_names`.
     """
     layout, parts = model.layout, []
     names = _known_names(model, batch)
@@ -37,8 +52,11 @@ def evaluate(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
         answer = logits.gather(1, part.answer[:, None])
         foils = answer - foil_values(logits, part.foils)
         top = logits.argmax(1)
+        candidates = _candidates(part)
         parts.append(
             {
+                **_in_nats(logits, candidates),
+                "named": (top[:, None] == candidates).any(1).cpu().numpy().astype(np.int8),
                 "accuracy": (top == part.answer).cpu().numpy().astype(np.int8),
                 "choice": (foils.nan_to_num(nan=torch.inf).amin(1) > 0).cpu().numpy().astype(np.int8),
                 "probability": numpy(logits.softmax(1).gather(1, part.answer[:, None])[:, 0]),
@@ -47,10 +65,31 @@ def evaluate(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
                 "said": _said(top, part, names, model.tokenizer),
             }
         )
-    dims = dict.fromkeys(("accuracy", "choice", "probability", "logit_diff", "said"), ("pair",))
-    dataset = joined(parts, {**dims, "foil_diff": ("pair", "foil")}, batch)
-    convention = "logit_diff = logit(answer) - mean logit(foils); higher is better"
-    return dataset.assign_attrs(about(model, batch, said_names=list(SAID), convention=convention))
+    dims: dict[str, tuple[str, ...]] = dict.fromkeys(parts[0], ("pair",))
+    dataset = joined(parts, dims | {"foil_diff": ("pair", "foil")}, batch)
+    undefined = int(np.isnan(dataset["choosing"].values).sum())
+    own = {"said_names": list(SAID), "convention": CONVENTION, "choosing_undefined": undefined}
+    return dataset.assign_attrs(about(model, batch, **own))
+
+
+def _candidates(part: Batch) -> Int[Tensor, "pair candidate"]:
+    """The answer, then every other token it is chosen among, each once; −1 where there are no more."""
+    ids = torch.cat([part.answer[:, None], part.foils], 1)
+    twice = (ids[:, :, None] == ids[:, None]).tril(-1).any(2)
+    return ids.masked_fill(twice | (ids < 0), -1)
+
+
+def _in_nats(
+    logits: Float[Tensor, "pair vocabulary"], candidates: Int[Tensor, "pair candidate"]
+) -> dict[str, np.ndarray]:
+    """`naming`, `choosing` and `log_probability`. On the CPU: Apple's GPUs have no float64."""
+    logits, candidates = logits.cpu().double(), candidates.cpu()
+    own = logits.gather(1, candidates.clamp_min(0)).masked_fill(candidates < 0, -torch.inf)
+    answer, among, every = own[:, 0], own.logsumexp(1), logits.logsumexp(1)
+    few = (candidates >= 0).sum(1) < 2
+    choosing = (answer - among).masked_fill(few, torch.nan)
+    found = {"naming": among - every, "choosing": choosing, "log_probability": answer - every}
+    return {name: values.numpy() for name, values in found.items()}
 
 
 def _known_names(model: Model, batch: Batch) -> Tensor:

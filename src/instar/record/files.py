@@ -51,7 +51,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def as_json(value: Any) -> str:
     """A JSON file's text; NaN becomes null."""
-    return json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(finite(value), indent=1, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -82,11 +82,12 @@ def read_rows(path: Path, make: Callable[[dict[str, Any]], Any] = lambda row: ro
     return [make(json_text(line, f"{path}, line {i}")) for i, line in enumerate(lines, 1) if line.strip()]
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value for JSON, which has no NaN: that becomes null."""
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -70,3 +70,11 @@ def as_file_name(text: str) -> str:
 def at_home(place: str) -> str:
     """A place whose `~/` is the home directory; anything else as it is."""
     return str(Path(place).expanduser()) if place.startswith("~/") else place
+
+
+_HOLES = re.compile(r"\{([^\W\d]+)\d*\}(?:(?:, | and )\{\1\d*\})*")
+
+
+def wording_name(template: str) -> str:
+    """A template with its holes as dots, however many people it is filled with: "After … went to the …, … gave a … to"."""
+    return _HOLES.sub("…", template)

@@ -9,36 +9,113 @@ from rich.table import Table
 from rich.text import Text
 
 from instar.progress import Screen
+from instar.record.names import wording_name
 
 console = Screen()
 
 
-SHOWN, MISSING, KEY, ROWS = 6, 4, 3, 5
+SHOWN, MISSING, KEY, ROWS = 4, 4, 3, 5
 """Checkpoints, open conditions, layers, and rows of a finding printed; the page, or JSON, has all."""
 
 
 def show_accuracy(summary: dict[str, Any], most: int | None = None) -> None:
-    """Accuracy and logit difference of both tasks at every checkpoint, or at `most` of them, the ends among them."""
-    old, new = summary["old"], summary["new"]
-    table = Table(title="Accuracy (95 % interval) and logit difference on held-out prompts", box=None)
-    table.add_column("checkpoint", justify="right")
-    for name in (old, new):
-        table.add_column(f"{name} accuracy", justify="right", no_wrap=True)
+    """Behaviour on both tasks at every checkpoint, or at `most` of them, the ends among them; then what was gained."""
+    for name in (summary["old"], summary["new"]):
+        own = summary["tasks"][name]
+        table = _numbers_table(f"{name} accuracy, and what it is made of, on held-out prompts (95 %)", "checkpoint")
         table.add_column("logit diff", justify="right", no_wrap=True)
-    series = [summary["tasks"][name] for name in (old, new)]
-    steps = series[0]["steps"]
-    for i in _spread(len(steps), most):
-        step = steps[i]
-        cells = [f"{step}" if step else "0 (base)"]
-        for s in series:
-            low, high = 100 * s["accuracy_low"][i], 100 * s["accuracy_high"][i]
-            cells.append(f"{s['accuracy'][i]:.1%} [{low:.1f}, {high:.1f}]")
-            cells.append(f"{s['logit_diff'][i]:+.2f}")
-        table.add_row(*cells)
-    console.print(table)
-    for name in (old, new):
-        if beside := summary["tasks"][name].get("baselines"):
+        for i in _spread(len(own["steps"]), most):
+            step = own["steps"][i]
+            cells = [_cell(own, number, i) for number in NUMBERS]
+            table.add_row(f"{step}" if step else "0 (base)", *cells, f"{own['logit_diff'][i]:+.2f}")
+        console.print(table)
+        _show_gain(name, own)
+        if beside := own.get("baselines"):
             console.print(f"{name} without any circuit: {', '.join(map(_rule, beside))}{_learnt(beside)}")
+    _show_undefined(summary)
+
+
+NUMBERS = {"accuracy": "accuracy", "choice_accuracy": "choice", "naming": "naming", "choosing": "choosing"}
+"""Numbers of behaviour that are printed, and as what; the last two are in nats."""
+WORDINGS = 20
+"""Of so many wordings each is printed unasked."""
+
+
+def _numbers_table(title: str, first: str, justify: Any = "right") -> Table:
+    table = Table(title=title, box=None, pad_edge=False)
+    table.add_column(first, justify=justify)
+    for head in NUMBERS.values():
+        table.add_column(head, justify="right", no_wrap=True)
+    return table
+
+
+def _cell(own: Mapping[str, Any], number: str, at: int | None = None) -> str:
+    """A number with its interval: `38.0% [35.0, 41.1]`, `-0.75 [-0.80, -0.70]`, `–` where it is not there or not defined."""
+    found = [own.get(f"{number}{end}") for end in ("", "_low", "_high")]
+    value, low, high = (x[at] if isinstance(x, list) and at is not None else x for x in found)
+    if value is None or low is None or high is None or value != value:
+        return "–"
+    # Narrow terminals have the interval below.
+    between = " " if console.width >= WIDE else "\n"
+    if number in ("naming", "choosing"):
+        return f"{value:.2f}{between}[{low:.2f}, {high:.2f}]"
+    return f"{value:.1%}{between}[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+WIDE = 100
+
+
+def _show_gain(name: str, own: Mapping[str, Any]) -> None:
+    """What of the gain in log p(answer) is saying a name, and what is choosing the right one."""
+    gained = own.get("gain")
+    if not gained or len(own["steps"]) < 2:
+        return
+    whole, naming, choosing = (_nats(gained[k]) for k in ("log_probability", "naming", "choosing"))
+    first, last = own["steps"][0], own["steps"][-1]
+    console.print(
+        f"{name}, step {first} to {last}: log p(answer) {whole} nats = naming a name {naming} + choosing it {choosing}"
+    )
+
+
+def _nats(found: Mapping[str, float | None]) -> str:
+    value, low, high = (found[k] for k in ("value", "low", "high"))
+    if value is None or low is None or high is None:
+        return "not defined"
+    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _show_undefined(summary: dict[str, Any]) -> None:
+    for name in (summary["old"], summary["new"]):
+        if count := summary["tasks"][name].get("choosing_undefined"):
+            pairs = summary["tasks"][name]["pairs"]
+            console.print(
+                f"{name}: {count} of {pairs} pairs have fewer than two candidates: choosing is not defined there"
+            )
+
+
+def show_wordings(summary: dict[str, Any], both_ends: bool = False) -> None:
+    """The numbers of each wording at the last checkpoint, and at the first."""
+    steps = summary["tasks"][summary["new"]]["steps"]
+    for at in dict.fromkeys((0, len(steps) - 1) if both_ends else (len(steps) - 1,)):
+        found = {name: summary["tasks"][name]["by_wording"] for name in (summary["old"], summary["new"])}
+        several = {name: own for name, own in found.items() if len(own) > 1}
+        show_by_wording(several, both_ends, f" at step {steps[at]}", at)
+
+
+def show_by_wording(
+    found: Mapping[str, Mapping[str, Any]], always: bool = False, when: str = "", at: int | None = None
+):
+    """The numbers of each wording of each task (`by_wording`), where they are few or wanted; `at` a place in lists."""
+    for task, wordings in found.items():
+        if not always and len(wordings) > WORDINGS:
+            console.print(f"{task} has {len(wordings)} wordings: --by-wording prints them")
+            continue
+        table = _numbers_table(f"{task} by wording{when} (95 %)", "wording", "left")
+        table.add_column("names somebody", justify="right", no_wrap=True)
+        for wording, own in wordings.items():
+            cells = [_cell(own, number, at) for number in (*NUMBERS, "named")]
+            table.add_row(Text(wording_name(wording)), *cells)
+        console.print(table)
 
 
 def _rule(row: dict[str, Any]) -> str:
@@ -166,30 +243,32 @@ def show_ending(files: Mapping[str, str], commands: Mapping[str, str]) -> None:
         console.print(f"{label:<{width}}{command}", soft_wrap=True)
 
 
-def show_screen(model: str, found: list[Any], neighbours: list[tuple[str, str]]) -> None:
+def show_screen(model: str, found: list[Any], neighbours: list[tuple[str, str]], by_wording: bool = False) -> None:
     """Every task's standing, and the pairs to begin with."""
-    table = Table(title=f"Tasks on {model}", box=None, pad_edge=False)
-    for column, justify in (
-        ("task", "left"),
-        ("accuracy", "right"),
-        ("among the names", "right"),
-        ("no circuit", "left"),
-        ("standing", "left"),
-    ):
-        table.add_column(column, justify=justify, no_wrap=justify == "right")  # pyright: ignore[reportArgumentType]
+    table = _numbers_table(f"Tasks on {model}", "task", "left")
+    table.add_column("no circuit")
+    table.add_column("standing")
     for s in found:
         if s.accuracy is None:
-            table.add_row(s.task, "", "", "", f"not tried: {s.reason}")
+            table.add_row(s.task, *[""] * len(NUMBERS), "", f"not tried: {s.reason}")
             continue
-        cells = [f"{i.value:.1%} [{100 * i.low:.1f}, {100 * i.high:.1f}]" for i in (s.accuracy, s.choice)]
-        best = s.baselines[0]
+        own, best = s.as_bounds(), s.baselines[0]
         rule = best["says"] if best["kind"] == "best place" else best["kind"].removeprefix("best ")
-        cells.append(f"{best['accuracy']:.1%} {rule}")
-        table.add_row(s.task, *cells, s.standing)
+        table.add_row(s.task, *(_cell(own, n) for n in NUMBERS), f"{best['accuracy']:.1%} {rule}", s.standing)
     console.print(table)
     console.print(
-        "\nno circuit: whichever is best on training rows of chance, commonest answer, best place and best name prior"
+        "\naccuracy: the answer is the likeliest of all tokens; choice: it beats the other candidates. naming, choosing: "
+        "nats of log p(answer) for saying a candidate, and for its being the right one"
     )
+    console.print(
+        "no circuit: whichever is best on training rows of chance, commonest answer, best place and best name prior"
+    )
+    wordings = {s.task: s.by_wording for s in found if len(s.by_wording) > 1}
+    count = sum(map(len, wordings.values()))
+    if by_wording or count <= WORDINGS:
+        show_by_wording(wordings, always=True)
+    else:
+        console.print(f"\n{count} wordings: --by-wording prints them")
     if not neighbours:
         console.print("\nno neighbours of which one is mastered and one failed")
     for easier, harder in neighbours:

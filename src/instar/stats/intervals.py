@@ -5,6 +5,7 @@ at 95 % (the bootstrap's largest studentised deviation over all components, "max
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,13 @@ def wilson(right: Any, total: Any) -> Interval:
     return Interval(share, np.clip(middle - half, 0, share), np.clip(middle + half, share, 1))
 
 
+@lru_cache(maxsize=1)  # many numbers are of the same pairs, one after another
 def resamples(pairs: int, seed: int = 0, count: int = BOOTSTRAPS) -> np.ndarray:
     """Bootstrap weights `[resample, pair]`: each row sums to 1."""
     generator = np.random.default_rng(seed)
-    return generator.multinomial(pairs, np.full(pairs, 1 / pairs), size=count) / pairs
+    weights = generator.multinomial(pairs, np.full(pairs, 1 / pairs), size=count) / pairs
+    weights.setflags(write=False)
+    return weights
 
 
 def bootstrap_mean(values: Any, seed: int = 0) -> Interval:

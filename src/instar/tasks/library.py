@@ -33,7 +33,7 @@ def _holes(stem: str, count: int) -> list[str]:
 
 def _ioi_scene(dealer: Dealer, n: int) -> Scene:
     introductions, givers = _holes("intro", n), _holes("giver", n - 1)
-    template = dealer.template(words.TRAIN_TEMPLATES, words.TEST_TEMPLATES).format(
+    template = dealer.template().format(
         names=listing([f"{{{h}}}" for h in introductions]),
         givers=listing([f"{{{h}}}" for h in givers]),
         place="{place}",
@@ -63,7 +63,10 @@ def ioi(n: int = 2) -> Task:
         f"After {listing(people)} went to the store, {listing(people[1::-1] + people[3:])} gave a bottle of milk to"
     )
     easier = (f"ioi{n - 1}",) if n > 2 else ()
-    return Task(f"ioi{n}", example, partial(_ioi_scene, n=n), (*givers, "answer", "abc"), easier, 3 * n - 1)
+    scene, kinds = partial(_ioi_scene, n=n), (*givers, "answer", "abc")
+    return Task(
+        f"ioi{n}", example, scene, kinds, easier, 3 * n - 1, wordings=words.TEMPLATES, more=words.MORE_TEMPLATES
+    )
 
 
 def _fresh_scene(dealer: Dealer) -> Scene:

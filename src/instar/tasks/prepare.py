@@ -22,7 +22,10 @@ from instar.tasks.pair import Pair, Span, normalised, word_ids
 from instar.tasks.ready import PairSource, Rejected, said
 from instar.tasks.records import fingerprint
 from instar.tasks.rows import DataRow, read_training_file
-from instar.tasks.task import Task
+from instar.tasks.task import Split, Task
+from instar.tasks.wordings import FILE as WORDINGS
+from instar.tasks.wordings import Chosen, by_name, check
+from instar.tasks.words import TEMPLATES
 
 NUMERICS = 2
 """Raised when the same choices would make other rows or pairs."""
@@ -65,15 +68,19 @@ def prepare(
     tokenizer: Any,
     trained: bool = True,
     replace: bool = False,
+    chosen: Chosen | None = None,
 ) -> Prepared:
     """Write `data/` (or find it there) and audit it. Not `trained` here: rows to train on are audited if they are given.
 
+    Args:
+        chosen: the wordings that the base answers, where `tasks.wordings` asks for them.
+
     Raises:
         ValueError: if test prompts are in the training data and `data.allow_leaks` is not set; where other data are there
-            with results of theirs, and they are not to be replaced.
+            with results of theirs, and they are not to be replaced; where a task has no wording left.
     """
     with store.owned():
-        return _prepared(store, tasks, data, tokenizer, trained, replace)
+        return _prepared(store, tasks, data, tokenizer, trained, replace, chosen)
 
 
 def stored(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Callable[[], Any]) -> Prepared | None:
@@ -83,7 +90,11 @@ def stored(store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Callab
         kinds = {} if found is None else found["counterfactuals"]
         if len(kinds) != 2 or not store.data("baselines.jsonl").exists():
             return None
-        return _read(store, kinds, lambda: {t.name: t for t in _fitted(tasks, data, tokenizer()).values()})
+
+        def make() -> dict[str, Task]:
+            return {t.name: t for t in _fitted(tasks, data, tokenizer(), False, Chosen.read(store)).values()}
+
+        return _read(store, kinds, make)
     except Damaged:
         return None
 
@@ -94,8 +105,28 @@ def _read(store: Store, kinds: dict[str, list[str]], make: Callable[[], dict[str
     return Prepared(train, kinds, digest([train, [file.read_text(encoding="utf-8") for file in files]]), make)
 
 
-def _fitted(tasks: TasksConfig, data: DataConfig, tokenizer: Any) -> dict[str, Task]:
+def fitted(tasks: TasksConfig, data: DataConfig, tokenizer: Any) -> dict[str, Task]:
+    """Both tasks in all their wordings, by what the configuration calls them."""
     return {name: find_task(name, data).fit(tokenizer) for name in (tasks.old, tasks.new)}
+
+
+def _fitted(
+    tasks: TasksConfig, data: DataConfig, tokenizer: Any, trained: bool = True, chosen: Chosen | None = None
+) -> dict[str, Task]:
+    """Both tasks in the wordings that they are restricted to."""
+    found = fitted(tasks, data, tokenizer)
+    if tasks.wordings is None:
+        return found
+    old, new = (found[name].name for name in (tasks.old, tasks.new))
+    needed: list[tuple[str, Split]] = [(old, "test"), (new, "test")]
+    if trained and data.train_file is None:
+        needed.append((new, "train"))
+    if tasks.wordings != "answered":
+        return dict(zip(found, by_name(list(found.values()), tasks.wordings, needed), strict=True))
+    if chosen is None:
+        raise ValueError("tasks.wordings: answered is a choice that the base makes: it is made by a run (instar run)")
+    check(chosen, needed)
+    return {name: chosen.restrict(task) for name, task in found.items()}
 
 
 def _is_whole(store: Store) -> bool:
@@ -103,14 +134,20 @@ def _is_whole(store: Store) -> bool:
 
 
 def _prepared(
-    store: Store, tasks: TasksConfig, data: DataConfig, tokenizer: Any, trained: bool, replaced: bool
+    store: Store,
+    tasks: TasksConfig,
+    data: DataConfig,
+    tokenizer: Any,
+    trained: bool,
+    replaced: bool,
+    chosen: Chosen | None,
 ) -> Prepared:
-    fitted = _fitted(tasks, data, tokenizer)
-    named = {task.name: task for task in fitted.values()}
+    own = _fitted(tasks, data, tokenizer, trained, chosen)
+    named = {task.name: task for task in own.values()}
     if len(named) != 2:
         raise ValueError(f"tasks.old and tasks.new are both {tasks.old!r}; name two different tasks")
-    new = fitted[tasks.new]
-    wanted = digest([_key(tasks, data, named), trained])
+    new = own[tasks.new]
+    wanted = digest([_key(tasks, data, named, chosen), trained])
     there = _key_there(store)
     if there not in (None, wanted) and store.has_results():
         if not replaced:
@@ -120,8 +157,10 @@ def _prepared(
             )
         store.forget(store.place("checkpoints"), store.place("measure"), store.place("compare"), store.summary)
     if there != wanted or not _is_whole(store):
-        for name in ("prepared.json", "baselines.jsonl"):
+        for name in ("prepared.json", "baselines.jsonl", WORDINGS):
             store.forget(store.data(name))
+        if chosen is not None:
+            chosen.write(store)
         for task in named.values():
             for counterfactual in task.counterfactuals:
                 pairs = [_stored(asdict(pair)) for pair in _test_pairs(task, data, counterfactual)]
@@ -131,7 +170,7 @@ def _prepared(
         store.forget(store.data("audit.json"))
         if rows or unused:
             report = audit(rows, _tested(store, new), tokenizer, _shape(new)) if rows else Audit(0, ())
-            other = overlap(rows, _tested(store, fitted[tasks.old])) if rows else []
+            other = overlap(rows, _tested(store, own[tasks.old])) if rows else []
             report = replace(report, findings=(*report.findings, *other, *unused))
             store.write_json(store.data("audit.json"), report.as_dict())
             _refuse_leaks(report, data)
@@ -231,7 +270,7 @@ def _pair(row: dict[str, Any]) -> Pair:
     return Pair(**{**row, **words, "spans": spans})
 
 
-def _key(tasks: TasksConfig, data: DataConfig, named: dict[str, Task]) -> str:
+def _key(tasks: TasksConfig, data: DataConfig, named: dict[str, Task], chosen: Chosen | None) -> str:
     """What decides the data: the configuration, the names that the tokenizer keeps whole, and the files' content."""
     files = [data.train_file] if data.train_file else []
     files += [f for name in (tasks.old, tasks.new) for f in files_of(name)]
@@ -242,7 +281,12 @@ def _key(tasks: TasksConfig, data: DataConfig, named: dict[str, Task]) -> str:
     used = [[repr(e.pairs) for e in rows] or _asked_for(t, data) for t, rows in zip(own, files_rows, strict=True)]
     names = {name: {split: list(words) for split, words in task.names.items()} for name, task in named.items()}
     choices = data.model_dump(exclude={"measure_pairs", "general_text"})
-    return digest([NUMERICS, tasks.model_dump(), choices, names, used, content])
+    decided = [NUMERICS, tasks.model_dump(exclude_none=True), choices, names, used, content]
+    # Of a task in its first wordings nothing is said: what was made before there were others stays.
+    further = {
+        n: {s: list(w) for s, w in t.wordings.items()} for n, t in named.items() if t.wordings not in ({}, TEMPLATES)
+    }
+    return digest([*decided, *([further] if further else []), *(chosen.decides if chosen else [])])
 
 
 def _asked_for(task: Task, data: DataConfig) -> list[str]:

@@ -16,12 +16,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from instar.record.names import wording_name
 from instar.tasks.fitting import Fault, Lacking, Tokens, fault_of_words
 from instar.tasks.pair import Pair, Span, normalised
-from instar.tasks.task import Dealer, Scene, Split, Task
+from instar.tasks.task import LOOKED_AT, Dealer, Scene, Split, Task
 
 HELD_OUT = ("test", "validation", "valid", "val", "dev", "eval")
 """What a split for testing is called; the first that a file has is taken."""
+
+SPARED = 5
+"""Of so many rows one may be set aside to choose wordings on."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,36 @@ class PairSource(Task):
         """The task with the rows that this tokenizer can align."""
         return self if self.fitted is None else self.fitted(tokenizer)
 
+    def named_wordings(self, split: Split) -> tuple[str, ...]:
+        """The names of its wordings."""
+        return tuple(dict.fromkeys(wording_name(p.wording) for p in self._sides(LOOKED_AT, 0, split)))
+
+    def of_each_wording(self, count: int, seed: int, split: Split) -> dict[str, list[Pair]]:
+        """Up to `count` pairs of each wording, by its name, and no more than one of `SPARED` of what there is of it."""
+        found: dict[str, list[Pair]] = {}
+        for pair in self._found(SPARED * count * len(self.named_wordings(split)), seed, split, None):
+            found.setdefault(wording_name(pair.wording), []).append(pair)
+        return {name: pairs[: min(count, len(pairs) // SPARED)] for name, pairs in found.items()}
+
     def _found(self, n: int, seed: int, split: Split, counterfactual: str | None) -> list[Pair]:
-        wanted = counterfactual or self.counterfactuals[0]
-        found = [p for p in self.source(n, seed, split) if p.counterfactual == wanted][:n]
+        wanted, found = counterfactual or self.counterfactuals[0], []
+        # A file gives all it has; a function gives as many as it is asked for, and some of them are not wanted.
+        narrowed = self.rows is None and (self.kept is not None or self.apart)
+        for times in (1, 2, 4, 8, 16) if narrowed else (1,):
+            found = [p for p in self._sides(times * n, seed, split) if p.counterfactual == wanted][:n]
+            if len(found) == n:
+                break
         return [replace(p, base=i, spans=p.spans or (changed(p),)) for i, p in enumerate(found)]
+
+    def _sides(self, n: int, seed: int, split: Split) -> list[Pair]:
+        """What the source gives, without what is not wanted; of all pairs of a prompt, or of none."""
+        given = self.source(n, seed, split)
+        if self.kept is None and not self.apart:
+            return list(given)
+        refused = {p.clean for p in given if {normalised(p.clean), normalised(p.corrupted)} & self.apart}
+        return [
+            p for p in given if p.clean not in refused and (self.kept is None or wording_name(p.wording) in self.kept)
+        ]
 
     def _there_are(self, count: int, counterfactual: str | None) -> str:
         of = f" with counterfactual {counterfactual!r}" if counterfactual else ""

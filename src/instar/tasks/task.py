@@ -5,21 +5,25 @@
 2. A `Task` deals scenes. What should be balanced (the answer's place, the order of the givers, names, wordings) is
    drawn from shuffled decks that are emptied before they are shuffled again, so balance holds by construction.
 3. `Task.pairs` writes scenes out as `Pair`s. The same seed gives the same clean prompts for every counterfactual.
+4. A task may be restricted to some of its wordings, and kept apart from prompts that a choice was made on: scenes that are
+   not wanted are passed over, and the next ones dealt.
 """
 
 import random
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
-from instar.record.names import file_name
+from instar.record.names import file_name, wording_name
 from instar.tasks import words
-from instar.tasks.pair import Pair, Span, usable_words
+from instar.tasks.pair import Pair, Span, normalised, usable_words
 
 Split = Literal["train", "test"]
 T = TypeVar("T")
 _HOLE = re.compile(r"\{(\w+)\}")
+PASSED, LOOKED_AT = 10_000, 64
+"""Scenes passed over, one after another, before a task gives up; pairs that its wordings are told by."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,11 @@ class Scene:
 class Dealer:
     """Words and choices dealt from shuffled decks: every item once before any item twice."""
 
-    def __init__(self, seed: int, names: Sequence[str], split: Split):
+    def __init__(self, seed: int, names: Sequence[str], split: Split, wordings: Sequence[str] = ()):
         self.rng = random.Random(seed)
         self.names = tuple(names)
         self.split: Split = split
+        self.wordings = tuple(wordings)
         self._decks: dict[Hashable, list[Any]] = {}
 
     def deal(self, key: Hashable, items: Iterable[T], avoid: Iterable[T] = ()) -> T:
@@ -70,9 +75,9 @@ class Dealer:
             chosen.append(self.deal("others", self.names, avoid=chosen))
         return chosen
 
-    def template(self, train: Sequence[str], test: Sequence[str]) -> str:
-        """The next wording of this split."""
-        return self.deal("wording", train if self.split == "train" else test)
+    def template(self) -> str:
+        """The next of the task's wordings of this split."""
+        return self.deal("wording", self.wordings)
 
     def scenery(self) -> dict[str, str]:
         """A place and an object."""
@@ -95,6 +100,15 @@ class Task:
         default_factory=lambda: {"train": words.TRAIN_NAMES, "test": words.TEST_NAMES}
     )
 
+    wordings: Mapping[Split, tuple[str, ...]] = field(default_factory=dict)
+    """The templates that scenes are dealt from; none where a scene has its own."""
+    more: Mapping[Split, tuple[str, ...]] = field(default_factory=dict)
+    """Further ones, for tokenizers that keep all their words whole (`fit`)."""
+    kept: frozenset[str] | None = None
+    """Wordings that it is restricted to, by name; None: all."""
+    apart: frozenset[str] = frozenset()
+    """Prompts, normalised, that no pair of it has, neither clean nor corrupted."""
+
     def __post_init__(self) -> None:
         file_name(self.name, "task")
         for counterfactual in self.counterfactuals:
@@ -115,18 +129,63 @@ class Task:
             raise ValueError(
                 f"{self.name} needs {self.people} {split} names, found {len(self.names[split])}: {self.names[split]}"
             )
-        dealer = Dealer(seed, self.names[split], split)
-        return [replace(write(self.scene(dealer), wanted), base=i) for i in range(n)]
+        dealer = Dealer(seed, self.names[split], split, self._dealt(split))
+        return [replace(write(scene, wanted), base=i) for i, scene in zip(range(n), self._scenes(dealer), strict=False)]
+
+    def _dealt(self, split: Split) -> tuple[str, ...]:
+        every = self.wordings.get(split, ())
+        return every if self.kept is None else tuple(w for w in every if wording_name(w) in self.kept)
+
+    def _scenes(self, dealer: Dealer) -> Iterator[Scene]:
+        passed = 0
+        while passed < PASSED:
+            scene = self.scene(dealer)
+            if self._is_wanted(scene):
+                passed = 0
+                yield scene
+            else:
+                passed += 1
+        raise ValueError(
+            f"{self.name}: {PASSED} scenes were dealt without one of the wordings it is restricted to, or without one that "
+            "stands apart from the prompts that these were chosen on; keep more wordings (tasks.wordings)"
+        )
+
+    def _is_wanted(self, scene: Scene) -> bool:
+        if self.kept is not None and wording_name(scene.template) not in self.kept:
+            return False
+        # All its prompts, so that every counterfactual has the same clean ones.
+        return not self.apart or not any(
+            normalised(p) in self.apart
+            for pair in (write(scene, kind) for kind in scene.corruptions)
+            for p in (pair.clean, pair.corrupted)
+        )
+
+    def named_wordings(self, split: Split) -> tuple[str, ...]:
+        """The names of its wordings."""
+        if self.wordings:
+            return tuple(map(wording_name, self._dealt(split)))
+        return tuple(dict.fromkeys(wording_name(p.wording) for p in self.pairs(LOOKED_AT, 0, split)))
+
+    def restricted(self, kept: Collection[str], apart: Iterable[str] = ()) -> "Task":
+        """The task in some of its wordings (their names), and without some prompts."""
+        return replace(self, kept=frozenset(kept), apart=frozenset(map(normalised, apart)))
+
+    def of_each_wording(self, count: int, seed: int, split: Split) -> dict[str, list[Pair]]:
+        """Up to `count` pairs of each wording, by its name: pairs that a choice among wordings may be made on."""
+        return {name: self.restricted([name]).pairs(count, seed, split) for name in self.named_wordings(split)}
 
     def training(self, n: int, seed: int = 0) -> list[Pair]:
         """Pairs to train on: `n`, or all there are where they are a file's."""
         return self.pairs(n, seed, "train")
 
     def fit(self, tokenizer: Any) -> "Task":
-        """The task with only the names that are one token for this tokenizer.
+        """The task with only the names that are one token for this tokenizer, and all wordings whose words are.
+
+        A vocabulary that has to spell a word of ours is a toy's (the embedded model's is its corpus's): such a model gets the
+        first wordings, which its corpus has. Large vocabularies have every word, and their models more wordings.
 
         Raises:
-            ValueError: if too few are left, naming the refused ones.
+            ValueError: if too few names are left, naming the refused ones.
         """
         kept: dict[Split, tuple[str, ...]] = {}
         for split, names in self.names.items():
@@ -137,7 +196,9 @@ class Task:
                     f"this tokenizer has {len(kept[split])} and splits {', '.join(refused)}. "
                     "Give the task words that it keeps whole: dataclasses.replace(task, names=...)."
                 )
-        return replace(self, names=kept)
+        further = {split: tuple(w for w in more if _knows(tokenizer, w)) for split, more in self.more.items()}
+        wordings = {split: own + further.get(split, ()) for split, own in self.wordings.items()}
+        return replace(self, names=kept, wordings=wordings, more={})
 
     def batch(self, model: Any, n: int = 64, seed: int = 0, split: Split = "test", counterfactual: str | None = None):
         """`n` pairs as tokens for a loaded model: an `instar.Batch`."""
@@ -149,6 +210,11 @@ class Task:
             )
         task = self.fit(model.tokenizer)
         return tokenize(task.pairs(n, seed, split, counterfactual), model.tokenizer, task=self.name)
+
+
+def _knows(tokenizer: Any, template: str) -> bool:
+    words_of = re.findall(r"[A-Za-z]+", _HOLE.sub(" ", template))
+    return not usable_words(tokenizer, words_of)[1]
 
 
 def write(scene: Scene, counterfactual: str) -> Pair:

@@ -7,6 +7,8 @@ Names and templates come in two pools that share nothing. Fine-tuning data are w
 second, so that a rise in accuracy cannot be memory of a name or a wording.
 """
 
+from typing import Literal
+
 TRAIN_NAMES: tuple[str, ...] = (
     "Michael", "Jessica", "Matthew", "Ashley", "Jennifer", "Joshua", "Daniel", "David", "James", "Robert", "John",
     "Joseph", "Andrew", "Ryan", "Brandon", "Jason", "Justin", "Sarah", "William", "Jonathan", "Stephanie", "Brian",
@@ -62,3 +64,39 @@ TEST_TEMPLATES = (
     "Until {names} closed the {place}, {givers} served a {object} to",
     "On Monday {names} visited the {place}, so {givers} brought a {object} to",
 )
+
+# For tokenizers that keep every word whole (`Task.fit`). The embedded model has never seen them: each has a word that is not
+# in its vocabulary, and what was measured of it stays. SmolLM2-135M-Instruct names somebody in most (docs/metrics.md).
+MORE_TRAIN_TEMPLATES = (
+    "After {names} finished talking at the {place}, {givers} gave a {object} to",
+    "When {names} were sitting in the {place}, {givers} handed a {object} to",
+    "While {names} were walking around the {place}, {givers} passed a {object} to",
+    "This afternoon {names} met outside the {place}. {givers} then handed a {object} to",
+    "On Sunday {names} talked in the {place} for an hour, and then {givers} gave a {object} to",
+    "Late at night {names} were alone in the {place}. Then {givers} quietly handed a {object} to",
+    "At the end of the day {names} were tired at the {place}, but {givers} still offered a {object} to",
+    "Two days ago {names} were waiting outside the {place} when {givers} handed a {object} to",
+    "Earlier today {names} were talking at the {place}, and {givers} lent a {object} to",
+    "On Friday {names} met in front of the {place}. {givers} happily handed a {object} to",
+    "A few minutes ago {names} were talking outside the {place} when {givers} suddenly handed a {object} to",
+    "When the rain stopped, {names} walked to the {place}. There {givers} handed a {object} to",
+    "On the way to work {names} stopped at the {place}. There {givers} handed a {object} to",
+    "Last Friday {names} were standing outside the {place}. {givers} smiled and handed a {object} to",
+)
+
+MORE_TEST_TEMPLATES = (
+    "While {names} were having coffee at the {place}, {givers} handed a {object} to",
+    "On Saturday {names} gathered at the {place}. After a while {givers} gave a {object} to",
+    "Just before {names} said goodbye at the {place}, {givers} gave a {object} to",
+    "Later that day {names} were standing in the {place}, and {givers} passed a {object} to",
+    "During the holidays {names} spent a week at the {place}, and one evening {givers} gave a {object} to",
+    "When the bus dropped {names} at the {place}, {givers} handed a {object} to",
+    "After lunch {names} returned to the {place}. A moment later {givers} handed a {object} to",
+    "In the afternoon {names} were playing in the {place} when {givers} threw a {object} to",
+)
+
+TEMPLATES: dict[Literal["train", "test"], tuple[str, ...]] = {"train": TRAIN_TEMPLATES, "test": TEST_TEMPLATES}
+MORE_TEMPLATES: dict[Literal["train", "test"], tuple[str, ...]] = {
+    "train": MORE_TRAIN_TEMPLATES,
+    "test": MORE_TEST_TEMPLATES,
+}

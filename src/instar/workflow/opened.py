@@ -15,7 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from instar.circuits.circuit import Circuit
-from instar.compare.summary import behaviour
+from instar.compare.behaviour import EVERY, behaviour
 from instar.compare.verdict import Verdict
 from instar.notebook import block, facts, lines, paragraph, some, table
 from instar.record.config import RunConfig, Stage
@@ -173,7 +173,7 @@ class Run:
     ) -> pd.DataFrame:
         """One variable of a measurement as a tidy table: a row a step and component (layer, head, slot, …), means over pairs.
 
-        Of `evaluate` without a `variable`: a row a step, with accuracy, logit difference and probability and their bounds.
+        Of `evaluate` without a `variable`: a row a step, with every number of behaviour and its bounds.
 
         Raises:
             ValueError: where the stage has several variables and none of them is named; and as of `measure`.
@@ -181,7 +181,7 @@ class Run:
         found = self.measure(stage, task, seed)
         if stage == "evaluate" and variable is None:
             own = behaviour(found)
-            columns = {k: v for k, v in own.items() if k.startswith(("accuracy", "choice", "logit", "probability"))}
+            columns = {k: v for k, v in own.items() if k.removesuffix("_low").removesuffix("_high") in EVERY}
             return pd.DataFrame({"step": own["steps"], **columns})
         names = [str(n) for n in found.data_vars if not str(n).endswith(NUMBERED)]
         if variable is None and len(names) == 1:

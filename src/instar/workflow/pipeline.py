@@ -14,7 +14,7 @@ import torch
 
 from instar.compare.summary import Compared, summarise
 from instar.models.accounts import read_by
-from instar.models.load import load_tokenizer, local
+from instar.models.load import Model, load_tokenizer, local
 from instar.progress import bar, console
 from instar.record.config import CONTROLS, LearningConfig, Stage, TrainConfig
 from instar.record.contents import Damaged
@@ -30,6 +30,7 @@ from instar.workflow.adopt import adopt
 from instar.workflow.experiment import Experiment
 from instar.workflow.schedule import measured_at
 from instar.workflow.sweep import Failure, causal_jobs, jobs, sweep
+from instar.workflow.wordings import answered
 
 NUMERICS = 1
 """Raised when the same training would come out otherwise."""
@@ -46,8 +47,14 @@ def run_all(experiment: Experiment, remeasure: bool = False) -> dict[str, Any]:
     return summary
 
 
-def data_stage(experiment: Experiment, tokenizer: Any = None, told: bool = False) -> Prepared:
-    """Rows to train on and pairs to measure on, audited; what was found is printed, unless it was `told` already."""
+def data_stage(
+    experiment: Experiment, tokenizer: Any = None, told: bool = False, base: Model | None = None
+) -> Prepared:
+    """Rows to train on and pairs to measure on, audited; what was found is printed, unless it was `told` already.
+
+    Args:
+        base: the untrained model, where it is loaded: it may be asked which wordings it answers.
+    """
     store, config = experiment.store, experiment.config
     own = config.model
 
@@ -63,13 +70,15 @@ def data_stage(experiment: Experiment, tokenizer: Any = None, told: bool = False
         again = stored(store, config.tasks, config.data, read)
         if again is not None:
             return again
+    tokenizer = read() if tokenizer is None else tokenizer
     prepared = prepare(
         store,
         config.tasks,
         config.data,
-        read() if tokenizer is None else tokenizer,
+        tokenizer,
         trained=config.series is None,
         replace=experiment.consent.replace,
+        chosen=answered(experiment, tokenizer, base),
     )
     audited = store.data("audit.json")
     for finding in store.read_json(audited)["findings"] if audited.exists() and not told else ():
@@ -105,8 +114,8 @@ def _train_all(experiment: Experiment) -> None:
     base = experiment.untrained()
     # How it is read is more than its weights: its activation function, say.
     read, tokenizer = (base.weights, read_by(local(config.model.source))), base.tokenizer
+    prepared = data_stage(experiment, tokenizer, base=base)
     del base  # every fine-tuning begins with a fresh one, and a large one does not fit twice
-    prepared = data_stage(experiment, tokenizer)
     store.write_config(config)
     new = prepared.names[1]
     heldout = tokenize(read_pairs(store, new, prepared.counterfactuals[new][0], 200), tokenizer, task=new)

@@ -1,14 +1,17 @@
 """Which tasks has a model mastered, which not, and which of them are neighbours: where an experiment can begin."""
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from instar.compare.baselines import listed
+from instar.compare.behaviour import bounds, by_label, interval
 from instar.measure.evaluate import evaluate
 from instar.models.load import Model
 from instar.progress import Tell
 from instar.record.config import DataConfig
-from instar.stats.intervals import Interval, wilson
+from instar.record.files import finite
+from instar.stats.intervals import Interval
 from instar.tasks.baselines import of_task
 from instar.tasks.batch import tokenize
 from instar.tasks.library import TASKS, task
@@ -28,6 +31,12 @@ class Screened:
     reason: str = ""
     baselines: tuple[dict[str, Any], ...] = ()
     """What needs no circuit (`instar.compare.baselines`), the best first."""
+    naming: Interval | None = None
+    """log of the candidates' summed probability, in nats (`instar.measure.evaluate`)."""
+    choosing: Interval | None = None
+    """log p(answer) − naming, in nats."""
+    by_wording: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The same numbers of each wording, with `named`: how often somebody is named."""
 
     @property
     def standing(self) -> str:
@@ -46,10 +55,24 @@ class Screened:
             "pairs": self.pairs,
             "reason": self.reason,
         }
-        for name, interval in (("accuracy", self.accuracy), ("choice_accuracy", self.choice)):
-            if interval is not None:
-                screened[name] = [float(interval.value), float(interval.low), float(interval.high)]
-        return screened | {"baselines": list(self.baselines)}
+        for name, own in self._numbers().items():
+            # NaN is no JSON: choosing is not defined of a task with one candidate.
+            numbers = (float(x) for x in (own.value, own.low, own.high))
+            screened[name] = [None if math.isnan(x) else x for x in numbers]
+        return screened | {"baselines": list(self.baselines), "by_wording": finite(self.by_wording)}
+
+    def as_bounds(self) -> dict[str, float]:
+        """Its numbers, each with `_low` and `_high`, as summary.json has them."""
+        return {k: v for name, own in self._numbers().items() for k, v in bounds(name, own).items()}
+
+    def _numbers(self) -> dict[str, Interval]:
+        every = {
+            "accuracy": self.accuracy,
+            "choice_accuracy": self.choice,
+            "naming": self.naming,
+            "choosing": self.choosing,
+        }
+        return {name: own for name, own in every.items() if own is not None}
 
 
 def screen(model: Model, names: list[str], pairs: int, seed: int, tell: Tell) -> list[Screened]:
@@ -82,6 +105,8 @@ def _one(model: Model, name: str, pairs: int, seed: int) -> Screened:
     except ValueError as error:
         return Screened(name, None, None, 0, str(error))
     result = evaluate(model, batch)
-    accuracy, choice = (wilson(int(result[k].sum()), pairs) for k in ("accuracy", "choice"))
-    beside = of_task(fitted, tested, DataConfig().train_size, seed)
-    return Screened(name, accuracy, choice, pairs, baselines=tuple(listed([asdict(rule) for rule in beside])))
+    accuracy, choice, naming, choosing = (
+        interval(result, n) for n in ("accuracy", "choice_accuracy", "naming", "choosing")
+    )
+    beside = tuple(listed([asdict(rule) for rule in of_task(fitted, tested, DataConfig().train_size, seed)]))
+    return Screened(name, accuracy, choice, pairs, "", beside, naming, choosing, by_label(result, "wording", str))

@@ -234,7 +234,7 @@ STAGES: dict[str, Measurement] = {
 }
 
 
-NUMERICS: dict[str, int] = dict.fromkeys((*STAGES, "drift", "causal"), 1) | {"circuit": 2}
+NUMERICS: dict[str, int] = dict.fromkeys((*STAGES, "drift", "causal"), 1) | {"evaluate": 2, "circuit": 2}
 """Raised when a stage's numbers change for the same inputs: what was measured before is then made again."""
 
 

@@ -1,5 +1,8 @@
 """Measurements against references that share no code with them: plain Hugging Face forwards, in float64."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from instar.measure.direct_attribution import attribution
 from instar.measure.evaluate import SAID, evaluate
 from instar.measure.lens import lens
 from instar.models.load import load
+from instar.tasks.library import TASKS
 
 
 def reference(model, batch):
@@ -104,6 +108,61 @@ def test_evaluate_against_plain_logits(tiny, batch):
         assert found["probability"].values[i] == pytest.approx(float(logits.softmax(0)[batch.answer[i]]), rel=1e-9)
 
 
+def test_naming_and_choosing_are_log_p_of_the_answer_apart(tiny, batch):
+    """Against plain logits in float64, a prompt at a time. A foil that stands twice counts once, and padding never."""
+    foils = torch.cat([batch.foils, batch.foils[:, :1], torch.full((len(batch), 1), -1)], 1)
+    found = evaluate(tiny, replace(batch, foils=foils), chunk=2)
+    for i in range(len(batch)):
+        p = tiny.module(batch.clean[i : i + 1, : int(batch.end[i]) + 1]).logits[0, -1].detach().double().softmax(0)
+        candidates = [int(batch.answer[i]), *{int(f) for f in batch.foils[i] if f >= 0}]
+        naming, answer = float(p[candidates].sum().log()), float(p[batch.answer[i]].log())
+        assert found["naming"].values[i] == pytest.approx(naming, abs=1e-12)
+        assert found["choosing"].values[i] == pytest.approx(answer - naming, abs=1e-12)
+        assert found["named"].values[i] == int(int(p.argmax()) in candidates)
+    np.testing.assert_allclose(found["naming"] + found["choosing"], found["log_probability"], rtol=0, atol=1e-12)
+    both = found["named"].values * evaluate(tiny, batch)["choice"].values
+    np.testing.assert_array_equal(found["accuracy"].values, both)
+    assert found["naming"].dtype == np.float64 and found.attrs["choosing_undefined"] == 0
+
+
+def test_naming_and_choosing_of_hand_set_logits(tiny, batch, monkeypatch):
+    """Closed form, and logits that a plain softmax in float32 would lose; one candidate is nothing to choose from."""
+    from instar.measure import evaluate as module
+
+    logits = torch.full((len(batch), 101), -200.0, dtype=torch.float64)
+    rows = torch.arange(len(batch))
+    other = [
+        next(t for t in range(101) if t not in (int(a), int(f)))
+        for a, f in zip(batch.answer, batch.foils[:, 0], strict=True)
+    ]
+    for ids, odds in ((batch.answer, 3.0), (batch.foils[:, 0], 1.0), (torch.tensor(other), 4.0)):
+        logits[rows, ids] = math.log(odds)
+    monkeypatch.setattr(module, "logits_at", lambda layout, final, end: logits[: len(end)])
+    alone = replace(batch, foils=batch.foils[:, :1])
+    found = evaluate(tiny, alone)
+    np.testing.assert_allclose(found["naming"], math.log(4 / 8), atol=1e-12)
+    np.testing.assert_allclose(found["choosing"], math.log(3 / 4), atol=1e-12)
+    assert found["named"].sum() == 0 and found["choice"].all()
+    logits -= 1000.0
+    logits[rows, batch.answer] = -1e4
+    deep = evaluate(tiny, alone)
+    assert np.isfinite(deep["choosing"]).all() and (deep["choosing"] < -8000).all() and (deep["naming"] <= 0).all()
+    one = evaluate(tiny, replace(batch, foils=torch.full_like(batch.foils[:, :1], -1)))
+    assert one["choosing"].isnull().all() and one.attrs["choosing_undefined"] == len(batch)
+    np.testing.assert_allclose(one["naming"], one["log_probability"], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [*TASKS])
+def test_the_candidates_of_the_librarys_tasks_are_the_introduced_names(name, embedded):
+    """Whoever a prompt introduces (the slots say it), and nobody else: `room2_noise` has a third who only goes out."""
+    introduces = ("intro", "in", "holder", "to", "buyer")
+    for pair in TASKS[name].pairs(12, 5):
+        slots = {s.slot.rstrip("0123456789"): [] for s in pair.spans}
+        for s in pair.spans:
+            slots[s.slot.rstrip("0123456789")].append(pair.clean[s.start : s.stop])
+        assert {w for slot in introduces for w in slots.get(slot, [])} == {pair.answer, *pair.foils}
+
+
 def test_permuting_pairs_permutes_results_and_nothing_else(tiny, batch):
     order = [3, 0, 4, 1, 2]
     shuffled = type(batch)(
@@ -113,7 +172,12 @@ def test_permuting_pairs_permutes_results_and_nothing_else(tiny, batch):
         },
         slot_names=batch.slot_names,
     )
-    for measure, name in ((lens, "logit_diff"), (evaluate, "probability"), (attribution, "heads")):
+    for measure, name in (
+        (lens, "logit_diff"),
+        (evaluate, "probability"),
+        (evaluate, "naming"),
+        (attribution, "heads"),
+    ):
         a, b = measure(tiny, batch, chunk=2)[name].values[order], measure(tiny, shuffled, chunk=2)[name].values
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 

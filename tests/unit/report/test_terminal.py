@@ -109,7 +109,24 @@ def test_it_is_about_a_screenful(summary, printed):
     lines = printed(summary).splitlines()
     assert len(lines) <= 36
     rows = [line.split()[0] for line in lines if "%" in line and "[50.0, 50.0]" in line]
-    assert len(rows) == terminal.SHOWN and rows[0] == "0" and rows[-1] == "128"
+    assert rows == 2 * rows[: terminal.SHOWN] and len(rows) == 2 * terminal.SHOWN
+    assert rows[0] == "0" and rows[-1] == "128"
+
+
+def test_naming_and_choosing_stand_beside_accuracy_and_are_absent_where_they_were_not_measured(summary, printed):
+    own, count = summary["tasks"]["three"], 9
+    for name, value in (("choice_accuracy", 0.25), ("naming", -1.5), ("choosing", None)):
+        own |= {f"{name}{end}": [value] * count for end in ("", "_low", "_high")}
+    parts = {"log_probability": (1.76, 1.5, 2.0), "naming": (1.41, 1.2, 1.6), "choosing": (None, None, None)}
+    own |= {"gain": {k: interval(*v) for k, v in parts.items()}, "choosing_undefined": 7, "pairs": 60}
+    text = printed(summary)
+    assert "-1.50 [-1.50, -1.50]" in text and "25.0% [25.0, 25.0]" in text
+    row = [line.split() for line in text.splitlines() if line.split()[:1] == ["128"]]
+    assert row[0][-4:] == ["–", "–", "–", "+0.50"] and row[1][-2:] == ["–", "+0.50"]
+    said = "log p(answer) +1.76 [+1.50, +2.00] nats = naming a name +1.41 [+1.20, +1.60] + choosing it not defined"
+    assert said in " ".join(text.split())
+    assert "7 of 60 pairs have fewer than two candidates" in text
+    assert "two, step 0" not in text
 
 
 @pytest.mark.parametrize("gone", [{"verdict": None, "dynamics": {"key": None}, "controls": {}}, None])

@@ -53,6 +53,11 @@ class TasksConfig(Part):
 
     old: str = Field(default="ioi2", description="the task the base has mastered")
     new: str = Field(default="ioi3", description="the task it is fine-tuned on")
+    wordings: Literal["answered"] | tuple[str, ...] | None = Field(
+        default=None,
+        description='null: all; "answered": those on which the base names somebody, found on prompts of their own; or their '
+        'names, or how they begin: ["After … went", "When … came"]',
+    )
 
     _tasks_at_home = field_validator("old", "new", mode="before")(home)
 

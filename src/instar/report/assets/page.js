@@ -53,8 +53,19 @@ function baselines() {
     if (rules.length) $("baselines").append(element("li", `${D.summary[role]} without any circuit: ${rules.map(ruled).join(", ")}${count ? `; from ${count.toLocaleString("en")} ${rules[0].learnt_on}, the best on them first (dashed)` : "; no rows to learn others from (dashed)"}`));
   });
 }
+// What log p(answer) gained, and its two parts; summaries of before 0.4 have none of it.
+const nats = (g) => (g.value === null ? "not defined" : `${signed(g.value)} [${signed(g.low)}, ${signed(g.high)}]`);
+function gained() {
+  ROLES.forEach((role) => {
+    const t = task(role), g = t.gain, last = t.steps[t.steps.length - 1];
+    if (g && last !== t.steps[0]) $("gained").append(element("li", `${D.summary[role]}, step ${t.steps[0]} to ${last}: log p(answer) ${nats(g.log_probability)} nats = naming ${nats(g.naming)} + choosing ${nats(g.choosing)}`));
+    if (t.choosing_undefined) $("gained").append(element("li", `${D.summary[role]}: ${t.choosing_undefined} of ${t.pairs} pairs have fewer than two candidates: choosing is not defined there`));
+  });
+}
 function behaviour(what, title, axis) {
-  const traces = ROLES.flatMap((role) => {
+  $(what).hidden = !ROLES.some((role) => task(role)[what]);
+  if ($(what).hidden) return;
+  const traces = ROLES.filter((role) => task(role)[what]).flatMap((role) => {
     const t = task(role);
     // What needs no circuit, best on training rows; of summaries of before there was any, nothing.
     const rule = what === "accuracy" && (t.baselines || [])[0], ends = [t.steps[0], t.steps[t.steps.length - 1]];
@@ -224,16 +235,18 @@ function table(id, head, rows, current) {
   const body = t.createTBody();
   rows.forEach((cells, i) => { const r = body.insertRow(); if (i === current) r.className = "now"; cells.forEach((c) => r.append(element("td", c))); });
 }
-const bounds = (t, what, i, f) => `${f(t[what][i])} [${f(t[what + "_low"][i])}, ${f(t[what + "_high"][i])}]`;
+const bounds = (t, what, i, f) => (!t[what] || t[what][i] === null ? "–" : `${f(t[what][i])} [${f(t[what + "_low"][i])}, ${f(t[what + "_high"][i])}]`);
+const NUMBERS = [["accuracy", "accuracy", percent], ["choice_accuracy", "choice accuracy", percent], ["naming", "naming", signed], ["choosing", "choosing", signed]];
 function bigTable() {
-  const head = ["step", ...ROLES.flatMap((r) => [D.summary[r] + " accuracy", "logit difference"])];
-  const rows = steps.map((s, i) => [s ? String(s) : "0 (base)", ...ROLES.flatMap((r) => [bounds(task(r), "accuracy", i, percent), bounds(task(r), "logit_diff", i, signed)])]);
+  const every = [...NUMBERS, ["logit_diff", "logit difference", signed]];
+  const head = ["step", ...ROLES.flatMap((r) => every.map(([, name]) => `${D.summary[r]} ${name}`))];
+  const rows = steps.map((s, i) => [s ? String(s) : "0 (base)", ...ROLES.flatMap((r) => every.map(([what, , f]) => bounds(task(r), what, i, f)))]);
   table("table", head, rows, state.index);
 }
 function groups(role) {
   const t = task(role), rows = [];
-  for (const kind of ["by_place", "by_wording"]) for (const [name, g] of Object.entries(t[kind])) rows.push([name, bounds(g, "accuracy", state.index, percent), String(g.pairs)]);
-  table("groups-" + role, [D.summary[role], "accuracy at step " + steps[state.index], "pairs"], rows);
+  for (const kind of ["by_place", "by_wording"]) for (const [name, g] of Object.entries(t[kind])) rows.push([name, ...NUMBERS.map(([what, , f]) => bounds(g, what, state.index, f)), String(g.pairs)]);
+  table("groups-" + role, [`${D.summary[role]} at step ${steps[state.index]}`, ...NUMBERS.map(([, name]) => name), "pairs"], rows);
 }
 function movedTables(role) {
   const cells = (r) => [signed(r.before), signed(r.after), `${signed(r.change)} [${signed(r.low)}, ${signed(r.high)}]`, r.moved ? "moved" : "within noise"];
@@ -269,11 +282,13 @@ const scales = D.inside.old && D.inside.new ? {
 } : null;
 const overSteps = () => {
   behaviour("accuracy", "Accuracy", { range: [0, 1.02], tickformat: ".0%" });
+  behaviour("choice_accuracy", "Choice accuracy", { range: [0, 1.02], tickformat: ".0%" });
+  for (const what of ["naming", "choosing"]) behaviour(what, what[0].toUpperCase() + what.slice(1), { title: { text: "nats" }, rangemode: "tozero", zeroline: true, zerolinecolor: "#c9ced6" });
   behaviour("logit_diff", "Logit difference", { title: { text: LOGITS }, zeroline: true, zerolinecolor: "#c9ced6" });
-  ROLES.forEach(said); drift(); baselines();
+  ROLES.forEach(said); drift(); baselines(); gained();
   if (scales) ROLES.forEach((r) => { movedLines(r); endLines(r); });
 };
-const MARKED = ["accuracy", "logit_diff", "said-old", "said-new", "moved-old", "moved-new", "end-old", "end-new", "kl"];
+const MARKED = ["accuracy", "choice_accuracy", "naming", "choosing", "logit_diff", "said-old", "said-new", "moved-old", "moved-new", "end-old", "end-new", "kl"];
 function atStep() {
   const i = state.index, facts = ROLES.map((r) => `${D.summary[r]} ${percent(task(r).accuracy[i])}`).join(" · ");
   $("step").value = i; $("step-label").textContent = steps[i]; $("step-facts").textContent = facts;
