@@ -13,6 +13,9 @@ this very evaluation. Edges are followed in topological order, all circuits of a
 
 CPR = ∫ f dk and CMD = ∫ |1 − f| dk over the sizes k of `GRID` as shares of all edges (MIB, arXiv 2504.13151), by the
 trapezoidal rule. Values of different ablations are never comparable.
+
+An edge carries a value at each position to the same position: pairs whose two prompts are not aligned position by position
+are left out, and the attribute `left_out` counts and names them.
 """
 
 from collections.abc import Sequence
@@ -69,6 +72,7 @@ def faithfulness(
         if circuit.graph != graph:
             raise ValueError(f"the circuit and the model are not of the same graph: {circuit.graph.other(graph)}")
     masks = [np.zeros(graph.exists.shape, bool), *(circuit.mask for circuit in given)]
+    batch = batch.aligned()
     values, clean = _metrics(model, batch, masks, ablation, chunk)
     return _dataset(model, batch, values, clean, masks, ablation)
 
@@ -151,6 +155,7 @@ def curve(
         graph.pruned(top(graph, v, n, selection if i == 0 else "top")) for i, v in enumerate(rankings) for n in sizes
     ]
     empty = np.zeros(graph.exists.shape, bool)
+    batch = batch.aligned()
     values, clean = _metrics(model, batch, [empty, *masks], ablation, chunk)
     whole = _dataset(model, batch, values, clean, [empty, *masks], ablation)
     own = whole.isel(circuit=slice(0, len(sizes))).rename(circuit="size").assign_coords(size=sizes)
@@ -194,6 +199,7 @@ def completeness(
     masks = [np.zeros(graph.exists.shape, bool)]
     for removed in sets.values():
         masks += [_without(graph, circuit.mask, removed), _without(graph, graph.exists, removed)]
+    batch = batch.aligned()
     values, clean = _metrics(model, batch, masks, ablation, chunk)
     f = _dataset(model, batch, values, clean, masks, ablation)["faithfulness"].values.reshape(-1, 2)
     return xr.Dataset(
@@ -245,6 +251,7 @@ def minimality(
     masks = [np.zeros(mask.shape, bool), mask]
     masks += [mask & ~graph.mask([name]) for name in names]
     masks += [mask | graph.mask([outside[i]]) for i in extra]
+    batch = batch.aligned()
     values, clean = _metrics(model, batch, masks, ablation, chunk)
     f = _dataset(model, batch, values, clean, masks, ablation)["faithfulness"].values
     contribution, added = f[0] - f[1 : 1 + len(names)], f[1 + len(names) :] - f[0]

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from instar.record.names import file_name
 from instar.tasks import words
-from instar.tasks.pair import Pair, Span, usable_words
+from instar.tasks.pair import Pair, Span, alike_words
 
 Split = Literal["train", "test"]
 T = TypeVar("T")
@@ -94,6 +94,8 @@ class Task:
     names: Mapping[Split, tuple[str, ...]] = field(
         default_factory=lambda: {"train": words.TRAIN_NAMES, "test": words.TEST_NAMES}
     )
+    left_out: Mapping[Split, tuple[str, ...]] = field(default_factory=dict)
+    """Names that a tokenizer splits otherwise than the rest: no scene is made with them."""
 
     def __post_init__(self) -> None:
         file_name(self.name, "task")
@@ -123,21 +125,23 @@ class Task:
         return self.pairs(n, seed, "train")
 
     def fit(self, tokenizer: Any) -> "Task":
-        """The task with only the names that are one token for this tokenizer.
+        """The task with only the names that may stand for each other: of one token for this tokenizer, or of equally many.
 
         Raises:
             ValueError: if too few are left, naming the refused ones.
         """
         kept: dict[Split, tuple[str, ...]] = {}
+        out: dict[Split, tuple[str, ...]] = {}
         for split, names in self.names.items():
-            kept[split], refused = usable_words(tokenizer, names)
+            kept[split], refused = alike_words(tokenizer, names, self.people)
             if len(kept[split]) < self.people:
                 raise ValueError(
-                    f"{self.name} needs {self.people} {split} names that are one token with their leading space; "
-                    f"this tokenizer has {len(kept[split])} and splits {', '.join(refused)}. "
+                    f"{self.name} needs {self.people} {split} names that are one token with their leading space (or equally "
+                    f"many that begin differently); this tokenizer has {len(kept[split])} and splits {', '.join(refused)}. "
                     "Give the task words that it keeps whole: dataclasses.replace(task, names=...)."
                 )
-        return replace(self, names=kept)
+            out[split] = (*self.left_out.get(split, ()), *refused)
+        return replace(self, names=kept, left_out=out)
 
     def batch(self, model: Any, n: int = 64, seed: int = 0, split: Split = "test", counterfactual: str | None = None):
         """`n` pairs as tokens for a loaded model: an `instar.Batch`."""

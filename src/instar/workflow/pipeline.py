@@ -22,7 +22,7 @@ from instar.record.keys import digest, made_with
 from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.tasks.batch import Batch, tokenize
 from instar.tasks.frame import framed
-from instar.tasks.prepare import Prepared, control_rows, prepare, read_pairs, stored
+from instar.tasks.prepare import Prepared, control_rows, prepare, read_pairs, refuse_too_few, stored
 from instar.training.health import Finding
 from instar.training.train import Row, Told, train
 from instar.workflow.adopt import adopt
@@ -61,6 +61,7 @@ def data_stage(experiment: Experiment, tokenizer: Any = None, told: bool = False
         # Named by its directory: what it holds is measured, and no file or code that its configuration names is opened.
         again = stored(store, config.tasks, config.data, read)
         if again is not None:
+            refuse_too_few(store, config.measure.stages)
             return again
     prepared = prepare(
         store,
@@ -74,10 +75,9 @@ def data_stage(experiment: Experiment, tokenizer: Any = None, told: bool = False
     for finding in store.read_json(audited)["findings"] if audited.exists() and not told else ():
         if finding["severity"] != "note":
             tested = f"{finding['tested']}, " if finding.get("tested") else ""
-            console.print(
-                f"data: {finding['severity']}: {finding['kind']}, {tested}{finding['count']} rows: {finding['text']}",
-                style="yellow",
-            )
+            count = f"{tested}{finding['count']} {finding.get('unit', 'rows')}"
+            console.print(f"data: {finding['severity']}: {finding['kind']}, {count}: {finding['text']}", style="yellow")
+    refuse_too_few(store, config.measure.stages)
     return prepared
 
 
