@@ -13,10 +13,13 @@ this very evaluation. Edges are followed in topological order, all circuits of a
 
 CPR = ∫ f dk and CMD = ∫ |1 − f| dk over the sizes k of `GRID` as shares of all edges (MIB, arXiv 2504.13151), by the
 trapezoidal rule. Values of different ablations are never comparable.
+
+An edge carries a value at each position to the same position: pairs whose two prompts are not aligned position by position
+are left out, and the attribute `left_out` counts and names them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -70,6 +73,7 @@ def faithfulness(
         if circuit.graph != graph:
             raise ValueError(f"the circuit and the model are not of the same graph: {circuit.graph.other(graph)}")
     masks = [np.zeros(graph.exists.shape, bool), *(circuit.mask for circuit in given)]
+    batch = batch.aligned()
     values, clean = _metrics(model, batch, masks, ablation, chunk)
     return _dataset(model, batch, values, clean, masks, ablation)
 
@@ -173,6 +177,8 @@ def _curves(
     selection: Selection, signed: bool, random: int, seed: int, ablation: Ablation, chunk: int,
 ) -> dict[str, xr.Dataset]:  # fmt: skip
     graph = Graph.of(model.layout)
+    parts = {part: batch.aligned() for part, batch in parts.items()}
+    ranked = {name: replace(r, batch=r.batch.aligned()) for name, r in ranked.items()}
     sizes, generator = grid_sizes(graph, shares), np.random.default_rng(seed)
     empty, shape = np.zeros(graph.exists.shape, bool), graph.exists.shape
     draws = [generator.permutation(graph.exists.size).reshape(shape).astype(float) for _ in range(random)]
@@ -253,6 +259,7 @@ def completeness(
     masks = [np.zeros(graph.exists.shape, bool)]
     for removed in sets.values():
         masks += [_without(graph, circuit.mask, removed), _without(graph, graph.exists, removed)]
+    batch = batch.aligned()
     values, clean = _metrics(model, batch, masks, ablation, chunk)
     f = _dataset(model, batch, values, clean, masks, ablation)["faithfulness"].values.reshape(-1, 2)
     return xr.Dataset(
@@ -304,6 +311,7 @@ def minimality(
     masks = [np.zeros(mask.shape, bool), mask]
     masks += [mask & ~graph.mask([name]) for name in names]
     masks += [mask | graph.mask([outside[i]]) for i in extra]
+    batch = batch.aligned()
     values, clean = _metrics(model, batch, masks, ablation, chunk)
     f = _dataset(model, batch, values, clean, masks, ablation)["faithfulness"].values
     contribution, added = f[0] - f[1 : 1 + len(names)], f[1 + len(names) :] - f[0]

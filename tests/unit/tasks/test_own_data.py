@@ -9,11 +9,11 @@ from freewriting import rows
 from instar.record.config import DataConfig, TasksConfig
 from instar.record.files import read_json, read_rows
 from instar.record.store import Store
+from instar.tasks.align import changed
 from instar.tasks.freetext import read_ioi
 from instar.tasks.library import ioi, task
 from instar.tasks.pair import Pair, normalised
 from instar.tasks.prepare import control_rows, prepare, read_pairs
-from instar.tasks.ready import changed
 
 HELD = DataConfig(holdout=0.2, test_size=20, measure_pairs=8)
 
@@ -72,9 +72,13 @@ def test_a_name_that_comes_back_is_replaced_everywhere(tmp_path):
 def test_rows_that_cannot_be_used_are_listed_with_their_reasons(mine, embedded):
     found = task(mine).fit(embedded.tokenizer)
     reasons = {r.number: r.reason for r in found.rejected}
-    assert set(reasons) == {151, 152, 153, 154} and found.rows == 154
+    assert set(reasons) == {151, 152, 154} and found.rows == 154
     assert "'Bob' is named" in reasons[151] and "nobody is named again" in reasons[152]
-    assert reasons[153].startswith("'Wilhelmina' is ") and "2 introduced names, mine has 3" in reasons[154]
+    assert "2 introduced names, mine has 3" in reasons[154]
+    # Of several tokens, and used: a name of several takes the place of another where there is one.
+    assert any(p.answer == "Jim" and "Wilhelmina" in p.foils for p in found.pairs(151)) and found.lacking.words == (
+        "Wilhelmina",
+    )
     two = task(f"{mine}:ioi2").fit(embedded.tokenizer)
     assert two.name == "mine-ioi2" and len(two.pairs(1)) == 1 and len(two.rejected) == 153
     with pytest.raises(ValueError, match=r"rows with \[2, 3\] introduced names, expected 4"):
@@ -91,9 +95,9 @@ def test_a_share_is_held_out_and_nothing_leaks(mine, embedded, tmp_path):
     assert len(held) == 20 and not held & trained and 110 <= len(trained) <= 120
     report = read_json(store.data("audit.json"))
     assert report["ok"] and report["rows"] == len(made.train)
-    assert [f["count"] for f in report["findings"] if f["kind"] == "mine: rows not used"] == [4]
+    assert [f["count"] for f in report["findings"] if f["kind"] == "mine: rows not used"] == [3]
     listed = read_rows(store.data("rejected.jsonl"))
-    assert [(r["task"], r["number"]) for r in listed] == [("mine", n) for n in (151, 152, 153, 154)]
+    assert [(r["task"], r["number"]) for r in listed] == [("mine", n) for n in (151, 152, 154)]
     again = prepare(Store(tmp_path / "again"), TasksConfig(old="ioi2", new=mine), HELD, embedded.tokenizer)
     assert again.key == made.key
     other = HELD.model_copy(update={"seed": 1})
@@ -172,12 +176,13 @@ def test_given_pairs_come_in_every_form(tmp_path, embedded, form):
         table.to_csv(path, index=False) if form == "csv" else table.to_parquet(path)
         data = DataConfig(columns={"prompt": "premise"})
     found = task(str(path), data).fit(embedded.tokenizer)
-    assert {r.number: r.kind for r in found.rejected} == {
-        3: "clean and corrupted of different lengths", 4: "a word of several tokens", 5: "a row that is no pair",
-    }  # fmt: skip
-    pairs = sorted(found.pairs(2), key=lambda p: len(p.foils))
+    assert {r.number: r.kind for r in found.rejected} == {5: "a row that is no pair"}
+    whole = found.batch(embedded, 4)
+    assert {PAIRS[2]["clean"]} == {p.clean for p, apart in zip(whole.pairs, whole.unequal, strict=True) if apart}
+    rows = [i for i, p in enumerate(whole.pairs) if p.clean in (PAIRS[0]["clean"], PAIRS[1]["clean"])]
+    batch = whole[rows]
+    pairs = sorted(batch.pairs, key=lambda p: len(p.foils))
     assert [p.answer for p in pairs] == ["key", "key"] and pairs[1].foils == ("lamp", "ring") == pairs[1].contrast
-    batch = found.batch(embedded, 2)
     at = batch.slots == batch.slot_names.index("changed")
     assert torch_words(embedded, batch, at) == ["key", "key"]
     assert not ((batch.clean != batch.corrupted) & ~at).any()
@@ -229,14 +234,12 @@ def test_unreadable_files_say_what_to_do(tmp_path, embedded):
     nothing = written(tmp_path / "x.json", [{"prompt": "Two and two is", "answer": "four"}])
     with pytest.raises(ValueError, match=r"none of 1 rows can be read as N-object IOI.*corrupted prompts"):
         task(nothing)
-    long = written(
-        tmp_path / "y.json",
-        [{"prompt": "Wilhelmina and Kunigunde met. Kunigunde gave a ring to", "answer": "Wilhelmina"}],
-    )
+    # No token of a name tells it from the other, but that one goes on.
+    one = {"clean": "The key is there. The", "corrupted": "The ring is there. The", "answer": "Z", "foils": ["Zo"]}
     with pytest.raises(
-        ValueError, match=r"none of 1 rows can be used: 1 × a word of several tokens.*row 1: 'Wilhelmina' is"
+        ValueError, match=r"none of 1 rows can be used: 1 × words that begin alike.*row 1: the tokens of 'Z'"
     ):
-        task(long).fit(embedded.tokenizer)
+        task(written(tmp_path / "y.json", [one])).fit(embedded.tokenizer)
 
 
 def test_a_tokens_own_beginning_is_in_no_hole(embedded):
