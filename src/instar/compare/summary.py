@@ -221,6 +221,6 @@ def _audit(store: Store) -> dict[str, Any] | None:
         return None
     report = store.read_json(path)
     findings = [
-        {k: f[k] for k in ("kind", "severity", "count", "text", "tested") if k in f} for f in report["findings"]
+        {k: f[k] for k in ("kind", "severity", "count", "unit", "text", "tested") if k in f} for f in report["findings"]
     ]
     return {"ok": report["ok"], "rows": report["rows"], "findings": findings}

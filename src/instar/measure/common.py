@@ -1,7 +1,8 @@
 """What every measurement shares: going through a batch in pieces, and the answer's direction in the residual stream."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from instar.models.load import Model, weights_now
 from instar.models.replay import LIVE_BYTES
 from instar.tasks.batch import Batch
+from instar.tasks.fitting import NAMED
 from instar.tasks.frame import form_of
 
 
@@ -28,8 +30,8 @@ def sorted_pieces(batch: Batch, model: Model, size: int) -> Iterator[tuple[np.nd
 
     A replay does the rows between a piece's first difference and its longest prompt: alike pairs waste none.
     """
-    first = (batch.clean != batch.corrupted).int().argmax(1)
-    order = np.lexsort((first.numpy(), batch.end.numpy()))
+    first = batch.differs.int().argmax(1)
+    order = np.lexsort((first.numpy(), torch.maximum(batch.end, batch.ends).numpy()))
     for rows in _alike(order, batch, model, size):
         yield rows, to(batch[rows], model.device)
 
@@ -37,7 +39,7 @@ def sorted_pieces(batch: Batch, model: Model, size: int) -> Iterator[tuple[np.nd
 def _alike(order: np.ndarray, batch: Batch, model: Model, size: int) -> Iterator[np.ndarray]:
     """Rows in their order, `size` at a time, and never two that the model would rotate in different ways."""
     limit = model.layout.rotates_otherwise_beyond
-    beyond = batch.end.numpy()[order] >= (np.inf if limit is None else limit)
+    beyond = torch.maximum(batch.end, batch.ends).numpy()[order] >= (np.inf if limit is None else limit)
     for rows in np.split(order, np.flatnonzero(beyond[1:] != beyond[:-1]) + 1):
         yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
@@ -121,9 +123,34 @@ def about(model: Model, batch: Batch, **more: Any) -> dict[str, Any]:
         "counterfactual": batch.counterfactual,
         "prompts": "tokens" if model.tokenizer is None else form_of(model.tokenizer),
         **model.facts,
+        **_by_tokens(batch),
         **more,
     }
     return {k: v if _fits_a_file(v) else json.dumps(v) for k, v in own.items()}
+
+
+def _by_tokens(batch: Batch) -> dict[str, str]:
+    """What is to be said where words are of several tokens, or prompts of different lengths; else nothing."""
+    found = {}
+    if batch.reads:
+        several, alike = sum(r.several for r in batch.reads), sum(len(r.alike) for r in batch.reads)
+        places = sorted(Counter(len(r.lead) + 1 for r in batch.reads).items())
+        found["answer_tokens"] = (
+            f"{several} of {len(batch)} pairs have an answer or foils of several tokens; read is the first of the answer's "
+            f"tokens that differs from a foil's: {', '.join(f'token {k} of {n}' for k, n in places)}"
+            + (f"; {alike} foils are still alike there and not compared" if alike else "")
+        )
+    if batch.left_out:
+        found["left_out"] = _of(len(batch.left_out), len(batch) + len(batch.left_out), batch.left_out)
+    if count := int(batch.unequal.sum()):
+        names = [batch.pairs[i].clean for i in batch.unequal.nonzero()[:, 0].tolist()] if batch.pairs else []
+        found["unequal"] = _of(count, len(batch), names)
+    return found
+
+
+def _of(count: int, total: int, names: Sequence[str]) -> str:
+    first = "; ".join(names[:NAMED]) + ("; …" if len(names) > NAMED else "")
+    return f"{count} of {total} pairs, whose clean and corrupted prompts differ in tokens: {first}"
 
 
 def _fits_a_file(value: Any) -> bool:

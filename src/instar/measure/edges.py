@@ -154,6 +154,7 @@ def edges(
     Raises:
         ValueError: for an unknown method or rule, or `slots` with `exact`.
     """
+    batch = batch.aligned()
     groups, labels = groups_of(slots, per_pair)
     engine, graph = Engine(model.layout), Graph.of(model.layout)
     kept = (len(batch) if per_pair else 1, len(batch.slot_names) if slots else 1)

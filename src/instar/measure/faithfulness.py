@@ -13,6 +13,9 @@ this very evaluation. Edges are followed in topological order, all circuits of a
 
 CPR = ∫ f dk and CMD = ∫ |1 − f| dk over the sizes k of `GRID` as shares of all edges (MIB, arXiv 2504.13151), by the
 trapezoidal rule. Values of different ablations are never comparable.
+
+An edge carries a value at each position to the same position: pairs whose two prompts are not aligned position by position
+are left out, and the attribute `left_out` counts and names them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,6 +73,7 @@ def faithfulness(
         if circuit.graph != graph:
             raise ValueError(f"the circuit and the model are not of the same graph: {circuit.graph.other(graph)}")
     masks = [np.zeros(graph.exists.shape, bool), *(circuit.mask for circuit in given)]
+    batch = batch.aligned()
     values, clean = _metrics(model, batch, masks, ablation, chunk)
     return _dataset(model, batch, values, clean, masks, ablation)
 
@@ -181,6 +185,7 @@ def _curves(
         name: [graph.pruned(top(graph, ranking(r.edges.scores, signed), n, selection)) for n in sizes]
         for name, r in ranked.items()
     }
+    parts = {name: batch.aligned() for name, batch in parts.items()}
     values: dict[tuple[str, str], np.ndarray] = {}
     clean: dict[str, np.ndarray] = {}
     for part, batch in parts.items():
@@ -192,7 +197,7 @@ def _curves(
     return {
         name: _curve(
             _dataset(
-                model, r.batch, np.concatenate([values[name, part] for part in r.parts], 1),
+                model, r.batch.aligned(), np.concatenate([values[name, part] for part in r.parts], 1),
                 np.concatenate([clean[part] for part in r.parts]), [empty, *own[name], *common[1:]], ablation,
             ), sizes, shares, random,
         ).assign_attrs(ranking="signed" if signed else "absolute", selection=selection)
@@ -253,6 +258,7 @@ def completeness(
     masks = [np.zeros(graph.exists.shape, bool)]
     for removed in sets.values():
         masks += [_without(graph, circuit.mask, removed), _without(graph, graph.exists, removed)]
+    batch = batch.aligned()
     values, clean = _metrics(model, batch, masks, ablation, chunk)
     f = _dataset(model, batch, values, clean, masks, ablation)["faithfulness"].values.reshape(-1, 2)
     return xr.Dataset(
@@ -304,6 +310,7 @@ def minimality(
     masks = [np.zeros(mask.shape, bool), mask]
     masks += [mask & ~graph.mask([name]) for name in names]
     masks += [mask | graph.mask([outside[i]]) for i in extra]
+    batch = batch.aligned()
     values, clean = _metrics(model, batch, masks, ablation, chunk)
     f = _dataset(model, batch, values, clean, masks, ablation)["faithfulness"].values
     contribution, added = f[0] - f[1 : 1 + len(names)], f[1 + len(names) :] - f[0]

@@ -3,10 +3,13 @@
 A `Case` holds the two runs. A patch is an *entry*: (layer, position) for residual sites, (layer, head) or
 (layer, head, position) for head sites, where a position is one token or all tokens of a slot. Values come back as the
 metric of the patched run [pair, *entry], in logits; an entry that a pair does not have is NaN.
+
+Prompts of different lengths are aligned slot by slot (`instar.tasks.align`): a position takes its counterpart's value as it
+is, keys with the rotation of where they stood, and keeps its own where it has no counterpart.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -17,11 +20,14 @@ from instar.measure.common import at_end
 from instar.models.replay import Engine, Join, Metric, Pass
 from instar.progress import Advance
 from instar.stats.scales import Direction
+from instar.tasks.align import NONE
 from instar.tasks.batch import Batch
 
 RESIDUAL_SITES = ("resid_pre", "resid_mid", "attn_out", "mlp_out")
 HEAD_SITES = ("z", "q", "k", "v", "pattern")
 BY_KEY_VALUE_HEAD = ("k", "v")
+MOVED = ("x", "q", "k", "v", "z", "attn_raw", "attn", "mlp_in", "mlp")
+"""What a run keeps by position."""
 Entry = tuple[int, ...]
 Entries = dict[str, Collection[Entry]]
 
@@ -38,6 +44,8 @@ class Case:
     first: int
     """The first position at which any pair's prompts differ: left of it a patch changes nothing."""
     metric: Metric
+    unequal: Bool[Tensor, " pair"] | None = None
+    """Pairs whose prompts do not go position by position: `source` is at `base`'s positions, where it has any."""
 
     @classmethod
     def of(
@@ -49,13 +57,21 @@ class Case:
         differentiable: bool = False,
     ) -> "Case":
         """Both runs of a chunk; the base's can be differentiated if `estimate` is to."""
-        frames = [engine.frame(tokens, part.mask) for tokens in (part.corrupted, part.clean)]
-        first, second = frames if direction == "denoising" else reversed(frames)
+        sides = ((part.corrupted, part.corrupted_mask), (part.clean, part.mask))
+        frames = [engine.frame(*side) for side in sides]
+        ends = [part.ends, part.end]
+        if direction == "noising":
+            frames, ends = frames[::-1], ends[::-1]
+        first, second = frames
         with torch.set_grad_enabled(differentiable):
             base = engine.run(first, x=first.x.detach().requires_grad_(differentiable))
         source = engine.run(second)
         metric = Metric.of(engine.layout, part.answer, part.contrast)
-        return cls(engine, base, source, part.end, positions, first_difference(part), metric)
+        unequal = None
+        if part.counterpart is not None:
+            unequal = part.unequal
+            source = _brought(source, base, places(part, direction), unequal)
+        return cls(engine, base, source, ends[0], positions, first_difference(part), metric, unequal)
 
     def read(self, final: Float[Tensor, "pair pos d_model"]) -> Float[Tensor, " pair"]:
         """The metric of a whole last residual stream."""
@@ -73,7 +89,43 @@ class Case:
 
 def first_difference(part: Batch) -> int:
     """The first position at which any pair's prompts differ."""
-    return int((part.clean != part.corrupted).any(0).nonzero()[0])
+    return int(part.differs.any(0).nonzero()[0])
+
+
+def places(part: Batch, direction: Direction) -> Int[Tensor, "pair pos"]:
+    """Of each position of the base run's prompts their counterpart in the source run's, −1 where there is none."""
+    here = torch.arange(part.clean.shape[1], device=part.clean.device).expand_as(part.clean)
+    if part.counterpart is None:
+        return here
+    if direction == "noising":
+        return part.counterpart
+    found = torch.full((len(part), part.clean.shape[1] + 1), NONE, device=part.clean.device)
+    # What has no counterpart is written into a column that is cut off.
+    into = part.counterpart.masked_fill((part.counterpart == NONE) | ~part.mask, part.clean.shape[1])
+    return found.scatter(1, into, here)[:, :-1]
+
+
+def _brought(source: Pass, base: Pass, at: Int[Tensor, "pair pos"], unequal: Bool[Tensor, " pair"]) -> Pass:
+    """The source run's values at the base run's positions; the base's own where the source has no counterpart.
+
+    A pattern has two positions, and weights on keys without a counterpart: of unequal pairs it is the base's own.
+    """
+    there, index = at != NONE, at.clamp_min(0)
+
+    def moved(values: list[Tensor], own: list[Tensor]) -> list[Tensor]:
+        found = []
+        for new, old in zip(values, own, strict=True):
+            shape = (len(at), *[1] * (new.ndim - 3), at.shape[1], 1)
+            new = new.expand(len(at), *new.shape[1:]).gather(-2, index.view(shape).expand(len(at), *new.shape[1:]))
+            found.append(torch.where(there.view(shape), new, old.detach()))
+        return found
+
+    kept = [
+        torch.where(unequal[:, None, None, None], b.detach(), a)
+        for a, b in zip(source.pattern, base.pattern, strict=True)
+    ]
+    named = {name: moved(getattr(source, name), getattr(base, name)) for name in MOVED}
+    return replace(source, pattern=kept, **named)
 
 
 @dataclass(frozen=True)
@@ -107,7 +159,9 @@ def replay(case: Case, wanted: Entries, advance: Advance) -> dict[str, Float[Ten
 
 
 def _where_there(case: Case, site: str, entry: Entry, value: Tensor) -> Tensor:
-    """NaN for the pairs that have no such position."""
+    """NaN for the pairs that have no such position, and for the patterns of those whose prompts differ in length."""
+    if site == "pattern" and case.unequal is not None:
+        value = value.masked_fill(case.unequal, torch.nan)
     if site in HEAD_SITES and len(entry) == 2:
         return value
     return torch.where(case.positions[entry[-1]].any(1), value, torch.nan)

@@ -10,6 +10,10 @@
 The metric m is the logit of the answer minus that of the name which the corruption makes right (`Batch.contrast`), the
 same on both prompts, at the last real token. Values are m of the patched run, in logits; `<site>_ratio` is on the scale
 of `instar.stats.scales`. z is patched before W_O. Under grouped-query attention k and v have one entry a key-value head.
+
+Of a pair whose prompts differ in length a slot takes the values of as many tokens, one by one, or of its last token where it
+has others than on the other side; a whole head those of all slots. Its single positions and its patterns are NaN, and the
+attribute `unequal` counts such pairs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,6 +33,7 @@ from instar.measure.patches import (
     Case,
     Entries,
     estimate,
+    places,
     replay,
 )
 from instar.models.load import Model
@@ -37,6 +42,7 @@ from instar.models.replay import Engine
 from instar.progress import slow
 from instar.stats.intervals import Interval, present_mean, rank_correlation
 from instar.stats.scales import Direction, effect, mean_change, share
+from instar.tasks.align import NONE
 from instar.tasks.batch import Batch
 
 Method = Literal["exact", "attribution", "auto"]
@@ -98,7 +104,7 @@ def patching(
 
     def cases(batch: Batch, differentiable: bool) -> Iterator[tuple[np.ndarray, Case]]:
         for rows, part in sorted_pieces(batch, model, chunk):
-            yield rows, Case.of(engine, part, _positions(part, by, len(names)), direction, differentiable)
+            yield rows, Case.of(engine, part, _positions(part, by, len(names), direction), direction, differentiable)
 
     with slow("patching", entries * -(-len(batch) // chunk)) as advance:
         for rows, case in cases(batch, differentiable=how != "exact"):
@@ -134,11 +140,18 @@ def _check_arguments(model: Model, sites: Sequence[str], direction: str, method:
         )
 
 
-def _positions(part: Batch, by: By, count: int) -> Bool[Tensor, "position pair pos"]:
+def _positions(part: Batch, by: By, count: int, direction: Direction) -> Bool[Tensor, "position pair pos"]:
+    """Positions of the run that is patched. A single one means nothing where two prompts differ in length."""
     if by == "slot":
-        return torch.stack([part.slots == slot for slot in range(count)])
+        slots = part.slots
+        if part.counterpart is not None:
+            at = places(part, direction)
+            own = slots if direction == "noising" else slots.gather(1, at.clamp_min(0))
+            slots = own.masked_fill(at == NONE, NONE)
+        return torch.stack([slots == slot for slot in range(count)])
     width = part.clean.shape[1]
-    return torch.eye(count, width, dtype=torch.bool, device=part.mask.device)[:, None] & part.mask[None]
+    here = part.mask & ~part.unequal[:, None]
+    return torch.eye(count, width, dtype=torch.bool, device=part.mask.device)[:, None] & here[None]
 
 
 def _axes(model: Model, site: str, count: int, positions: bool) -> dict[str, int]:
@@ -209,6 +222,8 @@ def _dataset(
 def _off(estimated: np.ndarray, exact: np.ndarray) -> dict[str, Any]:
     """How far the estimates of the replayed entries are off, in logits, and their rank correlation."""
     there = ~np.isnan(exact)
+    if not there.any():
+        return {"entries": 0, "largest": None, "mean": None, "rank": None}
     error = np.abs(estimated - exact)[there]
     rank = rank_correlation(estimated[there], exact[there])
     return {

@@ -136,7 +136,7 @@ def _over_pairs(
 ) -> xr.Dataset:
     if direction not in ("denoising", "noising"):
         raise ValueError(f"direction: {direction!r} is neither 'denoising' nor 'noising'")
-    engine = Engine(model.layout)
+    engine, batch = Engine(model.layout), batch.aligned()
     values, ends = np.zeros((len(runs), len(batch))), np.zeros((2, len(batch)))
     for rows, part in sorted_pieces(batch, model, chunk):
         metric = Metric.of(engine.layout, part.answer, part.contrast)

@@ -72,6 +72,7 @@ def roles(
     Raises:
         ValueError: without batches, where their clean prompts differ, or where no three random tokens fit.
     """
+    batches = _aligned(batches)
     first = _same_prompts(batches)
     layout = model.layout
     masks, targets, of = _targets(batches)
@@ -131,6 +132,15 @@ def _on_repeats(model: Model, seed: int, repeats: int, length: int, chunk: int) 
         for name, key in keys.items():
             found[name].append(numpy(torch.stack([p[:, :, second, key].mean(-1) for p in patterns], 1)))
     return {name: (("sequence", "layer", "head"), np.concatenate(parts)) for name, parts in found.items()}
+
+
+def _aligned(batches: dict[str, Batch]) -> dict[str, Batch]:
+    """The pairs that go position by position under every corruption: roles are read at positions."""
+    if all(batch.counterpart is None for batch in batches.values()):
+        return batches
+    _same_prompts(batches)
+    apart = torch.stack([batch.unequal for batch in batches.values()]).any(0)
+    return {name: batch.without(apart) for name, batch in batches.items()}
 
 
 def _same_prompts(batches: dict[str, Batch]) -> Batch:

@@ -12,15 +12,17 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from scipy import stats
 
 from instar.record.config import DataConfig
 from instar.tasks.custom import load_task
-from instar.tasks.fitting import SEVERAL, Lacking
+from instar.tasks.finding import Finding, Severity
+from instar.tasks.fitting import Lacking
 from instar.tasks.freetext import Reading, UnparsableError, read_ioi
 from instar.tasks.given import holds_pairs
+from instar.tasks.lengths import lengths, several_tokens
 from instar.tasks.pair import normalised, word_ids
 from instar.tasks.ready import CONTRADICTORY, Entry, PairSource, contradicted
 from instar.tasks.records import read_records
@@ -28,27 +30,7 @@ from instar.tasks.rows import REPAIRS, Columns, DataRow, read_training_file, ref
 
 ILL_FORMED_SHARE = 0.01
 SIGNIFICANT = 0.001
-Severity = Literal["error", "warning", "note"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One kind of trouble: how many rows have it, and which."""
-
-    kind: str
-    severity: Severity
-    count: int
-    share: float
-    text: str
-    rows: tuple[str, ...] = ()
-    tested: str = ""
-    """How much of the test data it concerns, said first: `50 of 50 test prompts (100.0%)`."""
-
-    @property
-    def said(self) -> str:
-        """The kind and how many have it."""
-        of_training = f"{self.tested}, {self.count} training" if self.tested else f"{self.count}"
-        return f"{self.kind}: {of_training} rows ({self.share:.1%})"
+LONG_ANSWERS = "multi-token answers"
 
 
 @dataclass(frozen=True)
@@ -141,7 +123,18 @@ def _own(
     first = source.counterfactuals[0]
     rows = used_rows([e for e in source.used if e.pairs[0].counterfactual == first])
     report = audit(rows, held, tokenizer, task)
-    return rows, replace(report, rows=source.rows or 0, findings=_worst_first([*report.findings, *_unused(source)]))
+    # What is said of answers alone is said of answers and foils together.
+    findings = [*(f for f in report.findings if f.kind != LONG_ANSWERS), *_unused(source)]
+    findings += [] if tokenizer is None else _by_tokens(source, tokenizer)
+    return rows, replace(report, rows=source.rows or 0, findings=_worst_first(findings))
+
+
+def _by_tokens(source: PairSource, tokenizer: Any) -> list[Finding]:
+    """Rows that a run uses with words of several tokens, or with prompts that differ in length."""
+    numbers = {pair: e.number for e in source.used for pair in e.pairs}
+    pairs = {kind: [pair for pair in numbers if pair.counterfactual == kind] for kind in source.counterfactuals}
+    first = pairs[source.counterfactuals[0]]
+    return [*several_tokens(first, tokenizer, numbers), *lengths(pairs, tokenizer, numbers)]
 
 
 def used_rows(entries: Iterable[Entry]) -> list[DataRow]:
@@ -153,12 +146,10 @@ def used_rows(entries: Iterable[Entry]) -> list[DataRow]:
 def _unused(source: PairSource) -> list[Finding]:
     """Rows of pairs that a run would not use, by their reason."""
     total, found = source.rows or 1, []
-    broken = sum(r.kind != SEVERAL for r in source.rejected)
     for kind in dict.fromkeys(r.kind for r in source.rejected):
         rows = [r for r in source.rejected if r.kind == kind]
-        severity: Severity = "error" if kind != SEVERAL and broken > ILL_FORMED_SHARE * total else "warning"
+        severity: Severity = "error" if len(source.rejected) > ILL_FORMED_SHARE * total else "warning"
         text = f"a run leaves such rows out, {len(source.rejected)} of {total} in all"
-        text += f"; {source.lacking}" if kind == SEVERAL else ""
         reasons = tuple(f"row {r.number}: {r.reason} in {r.prompt!r}" for r in rows)
         found.append(Finding(kind, severity, len(rows), len(rows) / total, text, reasons))
     return found
@@ -275,11 +266,11 @@ def _multi_token(train: Sequence[DataRow], readings: Mapping[int, Reading], toke
         introduced = readings[row.number].introduced if row.number in readings else ()
         if split := [(name, n) for name in introduced if name != row.answer and (n := sizes.of(name)) and n > 1]:
             others.append((row, ", ".join(f"{name!r} is {n} tokens" for name, n in split)))
-    left = "a task leaves such rows out, of training too; data.train_file is trained on"
     lacks = f"; {sizes.lacking()}"
+    left = "where one takes the place of another the pair is patched slot by slot, and left out of edges, circuits and roles"
     names = _finding("multi-token names", "warning", others, len(train), f"names of several tokens: {left}")
-    answers = f"answers of several tokens: {left} with all tokens, and its accuracy is of the first"
-    found = [*_finding("multi-token answers", "warning", long, len(train), answers), *names]
+    answers = "trained on with all tokens, and measured at the first that differs from a foil's"
+    found = [*_finding(LONG_ANSWERS, "warning", long, len(train), answers), *names]
     border = "the tokenizer reads prompt + answer with other tokens where they meet; a run leaves such rows out"
     return [
         *(replace(f, text=f.text + lacks) for f in found),

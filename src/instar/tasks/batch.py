@@ -1,11 +1,14 @@
-"""Pairs as tokens, aligned position by position and checked.
+"""Pairs as tokens, checked, and aligned: position by position, or slot by slot where their prompts differ in length.
 
 Axis names: `pair` base prompts, `pos` token positions (right-padded), `foil` the names an answer is compared with.
 The last *real* token of a row is at `end`; index −1 of a padded row is never read. Every position belongs to one slot:
 a hole of the template, `opening` before the first hole, `end` for the last real token, `text` for the rest.
+
+Of words of several tokens the one is read at which the answer first differs from a foil (`instar.tasks.fitting`): what
+stands before it is put behind both prompts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +17,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from instar.tasks.fitting import Tokens
+from instar.tasks.align import NONE, NOT_ALIGNED, counterparts, offsets_of
+from instar.tasks.fitting import Fault, Read, Tokens
 from instar.tasks.pair import Pair
 
 PAD = -1
@@ -39,6 +43,39 @@ class Batch:
     pairs: tuple[Pair, ...] = ()
     task: str = "tokens"
     counterfactual: str = "corrupted"
+    counterpart: Int[Tensor, "pair pos"] | None = None
+    """Of each clean position the corrupted one, −1 where it has none (`instar.tasks.align`); None: all are aligned."""
+    corrupted_end: Int[Tensor, " pair"] | None = None
+    """The corrupted prompt's last real token, where that is another: with `counterpart`."""
+    reads: tuple[Read, ...] = ()
+    """The tokens of each pair, where any word has several."""
+    left_out: tuple[str, ...] = ()
+    """Clean prompts of pairs that were asked for and are not here: their tokens do not go position by position."""
+
+    @property
+    def unequal(self) -> Bool[Tensor, " pair"]:
+        """Which pairs do not go position by position."""
+        if self.counterpart is None:
+            return torch.zeros(len(self), dtype=torch.bool, device=self.clean.device)
+        here = torch.arange(self.clean.shape[1], device=self.clean.device)
+        return ((self.counterpart != here) & self.mask).any(1)
+
+    @property
+    def ends(self) -> Int[Tensor, " pair"]:
+        """The last real token of each corrupted prompt."""
+        return self.end if self.corrupted_end is None else self.corrupted_end
+
+    @property
+    def corrupted_mask(self) -> Bool[Tensor, "pair pos"]:
+        """Real tokens of the corrupted prompts."""
+        if self.corrupted_end is None:
+            return self.mask
+        return torch.arange(self.clean.shape[1], device=self.clean.device) <= self.corrupted_end[:, None]
+
+    @property
+    def differs(self) -> Bool[Tensor, "pair pos"]:
+        """Where the two prompts are not the same."""
+        return (self.clean != self.corrupted) | (self.mask != self.corrupted_mask)
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -49,11 +86,36 @@ class Batch:
             if not -len(self) <= rows < len(self):
                 raise IndexError(f"pair {rows} of {len(self)}")
             rows = [int(rows) % len(self)]
-        width = int(self.end[rows].max()) + 1
+        width = int(torch.maximum(self.end, self.ends)[rows].max()) + 1
         cut = {k: getattr(self, k)[rows, :width] for k in ("clean", "corrupted", "mask", "slots")}
         whole = {k: getattr(self, k)[rows] for k in ("end", "answer", "foils", "contrast")}
-        chosen = np.arange(len(self))[rows] if self.pairs else ()
-        return replace(self, **cut, **whole, pairs=tuple(self.pairs[i] for i in chosen))
+        if self.counterpart is not None:
+            mixed = bool(self.unequal[rows].any())
+            cut["counterpart"] = self.counterpart[rows, :width] if mixed else None
+            whole["corrupted_end"] = self.ends[rows] if mixed else None
+        chosen = np.arange(len(self))[rows]
+        own = {k: tuple(getattr(self, k)[i] for i in chosen) for k in ("pairs", "reads") if getattr(self, k)}
+        return replace(self, **cut, **whole, **own)
+
+    def aligned(self) -> "Batch":
+        """The pairs that go position by position; the others are named in `left_out`.
+
+        Raises:
+            ValueError: where none does.
+        """
+        return self if self.counterpart is None else self.without(self.unequal)
+
+    def without(self, apart: Bool[Tensor, " pair"]) -> "Batch":
+        """All but these pairs, which are named in `left_out`.
+
+        Raises:
+            ValueError: where none is left.
+        """
+        out = np.flatnonzero(apart.cpu().numpy())
+        names = tuple(self.pairs[i].clean if self.pairs else f"pair {i}" for i in out)
+        if len(out) == len(self):
+            raise ValueError(f"{self.task}: {NOT_ALIGNED.format(len(out), len(out))}; the first: {names[0]!r}")
+        return replace(self[np.setdiff1d(np.arange(len(self)), out)], left_out=(*self.left_out, *names))
 
     @classmethod
     def from_tokens(
@@ -158,48 +220,41 @@ def tokenize(pairs: Sequence[Pair], tokenizer: Any, task: str = "custom") -> Bat
     """
     if not pairs:
         raise ValueError("no pairs to tokenise")
-    tokens = Tokens(tokenizer, pairs)
+    tokens, reads = Tokens(tokenizer, pairs), []
     for pair in pairs:
-        if fault := tokens.fault(pair):
-            raise ValueError(f"pair {pair.base} ({pair.clean!r}): {fault.reason}")
-    clean = [tokens.prompt(p.clean) for p in pairs]
-    width = max(map(len, clean))
+        read = tokens.read(pair)
+        if isinstance(read, Fault):
+            raise ValueError(f"pair {pair.base} ({pair.clean!r}): {read.reason}")
+        reads.append(read)
+    both = [[*tokens.prompt(p.clean), *r.lead] for p, r in zip(pairs, reads, strict=True)]
+    other = [[*tokens.prompt(p.corrupted), *r.lead] for p, r in zip(pairs, reads, strict=True)]
+    width = max(map(len, [*both, *other]))
     # Padding is masked and never read; the id only has to exist.
     pad = tokenizer.eos_token_id or 0
-    end = torch.tensor([len(row) - 1 for row in clean])
-    offsets = _offsets(tokenizer, [p.clean for p in pairs])
-    rows = [_slots(pair, row) for pair, row in zip(pairs, offsets, strict=True)]
+    end = torch.tensor([len(row) - 1 for row in both])
+    offsets, others = (offsets_of(tokenizer, [getattr(p, side) for p in pairs]) for side in ("clean", "corrupted"))
+    rows = [_slots(*each) for each in zip(pairs, offsets, reads, strict=True)]
     # A slot without a token in any prompt, as the opening where all begin with a name, would be nothing but NaN.
     names = tuple(name for name in _slot_names(pairs) if any(name in row for row in rows))
-
-    def ids(words: Callable[[Pair], Sequence[str]]) -> list[list[int]]:
-        return [[tokens.id(pair, word) for word in words(pair)] for pair in pairs]
-
+    found = [counterparts(p, a, b, len(r.lead)) for p, a, b, r in zip(pairs, offsets, others, reads, strict=True)]
+    unequal = any(row is not None for row in found)
     return Batch(
-        clean=_stack(clean, width, pad),
-        corrupted=_stack([tokens.prompt(p.corrupted) for p in pairs], width, pad),
+        clean=_stack(both, width, pad),
+        corrupted=_stack(other, width, pad),
         mask=torch.arange(width)[None] <= end[:, None],
         end=end,
-        answer=_ragged(ids(lambda pair: (pair.answer,)))[:, 0],
-        foils=_ragged(ids(lambda pair: pair.foils)),
-        contrast=_ragged(ids(lambda pair: pair.contrast)),
+        answer=torch.tensor([read.answer for read in reads]),
+        foils=_ragged([read.foils for read in reads]),
+        contrast=_ragged([read.contrast for read in reads]),
         slots=_stack([[names.index(slot) for slot in row] for row in rows], width, PAD),
         slot_names=names,
         pairs=tuple(pairs),
         task=task,
         counterfactual=pairs[0].counterfactual,
+        counterpart=_stack([row or range(width) for row in found], width, NONE) if unequal else None,
+        corrupted_end=torch.tensor([len(row) - 1 for row in other]) if unequal else None,
+        reads=tuple(reads) if any(read.several for read in reads) else (),
     )
-
-
-def _offsets(tokenizer: Any, prompts: Sequence[str]) -> list[list[tuple[int, int]]]:
-    """Where each token stands in its prompt."""
-    try:
-        return tokenizer(prompts, return_offsets_mapping=True)["offset_mapping"]
-    except (NotImplementedError, KeyError):
-        raise ValueError(
-            f"this tokenizer ({type(tokenizer).__name__}) cannot say where in a prompt its tokens stand: use the fast one "
-            "(AutoTokenizer gives it where there is a tokenizer.json), or make the batch from token ids (Batch.from_tokens)"
-        ) from None
 
 
 def _slot_names(pairs: Sequence[Pair]) -> tuple[str, ...]:
@@ -207,7 +262,7 @@ def _slot_names(pairs: Sequence[Pair]) -> tuple[str, ...]:
     return ("opening", *holes, "text", "end")
 
 
-def _slots(pair: Pair, offsets: Sequence[tuple[int, int]]) -> list[str]:
+def _slots(pair: Pair, offsets: Sequence[tuple[int, int]], read: Read) -> list[str]:
     """The slot of each token: a token belongs where its last character stands (its first may be the space before)."""
     row: list[str] = []
     first = min((s.start for s in pair.spans), default=0)
@@ -218,6 +273,7 @@ def _slots(pair: Pair, offsets: Sequence[tuple[int, int]]) -> list[str]:
         at = max(start, stop - 1)
         hole = next((s.slot for s in pair.spans if s.start <= at < s.stop), None)
         row.append(hole or ("opening" if at < first else "text"))
+    row += ["text"] * len(read.lead)
     row[-1] = "end"
     return row
 

@@ -1,11 +1,13 @@
-"""Whether a tokenizer can align a pair, and if not, why: the one check that files, runs, batches and the audit share.
+"""What a tokenizer makes of a pair's words: which tokens are compared, or why none can be.
 
-1. A word's tokens are those of prompt + word after the prompt's own, as they stand. Answer, foils and contrast must be one
-   token each, known to the tokenizer, and the answer none of the others.
-2. Clean and corrupted prompts have as many tokens and are not the same.
+1. A word's tokens are those of prompt + word after the prompt's own, as they stand, all of them known to the tokenizer.
+2. The logit difference is of the answer's **first token that differs** from a foil's. Where every foil begins as the answer
+   does, the tokens that they share (`lead`) are put behind both prompts, and the next one is read. Of several foils the first
+   that differs decides; those that are still alike there cannot be told from the answer by that token, and are not compared.
+3. What the corruption makes right (`contrast`) has to differ at that very token. Clean and corrupted are not the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,9 @@ from instar.tasks.pair import Pair
 
 NAMED = 3
 """Words that a sentence names; it counts the rest."""
-SEVERAL = "a word of several tokens"
+ALIKE = "words that begin alike"
+MANY = 0.5
+"""A model whose tokenizer lacks more than this share of the words is not the one to take."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,23 @@ class Lacking:
 
     def __str__(self) -> str:
         named = ", ".join(self.words[:NAMED]) + (", …" if len(self.words) > NAMED else "")
-        return (
-            f"this model's tokenizer lacks {len(self.words)} of {self.of} names or words as one token ({named}): take "
-            "another model, or words that it has"
-        )
+        found = f"this model's tokenizer lacks {len(self.words)} of {self.of} names or words as one token ({named})"
+        return found + (": take another model, or words that it has" if len(self.words) > MANY * self.of else "")
+
+
+@dataclass(frozen=True)
+class Read:
+    """The tokens that a pair is measured by."""
+
+    answer: int
+    foils: tuple[int, ...]
+    contrast: tuple[int, ...]
+    lead: tuple[int, ...] = ()
+    """The answer's tokens before, which both prompts are continued by: all words that are compared begin so."""
+    several: bool = False
+    """Whether any of the words is more than one token."""
+    alike: tuple[str, ...] = ()
+    """Foils that are not compared, since they are as the answer up to this token."""
 
 
 def fault_of_words(pair: Pair) -> Fault | None:
@@ -85,32 +102,48 @@ class Tokens:
         before, both = self._plain[pair.clean], self._plain[pair.clean + pair.between + word]
         return both[len(before) :] if both[: len(before)] == before else None
 
-    def id(self, pair: Pair, word: str) -> int:
-        """The one token of one of the words of a pair that has no fault."""
-        return (self.word(pair, word) or [])[0]
-
-    def fault(self, pair: Pair) -> Fault | None:
-        """Why this tokenizer cannot align the pair."""
+    def read(self, pair: Pair) -> Read | Fault:
+        """The tokens that the pair is measured by, or why there are none."""
         found = fault_of_words(pair) or next(filter(None, (self._fault_of(pair, w) for w in _words(pair))), None)
+        if found is None and self.prompt(pair.clean) == self.prompt(pair.corrupted):
+            found = _same(pair)
         if found is not None:
             return found
-        answer, *others = (self.id(pair, word) for word in _words(pair))
-        if answer in others:
+        ids = {word: self.word(pair, word) or [] for word in _words(pair)}
+        answer = ids[pair.answer]
+        if any(ids[word] == answer for word in (*pair.foils, *pair.contrast)):
             return Fault(f"{pair.answer!r} and one of its foils are the same token", "the answer is its own foil")
-        clean, corrupted = self.prompt(pair.clean), self.prompt(pair.corrupted)
-        if len(clean) != len(corrupted):
-            sizes = f"clean has {len(clean)} tokens and corrupted {len(corrupted)}"
-            return Fault(
-                f"{pair.counterfactual}: {sizes}: {pair.corrupted!r}; every changed word must have as many tokens as the "
-                "word it replaces",
-                "clean and corrupted of different lengths",
-            )
-        return _same(pair) if clean == corrupted else None
+        differ = {word: _first_difference(answer, ids[word]) for word in pair.foils}
+        at = min((place for place in differ.values() if place is not None), default=None)
+        if at is None:
+            return Fault(f"the tokens of {pair.answer!r} and {pair.foils[0]!r} differ only in that one goes on", ALIKE)
+        for word in pair.contrast:
+            if word not in differ and (ids[word][:at] != answer[:at] or _first_difference(answer, ids[word]) != at):
+                return Fault(f"{word!r} (contrast) does not differ from {pair.answer!r} where its foils do", ALIKE)
+        compared = tuple(word for word in pair.foils if differ[word] == at)
+        contrast = tuple(word for word in pair.contrast if differ.get(word, at) == at)
+        if not contrast:
+            return Fault(f"{pair.contrast[0]!r} (contrast) begins as {pair.answer!r} where other foils differ", ALIKE)
+        return Read(
+            answer=answer[at],
+            foils=_distinct(ids[word][at] for word in compared),
+            contrast=_distinct(ids[word][at] for word in contrast),
+            lead=tuple(answer[:at]),
+            several=any(len(own) > 1 for own in ids.values()),
+            alike=tuple(word for word in pair.foils if differ[word] != at),
+        )
+
+    def fault(self, pair: Pair) -> Fault | None:
+        """Why this tokenizer cannot be asked about the pair."""
+        found = self.read(pair)
+        return found if isinstance(found, Fault) else None
 
     def lacking(self, pairs: Sequence[Pair]) -> Lacking:
         """The answers and foils that are not one known token."""
-        every = {word: self._fault_of(p, word) for p in pairs for word in (p.answer, *p.foils)}
-        return Lacking(tuple(sorted(word for word, fault in every.items() if fault is not None)), len(every))
+        every = {
+            word: self._fault_of(p, word) or len(self.word(p, word) or ()) > 1 for p in pairs for word in _asked(p)
+        }
+        return Lacking(tuple(sorted(word for word, lacks in every.items() if lacks)), len(every))
 
     def _fault_of(self, pair: Pair, word: str) -> Fault | None:
         ids = self.word(pair, word)
@@ -118,16 +151,29 @@ class Tokens:
             end = pair.clean[-20:]
             text = f"this tokenizer joins {word!r} with the end of its prompt, {end!r}: the prompt's own tokens change"
             return Fault(text, "a word that joins with its prompt")
-        if not word.strip() or len(ids) != 1:
-            after = f"after {pair.clean[-20:]!r}" if not pair.between else "with its leading space"
-            return Fault(f"{word!r} is {len(ids)} tokens {after}", SEVERAL)
-        if ids[0] == self._unknown:
+        if not word.strip() or not ids:
+            return Fault(f"{word!r} is no token after {pair.clean[-20:]!r}", "a word without a token")
+        if self._unknown in ids:
             return Fault(f"this tokenizer does not know {word!r}", "a word that the tokenizer does not know")
         return None
 
 
 def _words(pair: Pair) -> tuple[str, ...]:
     return (pair.answer, *pair.foils, *pair.contrast)
+
+
+def _asked(pair: Pair) -> tuple[str, ...]:
+    return (pair.answer, *pair.foils)
+
+
+def _first_difference(answer: Sequence[int], other: Sequence[int]) -> int | None:
+    """The first place at which two words' tokens differ; None where one only goes on after the other."""
+    return next((i for i, (a, b) in enumerate(zip(answer, other, strict=False)) if a != b), None)
+
+
+def _distinct(ids: Iterable[int]) -> tuple[int, ...]:
+    """Two foils may begin alike: a token counts once."""
+    return tuple(dict.fromkeys(ids))
 
 
 def _same(pair: Pair) -> Fault:

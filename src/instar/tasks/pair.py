@@ -64,6 +64,23 @@ def word_ids(tokenizer: Any, word: str, prompt: str = "to", between: str = " ") 
     return both[len(before) :]
 
 
+def alike_words(tokenizer: Any, names: Iterable[str], needed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Words that may stand for each other without moving what follows them, and the rest.
+
+    These are the words of one token; where they are fewer than needed, the most that are of equally many tokens and begin
+    with different ones, so that a word's first token tells it from all others.
+    """
+    kept, refused = usable_words(tokenizer, names := tuple(names))
+    if len(kept) < needed:
+        by_size: dict[int, dict[int, str]] = {}
+        for name in names:
+            ids = word_ids(tokenizer, name)
+            by_size.setdefault(len(ids), {}).setdefault(ids[0], name)
+        kept = max((tuple(own.values()) for own in by_size.values()), key=len, default=kept)
+        refused = tuple(name for name in names if name not in kept)
+    return kept, refused
+
+
 def usable_words(tokenizer: Any, names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The words that are one token, and the words that are not."""
     kept, refused = [], []

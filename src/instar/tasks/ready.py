@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from instar.record.names import wording_name
+from instar.tasks.align import changed
 from instar.tasks.fitting import Fault, Lacking, Tokens, fault_of_words
-from instar.tasks.pair import Pair, Span, normalised
+from instar.tasks.pair import Pair, normalised
 from instar.tasks.task import LOOKED_AT, Dealer, Scene, Split, Task
 
 HELD_OUT = ("test", "validation", "valid", "val", "dev", "eval")
@@ -270,13 +271,3 @@ def _apart(entries: Sequence[Entry]) -> tuple[list[Entry], list[Rejected]]:
         else:
             kept.append(e)
     return kept, rejected
-
-
-def changed(pair: Pair) -> Span:
-    """The words in which the clean prompt differs from the corrupted one: the slot of a pair that names none."""
-    clean, other = pair.clean.split(" "), pair.corrupted.split(" ")
-    longest = min(len(clean), len(other))
-    first = next((i for i in range(longest) if clean[i] != other[i]), longest)
-    last = next((i for i in range(longest - first) if clean[-1 - i] != other[-1 - i]), longest - first)
-    start = len(" ".join(clean[:first])) + (first > 0)
-    return Span("changed", start, start + len(" ".join(clean[first : len(clean) - last])))

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from instar.record.names import file_name, wording_name
 from instar.tasks import words
-from instar.tasks.pair import Pair, Span, normalised, usable_words
+from instar.tasks.pair import Pair, Span, alike_words, normalised
 
 Split = Literal["train", "test"]
 T = TypeVar("T")
@@ -99,6 +99,8 @@ class Task:
     names: Mapping[Split, tuple[str, ...]] = field(
         default_factory=lambda: {"train": words.TRAIN_NAMES, "test": words.TEST_NAMES}
     )
+    left_out: Mapping[Split, tuple[str, ...]] = field(default_factory=dict)
+    """Names that a tokenizer splits otherwise than the rest: no scene is made with them."""
 
     wordings: Mapping[Split, tuple[str, ...]] = field(default_factory=dict)
     """The templates that scenes are dealt from; none where a scene has its own."""
@@ -179,7 +181,7 @@ class Task:
         return self.pairs(n, seed, "train")
 
     def fit(self, tokenizer: Any) -> "Task":
-        """The task with only the names that are one token for this tokenizer, and all wordings whose words are.
+        """The task with the names that are of one token (or of equally many), and all wordings whose words are.
 
         A vocabulary that has to spell a word of ours is a toy's (the embedded model's is its corpus's): such a model gets the
         first wordings, which its corpus has. Large vocabularies have every word, and their models more wordings.
@@ -188,17 +190,19 @@ class Task:
             ValueError: if too few names are left, naming the refused ones.
         """
         kept: dict[Split, tuple[str, ...]] = {}
+        out: dict[Split, tuple[str, ...]] = {}
         for split, names in self.names.items():
-            kept[split], refused = usable_words(tokenizer, names)
+            kept[split], refused = alike_words(tokenizer, names, self.people)
             if len(kept[split]) < self.people:
                 raise ValueError(
-                    f"{self.name} needs {self.people} {split} names that are one token with their leading space; "
-                    f"this tokenizer has {len(kept[split])} and splits {', '.join(refused)}. "
+                    f"{self.name} needs {self.people} {split} names that are one token with their leading space (or equally "
+                    f"many that begin differently); this tokenizer has {len(kept[split])} and splits {', '.join(refused)}. "
                     "Give the task words that it keeps whole: dataclasses.replace(task, names=...)."
                 )
+            out[split] = (*self.left_out.get(split, ()), *refused)
         further = {split: tuple(w for w in more if _knows(tokenizer, w)) for split, more in self.more.items()}
         wordings = {split: own + further.get(split, ()) for split, own in self.wordings.items()}
-        return replace(self, names=kept, wordings=wordings, more={})
+        return replace(self, names=kept, left_out=out, wordings=wordings, more={})
 
     def batch(self, model: Any, n: int = 64, seed: int = 0, split: Split = "test", counterfactual: str | None = None):
         """`n` pairs as tokens for a loaded model: an `instar.Batch`."""

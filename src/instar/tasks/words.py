@@ -1,7 +1,7 @@
 """The words that tasks are written with: names, places, objects, and the templates of N-object IOI.
 
 Every name is one token with its leading space in GPT-2's vocabulary and in the embedded model's. A task never relies
-on that: it asks the tokenizer at hand and leaves out what does not fit (`instar.tasks.pair.usable_words`).
+on that: it asks the tokenizer at hand and leaves out what does not fit (`instar.tasks.pair.alike_words`).
 
 Names and templates come in two pools that share nothing. Fine-tuning data are written with the first, tests with the
 second, so that a rise in accuracy cannot be memory of a name or a wording.

@@ -5,7 +5,8 @@
 2. `giver{i}`: that giver becomes the answer. `answer`: every mention of the answer becomes a fresh name. `abc`: every mention
    becomes a fresh name of its own.
 3. Fresh names are names of the file (and of the library, where these are few) that the tokenizer keeps whole and that the
-   prompt does not hold, drawn by a generator seeded with the data's seed and the row's number.
+   prompt does not hold, drawn by a generator seeded with the data's seed and the row's number. A name of several tokens is
+   replaced by one of as many, where the file has another.
 """
 
 import random
@@ -13,11 +14,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from instar.tasks.freetext import Reading, UnparsableError, read_ioi
-from instar.tasks.pair import Pair, Span, usable_words
+from instar.tasks.pair import Pair, Span, usable_words, word_ids
 from instar.tasks.ready import Entry, PairSource, Rejected, from_entries
 from instar.tasks.rows import DataRow
 from instar.tasks.words import TEST_NAMES, TRAIN_NAMES
@@ -125,29 +127,35 @@ class _Fresh:
         pools = names, TRAIN_NAMES + TEST_NAMES
         own, library = (pool if tokenizer is None else usable_words(tokenizer, pool)[0] for pool in pools)
         self.names = own if len(own) >= ENOUGH else tuple(dict.fromkeys([*own, *library]))
-        self._sizes: dict[str, int] = {}
+        self.longer = tuple(name for name in names if name not in {*own})
+        """The file's names of several tokens, to take each other's place."""
+        self._sizes: dict[tuple[str, bool], int] = {}
 
     def draw(self, prompt: str, mentions: Sequence[Sequence[Span]], rng: random.Random) -> list[str]:
         """A name for each group of mentions, all different and none of them in the prompt."""
         present = set(re.findall(r"\w+", prompt))
-        spare = [name for name in self.names if name not in present]
+        spare, longer = ([name for name in pool if name not in present] for pool in (self.names, self.longer))
         rng.shuffle(spare)
-        if len(spare) < len(mentions):
+        if len(spare) + len(longer) < len(mentions):
             raise ValueError(
-                f"{len(mentions)} fresh names are needed for {prompt!r}, and of those that this tokenizer keeps whole there "
-                f"are {len(spare)}"
+                f"{len(mentions)} fresh names are needed for {prompt!r}, and the file and the library have {len(spare)}"
             )
         drawn = []
         for group in mentions:
-            # Without a space before it ("Mary and John …" opens the text) a name may be several tokens.
-            sizes = {self._size(prompt[m.start : m.stop]) for m in group if prompt[m.start - 1 : m.start] != " "}
-            fitting = (name for name in spare if not sizes or {self._size(name)} == sizes)
-            drawn.append(next(fitting, spare[-1]))
-            spare.remove(drawn[-1])
+            # Without a space before it ("Mary and John …" opens the text) a name may be of other tokens.
+            texts = [(prompt[m.start : m.stop], prompt[m.start - 1 : m.start] == " ") for m in group]
+            sizes = {(spaced, self._size(name, spaced)) for name, spaced in texts}
+            fits = (n for n in chain(spare, longer) if all(self._size(n, spaced) == size for spaced, size in sizes))
+            drawn.append(next(fits, [*longer, *spare][-1]))
+            (spare if drawn[-1] in spare else longer).remove(drawn[-1])
         return drawn
 
-    def _size(self, name: str) -> int:
-        if name not in self._sizes:
-            ids = [] if self.tokenizer is None else self.tokenizer(name, add_special_tokens=False)["input_ids"]
-            self._sizes[name] = len(ids)
-        return self._sizes[name]
+    def _size(self, name: str, spaced: bool) -> int:
+        """How many tokens a name is, after a space or without one."""
+        if (name, spaced) not in self._sizes:
+            ids: list[int] = []
+            if self.tokenizer is not None:
+                own = self.tokenizer
+                ids = word_ids(own, name) if spaced else own(name, add_special_tokens=False)["input_ids"]
+            self._sizes[name, spaced] = len(ids)
+        return self._sizes[name, spaced]

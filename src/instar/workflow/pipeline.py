@@ -22,7 +22,7 @@ from instar.record.keys import digest, made_with
 from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.tasks.batch import Batch, tokenize
 from instar.tasks.frame import framed
-from instar.tasks.prepare import Prepared, control_rows, prepare, probe_pairs, read_pairs, stored
+from instar.tasks.prepare import Prepared, control_rows, prepare, probe_pairs, read_pairs, refuse_too_few, stored
 from instar.training.health import Finding
 from instar.training.learning import LEAST, MOST
 from instar.training.train import Row, Told, train
@@ -69,6 +69,7 @@ def data_stage(
         # Named by its directory: what it holds is measured, and no file or code that its configuration names is opened.
         again = stored(store, config.tasks, config.data, read)
         if again is not None:
+            refuse_too_few(store, config.measure.stages)
             return again
     tokenizer = read() if tokenizer is None else tokenizer
     prepared = prepare(
@@ -84,10 +85,9 @@ def data_stage(
     for finding in store.read_json(audited)["findings"] if audited.exists() and not told else ():
         if finding["severity"] != "note":
             tested = f"{finding['tested']}, " if finding.get("tested") else ""
-            console.print(
-                f"data: {finding['severity']}: {finding['kind']}, {tested}{finding['count']} rows: {finding['text']}",
-                style="yellow",
-            )
+            count = f"{tested}{finding['count']} {finding.get('unit', 'rows')}"
+            console.print(f"data: {finding['severity']}: {finding['kind']}, {count}: {finding['text']}", style="yellow")
+    refuse_too_few(store, config.measure.stages)
     return prepared
 
 

@@ -7,6 +7,7 @@ of all of them pooled with equal weight (`givers`) and of each alone; scores and
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,9 @@ from instar.measure.roles import roles
 from instar.models.load import Model
 from instar.record.config import MeasureConfig
 from instar.record.store import Store
+from instar.tasks.align import intervened, out_of_line
 from instar.tasks.batch import Batch, tokenize
+from instar.tasks.pair import Pair
 from instar.tasks.prepare import read_pairs
 
 POOLED = "givers"
@@ -57,25 +60,49 @@ class Pairs:
     @property
     def givers(self) -> list[str]:
         """Those that interventions are done on."""
-        givers = [c for c in self.counterfactuals if c.startswith("giver")]
-        return givers or self.counterfactuals[:1]
+        return intervened(self.counterfactuals)
 
-    def batch(self, first: int = 0, count: int | None = None, counterfactuals: tuple[str, ...] = ()) -> Batch:
-        """Pairs `first` … of the task's first counterfactual, or of several one after another."""
+    @cached_property
+    def apart(self) -> dict[str, Pair]:
+        """Prompts of which some giver's counterfactual does not go position by position, in their order."""
+        return out_of_line(self.tokenizer, (read_pairs(self.store, self.task, kind) for kind in self.givers))
+
+    @cached_property
+    def aligned(self) -> dict[str, list[Pair]]:
+        """Each giver's pairs that go position by position, of the same prompts for each and as many of each."""
+        rows = {kind: read_pairs(self.store, self.task, kind) for kind in self.givers}
+        kept = {kind: [p for p in own if p.clean not in self.apart] for kind, own in rows.items()}
+        return {kind: own[: min(map(len, kept.values()))] for kind, own in kept.items()}
+
+    def batch(
+        self, first: int = 0, count: int | None = None, counterfactuals: tuple[str, ...] = (), aligned: bool = False
+    ) -> Batch:
+        """Pairs `first` … of the task's first counterfactual, or of several one after another.
+
+        `aligned`: of those that go position by position; the batch names the prompts passed over on the way.
+        """
         kinds = counterfactuals or (self.counterfactuals[0],)
-        key = first, count, kinds
+        key = first, count, kinds, aligned
         if key not in self._kept:
             stop = None if count is None else first + count
-            rows = [pair for kind in kinds for pair in read_pairs(self.store, self.task, kind, stop)[first:]]
-            self._kept[key] = tokenize(rows, self.tokenizer, task=self.task)
+            every = {kind: read_pairs(self.store, self.task, kind) for kind in kinds}
+            own = self.aligned if aligned else every
+            rows = [pair for kind in kinds for pair in own[kind][first:stop]]
+            batch = tokenize(rows, self.tokenizer, task=self.task)
+            self._kept[key] = replace(batch, left_out=self._passed(every[kinds[0]], rows[-1]) if aligned else ())
         return self._kept[key]
+
+    def _passed(self, rows: list[Pair], last: Pair) -> tuple[str, ...]:
+        """Prompts that are not aligned among the rows up to the last one taken."""
+        end = next((i for i, row in enumerate(rows) if row.clean == last.clean), len(rows))
+        return tuple(row.clean for row in rows[:end] if row.clean in self.apart)
 
     def elsewhere(self, count: int, counterfactuals: tuple[str, ...]) -> Batch:
         """As many pairs of each as `batch(0, count, …)` has, of prompts that none of those has."""
-        known = {p.clean for kind in self.givers for p in read_pairs(self.store, self.task, kind, count)}
+        known = {p.clean for kind in self.givers for p in self.aligned[kind][:count]}
         rows = []
         for kind in counterfactuals:
-            others = [p for p in read_pairs(self.store, self.task, kind)[count:] if p.clean not in known]
+            others = [p for p in self.aligned[kind][count:] if p.clean not in known]
             rows += others[:count]
         if not rows:
             raise ValueError(
@@ -115,7 +142,7 @@ def circuit(model: Model, pairs: Pairs, how: MeasureConfig, at_an_end: bool) -> 
     scored = {
         kind: edges(
             model,
-            pairs.batch(0, how.circuit_pairs, (kind,)),
+            pairs.batch(0, how.circuit_pairs, (kind,), aligned=True),
             how.edges,
             steps=how.edge_steps,
             per_pair=True,
@@ -148,10 +175,10 @@ def circuit(model: Model, pairs: Pairs, how: MeasureConfig, at_an_end: bool) -> 
         values = [row[name] for row in rows]
         data[name] = (dims, np.stack([_padded(v, longest) for v in values] if dims[-1] == "evaluated" else values))
     # Numbered over all counterfactuals at once, so that pairs of one prompt have one number.
-    for name, values in _drawn(pairs.batch(0, how.circuit_pairs, tuple(givers)), wordings).items():
+    for name, values in _drawn(pairs.batch(0, how.circuit_pairs, tuple(givers), aligned=True), wordings).items():
         data[name] = (("counterfactual", "pair"), values.reshape(len(givers), -1))
     if at_an_end and how.exact_ends and graph.n_edges < EXACT_EDGES:
-        few = {kind: pairs.batch(0, min(EXACT_PAIRS, how.circuit_pairs), (kind,)) for kind in givers}
+        few = {kind: pairs.batch(0, min(EXACT_PAIRS, how.circuit_pairs), (kind,), aligned=True) for kind in givers}
         exact = [edges(model, batch, "exact", chunk=how.replay_chunk).scores[graph.exists] for batch in few.values()]
         data["score_exact"] = (("counterfactual", "edge"), np.stack(exact).astype(np.float32))
     coords = {"counterfactual": list(givers), "group": list(groups), "edge": list(graph.names(graph.exists))}
@@ -173,7 +200,7 @@ _DIMS: dict[str, tuple[str, ...]] = {
 
 def causal_prompts(pairs: Pairs, count: int) -> Prompts:
     """One task's pairs for the causal tests: `count` clean ones, and half as many for each giver's counterfactual."""
-    return Prompts(pairs.batch(count=count), pairs.batch(0, count // 2, tuple(pairs.givers)))
+    return Prompts(pairs.batch(count=count), pairs.batch(0, count // 2, tuple(pairs.givers), aligned=True))
 
 
 def _padded(values: np.ndarray, length: int) -> np.ndarray:
@@ -198,7 +225,7 @@ def _pooled(scored: list[Edges]) -> Edges:
 def _agreement(pooled: Edges, scored: list[Edges], pairs: Pairs, kinds: tuple[str, ...]) -> float:
     """Rank correlation with exact patching, on the first few pairs of each counterfactual; their scores are known."""
     each = max(1, CHECKED_PAIRS // len(kinds))
-    few = pairs.batch(0, each, kinds)
+    few = pairs.batch(0, each, kinds, aligned=True)
     own = np.nan_to_num(np.mean([e.dataset["score"].values[:each].mean(0) for e in scored], 0))
     return agreement(replace(pooled, batch=few), pairs=len(few), own=own)["spearman"]
 
@@ -219,7 +246,7 @@ def _curve(sized: xr.Dataset, scored: Edges, graph: Graph) -> dict[str, Any]:
 
 def played(model: Model, pairs: Pairs, how: MeasureConfig, at_an_end: bool) -> xr.Dataset:
     """Roles of heads, with S-inhibition for each giver."""
-    batches = {kind: pairs.batch(count=how.role_pairs, counterfactuals=(kind,)) for kind in pairs.givers}
+    batches = {kind: pairs.batch(0, how.role_pairs, (kind,), aligned=True) for kind in pairs.givers}
     return roles(model, batches, repeats=16, chunk=how.chunk).astype(np.float32)
 
 

@@ -187,7 +187,7 @@ def test_pairs_are_looked_at_as_a_run_does(tmp_path, embedded, known):
     tokenizer = embedded.tokenizer if known else None
     report = audit_data(path, tokenizer=tokenizer)
     found = {kind: [r.split(":")[0] for r in f.rows] for kind, f in kinds(report).items() if f.severity != "note"}
-    with_model = {"clean and corrupted of different lengths": ["row 3"], "a word of several tokens": ["row 5"]}
+    with_model = {"prompts that differ in length": ["row 3"], "words of several tokens": ["row 5"]}
     assert found == {
         "the answer is its own foil": ["row 2"],
         "clean and corrupted the same": ["row 4"],
@@ -197,19 +197,17 @@ def test_pairs_are_looked_at_as_a_run_does(tmp_path, embedded, known):
     assert not report.ok and report.rows == 7
     source = task(path)
     source = source.fit(tokenizer) if known else source
-    assert {f"row {r.number}" for r in source.rejected} == {row for rows in found.values() for row in rows}
+    assert {r.number for r in source.rejected} == {2, 4, 6}
     if known:
-        text = kinds(report)["a word of several tokens"].text
-        assert (
-            "this model's tokenizer lacks 1 of 3 names or words as one token (Wilhelmina): take another model" in text
-        )
+        text = kinds(report)["words of several tokens"].text
+        assert text.endswith("this model's tokenizer lacks 1 of 3 names or words as one token (Wilhelmina)")
 
 
 def test_names_that_the_tokenizer_lacks_are_counted(embedded):
     rows = [DataRow(1, "After Wilhelmina, Mary and Jim met, Mary and Jim gave a ring to", "Wilhelmina"), *GOOD[1:]]
     rows[1] = DataRow(2, "After Kunigunde, Mary and Jim met, Mary and Kunigunde gave a ring to", "Jim")
     found = kinds(audit(rows, tokenizer=embedded.tokenizer, task="ioi3"))
-    assert "leaves such rows out, of training too" in found["multi-token names"].text
+    assert "patched slot by slot" in found["multi-token names"].text
     assert (
         "lacks 2 of " in found["multi-token names"].text
         and "(Kunigunde, Wilhelmina)" in found["multi-token answers"].text

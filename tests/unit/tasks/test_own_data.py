@@ -9,11 +9,11 @@ from freewriting import rows
 from instar.record.config import DataConfig, TasksConfig
 from instar.record.files import read_json, read_rows
 from instar.record.store import Store
+from instar.tasks.align import changed
 from instar.tasks.freetext import read_ioi
 from instar.tasks.library import ioi, task
 from instar.tasks.pair import Pair, normalised
 from instar.tasks.prepare import control_rows, prepare, read_pairs
-from instar.tasks.ready import changed
 
 HELD = DataConfig(holdout=0.2, test_size=20, measure_pairs=8)
 
@@ -172,12 +172,13 @@ def test_given_pairs_come_in_every_form(tmp_path, embedded, form):
         table.to_csv(path, index=False) if form == "csv" else table.to_parquet(path)
         data = DataConfig(columns={"prompt": "premise"})
     found = task(str(path), data).fit(embedded.tokenizer)
-    assert {r.number: r.kind for r in found.rejected} == {
-        3: "clean and corrupted of different lengths", 4: "a word of several tokens", 5: "a row that is no pair",
-    }  # fmt: skip
-    pairs = sorted(found.pairs(2), key=lambda p: len(p.foils))
+    assert {r.number: r.kind for r in found.rejected} == {5: "a row that is no pair"}
+    whole = found.batch(embedded, 4)
+    assert {PAIRS[2]["clean"]} == {p.clean for p, apart in zip(whole.pairs, whole.unequal, strict=True) if apart}
+    rows = [i for i, p in enumerate(whole.pairs) if p.clean in (PAIRS[0]["clean"], PAIRS[1]["clean"])]
+    batch = whole[rows]
+    pairs = sorted(batch.pairs, key=lambda p: len(p.foils))
     assert [p.answer for p in pairs] == ["key", "key"] and pairs[1].foils == ("lamp", "ring") == pairs[1].contrast
-    batch = found.batch(embedded, 2)
     at = batch.slots == batch.slot_names.index("changed")
     assert torch_words(embedded, batch, at) == ["key", "key"]
     assert not ((batch.clean != batch.corrupted) & ~at).any()
@@ -233,9 +234,7 @@ def test_unreadable_files_say_what_to_do(tmp_path, embedded):
         tmp_path / "y.json",
         [{"prompt": "Wilhelmina and Kunigunde met. Kunigunde gave a ring to", "answer": "Wilhelmina"}],
     )
-    with pytest.raises(
-        ValueError, match=r"none of 1 rows can be used: 1 × a word of several tokens.*row 1: 'Wilhelmina' is"
-    ):
+    with pytest.raises(ValueError, match=r"none of 1 rows can be used: 1 × .*row 1"):
         task(long).fit(embedded.tokenizer)
 
 

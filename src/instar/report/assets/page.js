@@ -268,7 +268,7 @@ function words() {
   const watched = Object.values(s.training).some((t) => t.train_accuracy.some((x) => x !== null));
   if (!watched) note("Health was not watched: somebody else trained these checkpoints.", "note");
   else if (!s.health.length) note("Health: no end-of-text collapse, no failure to learn, no overfitting was seen at any checkpoint.", "ok");
-  if (s.audit) s.audit.findings.filter((f) => f.severity !== "note").forEach((f) => note(`Data: ${f.kind}, ${f.tested ? f.tested + ", " : ""}${f.count} rows. ${f.text}`, f.severity));
+  if (s.audit) s.audit.findings.filter((f) => f.severity !== "note").forEach((f) => note(`Data: ${f.kind}, ${f.tested ? f.tested + ", " : ""}${f.count} ${f.unit || "rows"}. ${f.text}`, f.severity));
   s.failed.forEach((f) => note(`Step ${f.step} (seed ${f.seed}) could not be measured: ${f.reason}`, "error"));
   D.made.forEach(([k, v]) => $("made").append(element("dt", k), element("dd", v)));
   $("config").textContent = D.config; $("version").textContent = s.instar;
