@@ -76,8 +76,9 @@ def alike_words(tokenizer: Any, names: Iterable[str], needed: int) -> tuple[tupl
         for name in names:
             ids = word_ids(tokenizer, name)
             by_size.setdefault(len(ids), {}).setdefault(ids[0], name)
-        kept = max((tuple(own.values()) for own in by_size.values()), key=len, default=kept)
-        refused = tuple(name for name in names if name not in kept)
+        most = max((tuple(own.values()) for own in by_size.values()), key=len, default=())
+        if len(most) >= needed:
+            return most, tuple(name for name in names if name not in most)
     return kept, refused
 
 
