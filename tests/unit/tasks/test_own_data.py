@@ -72,9 +72,13 @@ def test_a_name_that_comes_back_is_replaced_everywhere(tmp_path):
 def test_rows_that_cannot_be_used_are_listed_with_their_reasons(mine, embedded):
     found = task(mine).fit(embedded.tokenizer)
     reasons = {r.number: r.reason for r in found.rejected}
-    assert set(reasons) == {151, 152, 153, 154} and found.rows == 154
+    assert set(reasons) == {151, 152, 154} and found.rows == 154
     assert "'Bob' is named" in reasons[151] and "nobody is named again" in reasons[152]
-    assert reasons[153].startswith("'Wilhelmina' is ") and "2 introduced names, mine has 3" in reasons[154]
+    assert "2 introduced names, mine has 3" in reasons[154]
+    # Of several tokens, and used: a name of several takes the place of another where there is one.
+    assert any(p.answer == "Jim" and "Wilhelmina" in p.foils for p in found.pairs(151)) and found.lacking.words == (
+        "Wilhelmina",
+    )
     two = task(f"{mine}:ioi2").fit(embedded.tokenizer)
     assert two.name == "mine-ioi2" and len(two.pairs(1)) == 1 and len(two.rejected) == 153
     with pytest.raises(ValueError, match=r"rows with \[2, 3\] introduced names, expected 4"):
@@ -91,9 +95,9 @@ def test_a_share_is_held_out_and_nothing_leaks(mine, embedded, tmp_path):
     assert len(held) == 20 and not held & trained and 110 <= len(trained) <= 120
     report = read_json(store.data("audit.json"))
     assert report["ok"] and report["rows"] == len(made.train)
-    assert [f["count"] for f in report["findings"] if f["kind"] == "mine: rows not used"] == [4]
+    assert [f["count"] for f in report["findings"] if f["kind"] == "mine: rows not used"] == [3]
     listed = read_rows(store.data("rejected.jsonl"))
-    assert [(r["task"], r["number"]) for r in listed] == [("mine", n) for n in (151, 152, 153, 154)]
+    assert [(r["task"], r["number"]) for r in listed] == [("mine", n) for n in (151, 152, 154)]
     again = prepare(Store(tmp_path / "again"), TasksConfig(old="ioi2", new=mine), HELD, embedded.tokenizer)
     assert again.key == made.key
     other = HELD.model_copy(update={"seed": 1})
@@ -230,12 +234,12 @@ def test_unreadable_files_say_what_to_do(tmp_path, embedded):
     nothing = written(tmp_path / "x.json", [{"prompt": "Two and two is", "answer": "four"}])
     with pytest.raises(ValueError, match=r"none of 1 rows can be read as N-object IOI.*corrupted prompts"):
         task(nothing)
-    long = written(
-        tmp_path / "y.json",
-        [{"prompt": "Wilhelmina and Kunigunde met. Kunigunde gave a ring to", "answer": "Wilhelmina"}],
-    )
-    with pytest.raises(ValueError, match=r"none of 1 rows can be used: 1 × .*row 1"):
-        task(long).fit(embedded.tokenizer)
+    # No token of a name tells it from the other, but that one goes on.
+    one = {"clean": "The key is there. The", "corrupted": "The ring is there. The", "answer": "Z", "foils": ["Zo"]}
+    with pytest.raises(
+        ValueError, match=r"none of 1 rows can be used: 1 × words that begin alike.*row 1: the tokens of 'Z'"
+    ):
+        task(written(tmp_path / "y.json", [one])).fit(embedded.tokenizer)
 
 
 def test_a_tokens_own_beginning_is_in_no_hole(embedded):
