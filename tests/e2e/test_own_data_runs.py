@@ -14,7 +14,8 @@ from conftest import tiny_gpt2
 from freewriting import rows
 from instar.record.config import DataConfig, TasksConfig
 from instar.record.store import Store
-from instar.tasks.prepare import prepare, refuse_too_few
+from instar.tasks.lengths import refuse_too_few
+from instar.tasks.prepare import prepare
 from instar.workflow.opened import load_run
 from vocabularies import splitting
 

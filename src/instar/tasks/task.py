@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from instar.record.names import file_name, wording_name
 from instar.tasks import words
-from instar.tasks.pair import Pair, Span, alike_words, normalised
+from instar.tasks.pair import Pair, Span, alike_words, normalised, usable_words
 
 Split = Literal["train", "test"]
 T = TypeVar("T")
