@@ -49,20 +49,17 @@ def _numbers_table(title: str, first: str, justify: Any = "right") -> Table:
     return table
 
 
-def _cell(own: Mapping[str, Any], number: str, at: int | None = None) -> str:
+def _cell(own: Mapping[str, Any], number: str, at: int | None = None, wide: int = 100) -> str:
     """A number with its interval: `38.0% [35.0, 41.1]`, `-0.75 [-0.80, -0.70]`, `–` where it is not there or not defined."""
     found = [own.get(f"{number}{end}") for end in ("", "_low", "_high")]
     value, low, high = (x[at] if isinstance(x, list) and at is not None else x for x in found)
     if value is None or low is None or high is None or value != value:
         return "–"
-    # Narrow terminals have the interval below.
-    between = " " if console.width >= WIDE else "\n"
+    # Terminals that are not so wide have the interval below.
+    between = " " if console.width >= wide else "\n"
     if number in ("naming", "choosing"):
         return f"{value:.2f}{between}[{low:.2f}, {high:.2f}]"
     return f"{value:.1%}{between}[{100 * low:.1f}, {100 * high:.1f}]"
-
-
-WIDE = 100
 
 
 def _show_gain(name: str, own: Mapping[str, Any]) -> None:
@@ -113,7 +110,7 @@ def show_by_wording(
         table = _numbers_table(f"{task} by wording{when} (95 %)", "wording", "left")
         table.add_column("names somebody", justify="right", no_wrap=True)
         for wording, own in wordings.items():
-            cells = [_cell(own, number, at) for number in (*NUMBERS, "named")]
+            cells = [_cell(own, number, at, wide=160) for number in (*NUMBERS, "named")]
             table.add_row(Text(wording_name(wording)), *cells)
         console.print(table)
 
