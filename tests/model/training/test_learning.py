@@ -18,7 +18,7 @@ from instar.tasks.batch import tokenize
 from instar.training.learning import affordable, choosing
 from instar.training.train import Row, Told, collate, encode, train
 
-OPTIONS = {"steps": 8, "batch_size": 16, "checkpoints": {"learning": 4}, "learning_rate": 1e-3}
+OPTIONS = {"steps": 8, "batch_size": 16, "checkpoints": {"learning": 3}, "learning_rate": 3e-4}
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +68,13 @@ def test_a_probe_takes_a_fifth_of_the_training(training, probe, there, due):
 
 @pytest.fixture(scope="module")
 def placed(tmp_path_factory, rows):
-    """A fine-tuning that places its checkpoints, and the most that lay on the disk at once."""
+    """A fine-tuning that places its checkpoints, and what lay on the disk after each step."""
     root, most = tmp_path_factory.mktemp("placed"), []
 
     def watch(step, steps, note):
-        most.append(len(list((root / "checkpoints").glob("step-*"))))
+        most.append({path.name for path in (root / "checkpoints").glob("step-*")})
 
-    return *trained(root, rows, watch), max(most)
+    return *trained(root, rows, watch), most
 
 
 def test_the_change_is_that_of_the_saved_weights(placed):
@@ -124,9 +124,11 @@ def test_loss_and_gradient_norm_by_hand(tmp_path, rows):
 
 
 def test_checkpoints_are_placed_by_the_probe(placed, tmp_path, rows):
-    store, index, said, most = placed
+    store, index, said, seen = placed
     steps, every = [row["step"] for row in index["steps"]], index["probe"]["every"]
-    assert steps[0] == 0 and steps[-1] == 8 and steps == folders(store) and most == 4 and every == 1
+    assert steps[0] == 0 and steps[-1] == 8 and steps == folders(store) and every == 1
+    # Some gave way to others, and never were there more than three.
+    assert max(map(len, seen)) <= 3 < len(set().union(*seen))
     probed = {line["step"] for line in course(store) if line["choosing"] is not None}
     assert probed == {step for step in range(9) if step % every == 0} and set(steps) <= probed
     assert [row["choosing"] for row in index["steps"]] == [course(store)[step]["choosing"] for step in steps]
