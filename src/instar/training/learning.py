@@ -2,9 +2,10 @@
 
 1. *Choosing* (docs/metrics.md): log p(answer) − log Σ p(n) over the answer and its foils n at the prompt's last token, in
    nats; the mean over pairs that are never trained, tested or measured on.
-2. A probe takes at most a quarter of the training's own time by count of tokens: a forward pass is a third of forward and
-   backward. `LEAST` pairs are probed at the least; where these are too many for every step, every second, third, … step.
-   Counts and not clocks decide, so the same training is probed at the same steps wherever it runs.
+2. A probe takes at most a fifth of the training's own time by count of tokens, a forward pass being a third of forward and
+   backward; the rest up to a quarter is for what a pass costs whatever its size. `LEAST` pairs are probed at the least;
+   where these are too many for every step, every second, third, … step. Counts and not clocks decide, so the same
+   training is probed at the same steps wherever it runs.
 3. ‖Δθ‖ is the L2 norm of all trained parameters minus step 0's, which are read from its file tensor by tensor. Of adapters
    it is the norm of the merged change: ‖s B A‖² = s² tr(BᵀB AAᵀ), summed over the adapters.
 """
@@ -25,11 +26,11 @@ from instar.models.load import Model
 from instar.models.taps import logits_at, record
 from instar.tasks.batch import Batch
 
-SHARE = 0.25
+SHARE = 0.2
 """Of the training's time, for the probe."""
 BACKWARD = 3
 """Forward and backward pass, in forward passes."""
-LEAST, MOST = 12, 64
+LEAST, MOST = 8, 64
 """Pairs of a probe."""
 CHUNK = 2**20
 """Numbers that are subtracted at a time."""

@@ -18,7 +18,7 @@ from instar.tasks.batch import tokenize
 from instar.training.learning import affordable, choosing
 from instar.training.train import Row, Told, collate, encode, train
 
-OPTIONS = {"steps": 8, "batch_size": 4, "checkpoints": {"learning": 4}, "learning_rate": 1e-3}
+OPTIONS = {"steps": 8, "batch_size": 16, "checkpoints": {"learning": 3}, "learning_rate": 3e-4}
 
 
 @pytest.fixture(scope="module")
@@ -52,29 +52,29 @@ def test_choosing_by_hand():
 @pytest.mark.parametrize(
     ("training", "probe", "there", "due"),
     [
-        (320, 20, 64, (12, 1)),
-        (640, 20, 64, (24, 1)),
-        (64, 16, 64, (12, 4)),
+        (320, 20, 64, (9, 1)),
+        (640, 20, 64, (19, 1)),
+        (64, 16, 64, (9, 4)),
         (9999, 16, 40, (40, 1)),
-        (1, 16, 8, (8, 171)),
+        (1, 16, 8, (8, 214)),
     ],
 )
-def test_a_probe_takes_a_quarter_of_the_training(training, probe, there, due):
+def test_a_probe_takes_a_fifth_of_the_training(training, probe, there, due):
     found = affordable(training, probe, there)
     assert (found.pairs, found.every) == due
     # A forward pass of the probe against forward and backward, three forward passes, of the training.
-    assert found.pairs * probe <= 0.25 * 3 * training * found.every
+    assert found.pairs * probe <= 0.2 * 3 * training * found.every
 
 
 @pytest.fixture(scope="module")
 def placed(tmp_path_factory, rows):
-    """A fine-tuning that places its checkpoints, and the most that lay on the disk at once."""
+    """A fine-tuning that places its checkpoints, and what lay on the disk after each step."""
     root, most = tmp_path_factory.mktemp("placed"), []
 
     def watch(step, steps, note):
-        most.append(len(list((root / "checkpoints").glob("step-*"))))
+        most.append({path.name for path in (root / "checkpoints").glob("step-*")})
 
-    return *trained(root, rows, watch), max(most)
+    return *trained(root, rows, watch), most
 
 
 def test_the_change_is_that_of_the_saved_weights(placed):
@@ -109,7 +109,7 @@ def test_differences_are_placed_too(tmp_path, rows):
 
 
 def test_loss_and_gradient_norm_by_hand(tmp_path, rows):
-    store, _, _ = trained(tmp_path, rows[:4], steps=1, checkpoints=1)
+    store, _, _ = trained(tmp_path, rows[:4], steps=1, checkpoints=1, batch_size=4)
     model = load("embedded")
     encoded = [encode(row, model.tokenizer, TrainConfig()) for row in rows[:4]]
     batch = collate(encoded, 0)
@@ -124,9 +124,11 @@ def test_loss_and_gradient_norm_by_hand(tmp_path, rows):
 
 
 def test_checkpoints_are_placed_by_the_probe(placed, tmp_path, rows):
-    store, index, said, most = placed
+    store, index, said, seen = placed
     steps, every = [row["step"] for row in index["steps"]], index["probe"]["every"]
-    assert steps[0] == 0 and steps[-1] == 8 and steps == folders(store) and most <= 4 and every > 1
+    assert steps[0] == 0 and steps[-1] == 8 and steps == folders(store) and every == 1
+    # Some gave way to others, and never were there more than three.
+    assert max(map(len, seen)) <= 3 < len(set().union(*seen))
     probed = {line["step"] for line in course(store) if line["choosing"] is not None}
     assert probed == {step for step in range(9) if step % every == 0} and set(steps) <= probed
     assert [row["choosing"] for row in index["steps"]] == [course(store)[step]["choosing"] for step in steps]
