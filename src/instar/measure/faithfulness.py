@@ -19,7 +19,7 @@ are left out, and the attribute `left_out` counts and names them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -177,8 +177,6 @@ def _curves(
     selection: Selection, signed: bool, random: int, seed: int, ablation: Ablation, chunk: int,
 ) -> dict[str, xr.Dataset]:  # fmt: skip
     graph = Graph.of(model.layout)
-    parts = {part: batch.aligned() for part, batch in parts.items()}
-    ranked = {name: replace(r, batch=r.batch.aligned()) for name, r in ranked.items()}
     sizes, generator = grid_sizes(graph, shares), np.random.default_rng(seed)
     empty, shape = np.zeros(graph.exists.shape, bool), graph.exists.shape
     draws = [generator.permutation(graph.exists.size).reshape(shape).astype(float) for _ in range(random)]
@@ -187,6 +185,7 @@ def _curves(
         name: [graph.pruned(top(graph, ranking(r.edges.scores, signed), n, selection)) for n in sizes]
         for name, r in ranked.items()
     }
+    parts = {name: batch.aligned() for name, batch in parts.items()}
     values: dict[tuple[str, str], np.ndarray] = {}
     clean: dict[str, np.ndarray] = {}
     for part, batch in parts.items():
@@ -198,7 +197,7 @@ def _curves(
     return {
         name: _curve(
             _dataset(
-                model, r.batch, np.concatenate([values[name, part] for part in r.parts], 1),
+                model, r.batch.aligned(), np.concatenate([values[name, part] for part in r.parts], 1),
                 np.concatenate([clean[part] for part in r.parts]), [empty, *own[name], *common[1:]], ablation,
             ), sizes, shares, random,
         ).assign_attrs(ranking="signed" if signed else "absolute", selection=selection)

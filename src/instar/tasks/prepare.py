@@ -12,12 +12,11 @@ from instar.record.config import DataConfig, TasksConfig
 from instar.record.contents import Damaged
 from instar.record.keys import digest
 from instar.record.store import Store
-from instar.tasks.align import NOT_ALIGNED
 from instar.tasks.audit import Audit, audit, overlap, repairs, used_rows
 from instar.tasks.baselines import Baseline, baselines, of_pair, of_row, of_task
 from instar.tasks.custom import files_of, is_custom
 from instar.tasks.finding import Finding
-from instar.tasks.lengths import LEAST, lengths, not_drawn, several_tokens
+from instar.tasks.lengths import by_tokens
 from instar.tasks.library import TASKS, ioi
 from instar.tasks.library import task as find_task
 from instar.tasks.pair import Pair, Span, normalised, word_ids
@@ -168,8 +167,9 @@ def _prepared(
                 pairs = [_stored(asdict(pair)) for pair in _test_pairs(task, data, counterfactual)]
                 store.write_rows(store.pairs(task.name, counterfactual), pairs)
         rows, refused = _training_rows(new, data, tokenizer) if trained or data.train_file else ([], [])
-        by_tokens, aligned = _by_tokens(store, named, tokenizer)
-        unused = _set_aside(store, named, refused, len(rows)) + by_tokens
+        every = {t.name: {kind: read_pairs(store, t.name, kind) for kind in t.counterfactuals} for t in named.values()}
+        tokens = [by_tokens(task, every[task.name], tokenizer) for task in named.values()]
+        unused = _set_aside(store, named, refused, len(rows)) + [f for own in tokens for f in own.findings]
         store.forget(store.data("audit.json"))
         if rows or unused:
             report = audit(rows, _tested(store, new), tokenizer, _shape(new)) if rows else Audit(0, ())
@@ -180,6 +180,7 @@ def _prepared(
         store.write_rows(store.data("train.jsonl"), [_taught(row.prompt, row) for row in rows])
         _copy_code(store, tasks, named)
         kinds = {name: list(task.counterfactuals) for name, task in named.items()}
+        aligned = {name: own.aligned for name, own in zip(named, tokens, strict=True) if own.aligned}
         few = {"aligned": aligned} if aligned else {}
         store.write_json(store.data("prepared.json"), {"key": wanted, "counterfactuals": kinds, **few})
     if not store.data("baselines.jsonl").exists():
@@ -357,47 +358,6 @@ def _set_aside(store: Store, named: dict[str, Task], refused: list[Rejected], tr
     path = store.data("rejected.jsonl")
     store.write_rows(path, lines) if lines else store.forget(path)
     return findings
-
-
-def _by_tokens(store: Store, named: dict[str, Task], tokenizer: Any) -> tuple[list[Finding], dict[str, list[int]]]:
-    """What is to be said of each task's names, of words of several tokens and of prompts that differ in length.
-
-    Of tasks with such prompts also how many go position by position, of how many.
-
-    Raises:
-        ValueError: for a tokenizer that cannot say where in a prompt its tokens stand.
-    """
-    found, aligned = [], {}
-    for task in named.values():
-        pairs = {kind: read_pairs(store, task.name, kind) for kind in task.counterfactuals}
-        apart = lengths(pairs, tokenizer)
-        for own in apart:
-            total = round(own.count / own.share)
-            aligned[task.name] = [total - own.count, total]
-        every = [*not_drawn(task), *several_tokens(pairs[task.counterfactuals[0]], tokenizer), *apart]
-        found += [replace(f, kind=f"{task.name}: {f.kind}", rows=f.rows[:SHOWN]) for f in every]
-    return found, aligned
-
-
-BY_POSITION = ("circuit", "roles")
-"""Stages that put two prompts beside each other position by position."""
-
-
-def refuse_too_few(store: Store, stages: Sequence[str]) -> None:
-    """Whether stages have pairs to be made of.
-
-    Raises:
-        ValueError: where too few pairs go position by position for the stages that need it, with the numbers.
-    """
-    wanted = [stage for stage in BY_POSITION if stage in stages]
-    aligned = (store.prepared() or {}).get("aligned", {})
-    for task, found in aligned.items() if wanted and isinstance(aligned, dict) else ():
-        kept, total = found if isinstance(found, list) and len(found) == 2 else (LEAST, LEAST)
-        if isinstance(kept, int) and kept < LEAST:
-            raise ValueError(
-                f"{task}: {NOT_ALIGNED.format(total - kept, total)}; {' and '.join(wanted)} need {LEAST} that can. Corrupt "
-                f"with words of as many tokens, take another model, or leave them out: measure.stages"
-            )
 
 
 def _not_used(name: str, rejected: Sequence[Rejected], total: int, more: str) -> list[Finding]:

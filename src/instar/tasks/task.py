@@ -181,9 +181,7 @@ class Task:
         return self.pairs(n, seed, "train")
 
     def fit(self, tokenizer: Any) -> "Task":
-        """The task with only the names that may stand for each other, and all wordings whose words are one token.
-
-        Names are of one token for this tokenizer, or of equally many.
+        """The task with the names that are of one token (or of equally many), and all wordings whose words are.
 
         A vocabulary that has to spell a word of ours is a toy's (the embedded model's is its corpus's): such a model gets the
         first wordings, which its corpus has. Large vocabularies have every word, and their models more wordings.

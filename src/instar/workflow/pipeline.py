@@ -22,7 +22,8 @@ from instar.record.keys import digest, made_with
 from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.tasks.batch import Batch, tokenize
 from instar.tasks.frame import framed
-from instar.tasks.prepare import Prepared, control_rows, prepare, probe_pairs, read_pairs, refuse_too_few, stored
+from instar.tasks.lengths import refuse_too_few
+from instar.tasks.prepare import Prepared, control_rows, prepare, probe_pairs, read_pairs, stored
 from instar.training.health import Finding
 from instar.training.learning import LEAST, MOST
 from instar.training.train import Row, Told, train
