@@ -38,6 +38,7 @@ real-test: $(VENV)/.installed real-model
 
 storm: $(VENV)/.installed
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m storm
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m storm
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks

@@ -57,7 +57,7 @@ def test_measurements_of_several_versions_are_said_and_made_anew_when_asked(fini
     assert old.read_bytes() == original
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.storm)])
 def test_kill_minus_nine_at_any_moment_and_run_again(finished, tmp_path, seed):
     """Wherever it dies, the rerun ends with the unbroken run's results, byte for byte."""
     out, rng = tmp_path / "out", random.Random(seed)

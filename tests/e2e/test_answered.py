@@ -12,7 +12,7 @@ from instar.tasks.wordings import HALF, PAIRS
 from instar.workflow import wordings
 from instar.workflow.experiment import Experiment
 from instar.workflow.pipeline import compare_stage, measure_stage, train_stage
-from small_run import SMALL, contents, instar, write_config
+from small_run import SMALL, contents, instar
 
 FEW = {
     "tasks": {"wordings": "answered"},
@@ -65,12 +65,6 @@ def test_a_run_asks_its_base_once_and_keeps_apart_what_it_asked(tmp_path, monkey
         wordings.answered(experiment, embedded.tokenizer, other)
 
 
-def test_evaluate_and_screen_print_the_wordings(tmp_path):
-    config = write_config(tmp_path, **(FEW | {"tasks": {"wordings": ["After … went", "As … worked"]}}))
-    instar("train", config, "--out", tmp_path / "run")
-    text = instar("evaluate", config, "--out", tmp_path / "run").stdout
-    assert "naming" in text and "choosing" in text and "ioi3, step 0 to 2: log p(answer)" in text
-    screened = instar("screen", "--tasks", "ioi2", "--pairs", "24")
-    assert "names somebody" in screened.stdout and "As … worked at the" in screened.stdout
+def test_screen_tells_naming_and_choosing_by_wording():
     (row,) = json.loads(instar("screen", "--tasks", "ioi2", "--pairs", "24", "--json").stdout)["tasks"]
     assert len(row["by_wording"]) == 6 and all(len(row[n]) == 3 for n in ("naming", "choosing", "accuracy"))

@@ -254,7 +254,16 @@ TAMPERED = {
 }
 
 
-@pytest.mark.parametrize("what", TAMPERED)
+SELDOM = (
+    "a bit of a tokenizer",
+    "half of the weights",
+    "a schema",
+    "a bit of the rows trained on",
+    "a bit of a measurement",
+)
+
+
+@pytest.mark.parametrize("what", [pytest.param(w, marks=pytest.mark.storm if w in SELDOM else ()) for w in TAMPERED])
 def test_what_was_changed_is_found_and_never_believed(config, unbroken, run, what):
     name, change = TAMPERED[what]
     change(run)
@@ -366,10 +375,11 @@ def test_a_strangers_task_is_not_run(run, tmp_path, monkeypatch):
 UNUSED = ("compare", "measure/evaluate", "checkpoints/step-000002")
 
 
-@pytest.mark.parametrize(
-    "part", ["checkpoints", "measure", "report", "data", "compare", ".partial", CONTENTS, lock.NAME, lock.HELD, "config.yaml",
-             "summary.json", "measure/evaluate", "checkpoints/step-000002"],
-)  # fmt: skip
+PARTS = (".partial", CONTENTS, "measure/evaluate", "checkpoints/step-000002")
+FURTHER = ("checkpoints", "measure", "report", "data", "compare", lock.NAME, lock.HELD, "config.yaml", "summary.json")
+
+
+@pytest.mark.parametrize("part", [*PARTS, *(pytest.param(name, marks=pytest.mark.storm) for name in FURTHER)])
 def test_a_link_in_a_run_is_not_followed(run, tmp_path, part):
     elsewhere = tmp_path / "elsewhere"
     folder = part in ("compare", ".partial") or (run / part).is_dir()
@@ -425,7 +435,7 @@ SAYS = {external: "in another file", linked: "is a link", virtual: "in another f
 
 
 @pytest.mark.parametrize("how", [external, linked, virtual, huge], ids=lambda how: how.__name__)
-@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("listed", [True, pytest.param(False, marks=pytest.mark.storm)])
 def test_a_measurement_reads_nothing_else(run, tmp_path, how, listed):
     (tmp_path / "secret").write_bytes(b"TOP-SECRET" * 1000)
     with h5py.File(run / LENS, "a") as file:

@@ -31,7 +31,7 @@ from instar.progress import console
 from instar.record.config import RunConfig
 from instar.record.store import Store, step_name
 from instar.tasks.library import task as find_task
-from instar.training.train import write_checkpoint
+from instar.training.saved import write_checkpoint
 from instar.workflow.experiment import Experiment
 from instar.workflow.pipeline import compare_stage, data_stage
 from instar.workflow.sweep import Worker, jobs

@@ -287,3 +287,17 @@ def _plain(entry: Entry) -> dict[str, Any]:
 
 def _line(value: dict[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def shaped(path: Path, value: Any, **kinds: type) -> dict[str, Any]:
+    """What a file holds, if it is an object with these parts.
+
+    Raises:
+        Damaged: where it is not.
+    """
+    wrong = [
+        name for name, kind in kinds.items() if not isinstance(value, dict) or not isinstance(value.get(name), kind)
+    ]
+    if wrong:
+        raise Damaged(path, f"expected an object that holds {' and '.join(kinds)}")
+    return value

@@ -36,7 +36,7 @@ import xarray as xr
 
 from instar.record import netcdf
 from instar.record.config import RunConfig
-from instar.record.contents import Contents, Damaged, refuse_links
+from instar.record.contents import Contents, Damaged, refuse_links, shaped
 from instar.record.directory import Directory
 from instar.record.files import as_json, read_json, read_rows
 from instar.record.keys import made_with
@@ -202,7 +202,7 @@ class Store:
         path = self.data("prepared.json")
         if not path.exists():
             return None
-        return _shaped(path, self.read_json(path), counterfactuals=dict)
+        return shaped(path, self.read_json(path), counterfactuals=dict)
 
     # Places
 
@@ -271,7 +271,7 @@ class Store:
     def index(self, seed: Tuning | None = None) -> dict[str, Any] | None:
         """The record of a finished fine-tuning."""
         path = self.checkpoints(self.first_seed if seed is None else seed) / "index.json"
-        return _shaped(path, self.read_json(path), steps=list) if path.exists() else None
+        return shaped(path, self.read_json(path), steps=list) if path.exists() else None
 
     def write_index(self, seed: Tuning, index: dict[str, Any]) -> None:
         """The record of a fine-tuning, written last."""
@@ -370,30 +370,15 @@ class Store:
             with netcdf.opened(self.check(file)) as dataset:
                 loaded.append(only(dataset).load().assign_attrs(dataset.attrs))
         attrs = loaded[0].attrs
-        series = xr.concat(
-            loaded,
-            dim="step",
-            combine_attrs="override",
-            data_vars="all",
-            coords="minimal",
-            compat="override",
-            join="outer",
-        )
+        how: Any = {
+            "combine_attrs": "override",
+            "data_vars": "all",
+            "coords": "minimal",
+            "compat": "override",
+            "join": "outer",
+        }
+        series = xr.concat(loaded, dim="step", **how)
         return series.assign_coords(step=steps).assign_attrs(attrs)
-
-
-def _shaped(path: Path, value: Any, **kinds: type) -> dict[str, Any]:
-    """What a file holds, if it is an object with these parts.
-
-    Raises:
-        Damaged: where it is not.
-    """
-    wrong = [
-        name for name, kind in kinds.items() if not isinstance(value, dict) or not isinstance(value.get(name), kind)
-    ]
-    if wrong:
-        raise Damaged(path, f"expected an object that holds {' and '.join(kinds)}")
-    return value
 
 
 def tuning_name(tuning: Tuning) -> str:
