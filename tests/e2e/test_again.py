@@ -94,6 +94,7 @@ def test_several_seeds_have_their_own_series_and_one_base(tmp_path):
     there = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert "checkpoints/seed-5/step-000008/difference.safetensors" in there
     assert not [name for name in there if "seed-5/step-000000" in name], "the base is kept and measured once"
+    assert not [name for name in there if "seed-5/step-000004" in name], "what is not measured is not kept"
     assert {n for n in there if n.startswith("measure/roles/ioi3/")} == {
         f"measure/roles/ioi3/{name}.nc" for name in ("step-000000", "step-000008", "seed-5/step-000008")
     }

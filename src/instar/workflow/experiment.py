@@ -213,6 +213,16 @@ class Experiment:
         own = self.config.model
         return self._load(own.source, own.revision)
 
+    def begun(self) -> "Model":
+        """The base, in float32, as the first fine-tuning wrote it: sooner read than some of what a configuration may name.
+
+        Raises:
+            Damaged: where it is not as it was written.
+        """
+        first = self.store.first_seed
+        self.store.check_checkpoint(first, 0)
+        return self._load(str(self.store.checkpoint(first, 0)), None)
+
     def checkpoint(self, tuning: Tuning, step: int, like: "Model | None" = None) -> "Model":
         """A checkpoint, loaded and proven, read as `like` is where that is given.
 

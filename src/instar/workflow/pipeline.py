@@ -4,6 +4,7 @@
 half-written is removed first, so a rerun ends with the results of an unbroken run.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -29,7 +30,7 @@ from instar.training.learning import LEAST, MOST
 from instar.training.train import Row, Told, train
 from instar.workflow.adopt import adopt
 from instar.workflow.experiment import Experiment
-from instar.workflow.schedule import measured_at
+from instar.workflow.schedule import at_ends, measured_at
 from instar.workflow.sweep import Failure, causal_jobs, jobs, sweep
 from instar.workflow.wordings import answered
 
@@ -114,9 +115,13 @@ def _train_all(experiment: Experiment) -> None:
         return
     base = experiment.untrained()
     # How it is read is more than its weights: its activation function, say.
-    read, tokenizer = (base.weights, read_by(local(config.model.source))), base.tokenizer
+    read = base.weights, read_by(local(config.model.source))
+    # Training gives its own a padding token, and saves it.
+    tokenizer = copy.deepcopy(base.tokenizer)
     prepared = data_stage(experiment, tokenizer, base=base)
-    del base  # every fine-tuning begins with a fresh one, and a large one does not fit twice
+    # The first fine-tuning takes it, the others begin with what that one wrote; a large one does not fit twice.
+    unused = [base]
+    del base
     store.write_config(config)
     new = prepared.names[1]
     heldout = tokenize(read_pairs(store, new, prepared.counterfactuals[new][0], 200), tokenizer, task=new)
@@ -124,14 +129,26 @@ def _train_all(experiment: Experiment) -> None:
     def probed() -> Batch:
         return tokenize(probe_pairs(store, config.data, prepared, LEAST, MOST), tokenizer, task=new)
 
-    for seed in config.train.seeds:
-        tuned = Tuned(seed, seed, config.train, heldout, lambda: prepared.train, probed)
-        _tune(experiment, tuned, f"training (seed {seed})", (*read, prepared.key))
     ends = config.train.model_copy(update={"checkpoints": (config.train.steps,)})
+    for seed in config.train.seeds:
+        first = seed == store.first_seed
+        # Checkpoints that nothing is measured at are not kept.
+        own = (
+            config.train if first or not at_ends(config.measure, experiment.index(store.first_seed)["steps"]) else ends
+        )
+        tuned = Tuned(seed, seed, own, heldout, lambda: prepared.train, probed)
+        _tune(
+            experiment,
+            tuned,
+            f"training (seed {seed})",
+            (*read, prepared.key),
+            unused.pop if first else experiment.begun,
+        )
+        unused.clear()
     for name in config.compare.controls:
         rows = partial(control_rows, store, config.data, prepared, name)
         tuned = Tuned(name, config.train.seeds[0], ends, heldout, rows, probed)
-        _tune(experiment, tuned, f"training (control: {CONTROLS[name]})", (*read, prepared.key))
+        _tune(experiment, tuned, f"training (control: {CONTROLS[name]})", (*read, prepared.key), experiment.begun)
 
 
 @dataclass(frozen=True)
@@ -147,8 +164,8 @@ class Tuned:
     """Pairs that say where learning happens."""
 
 
-def _tune(experiment: Experiment, of: Tuned, label: str, read: tuple[str, str, str]) -> None:
-    """One fine-tuning, unless its index says that it is done."""
+def _tune(experiment: Experiment, of: Tuned, label: str, read: tuple[str, str, str], base: Callable[[], Model]) -> None:
+    """One fine-tuning of `base`, unless its index says that it is done."""
     store, config = experiment.store, experiment.config
     decided_by = {
         **{"numerics": NUMERICS, "weights": read[0], "how the base is read": read[1], "data": read[2]},
@@ -164,7 +181,7 @@ def _tune(experiment: Experiment, of: Tuned, label: str, read: tuple[str, str, s
         # A control is meant not to learn the new task: its health is not news.
         warn = _warn if isinstance(of.tuning, int) else lambda finding: None
         own = Told(tell, warn, {"key": digest([*decided_by.values()]), "decided_by": decided_by}, said.append)
-        index = train(experiment.untrained(), rows, of.heldout, of.config, store, of.tuning, of.seed, own, probed)
+        index = train(base(), rows, of.heldout, of.config, store, of.tuning, of.seed, own, probed)
     for text in said:
         console.print(text)
     if of.config.save != "float32":
@@ -191,7 +208,7 @@ def _is_done(experiment: Experiment, tuning: Tuning, decided_by: dict[str, Any])
             return False
         raise ValueError(f"{damaged}. {again}") from None
     there = index.get("decided_by")
-    if index.get("key") == digest([*decided_by.values()]) or there == decided_by:
+    if index.get("key") == digest([*decided_by.values()]) or there == decided_by or _keeps_more(index, decided_by):
         return True
     if there is None:
         # Written before there was such a record. Its configuration and its data are the same, so what it gave is kept.
@@ -201,6 +218,14 @@ def _is_done(experiment: Experiment, tuning: Tuning, decided_by: dict[str, Any])
     if not replace:
         raise ValueError(f"{store.checkpoints(tuning)} was trained by other {' and '.join(other)}: {again}")
     return False
+
+
+def _keeps_more(index: dict[str, Any], decided_by: dict[str, Any]) -> bool:
+    """Whether a fine-tuning of which the ends are asked for is there with more checkpoints, which change nothing."""
+    there, wanted = (dict(d) for d in (index.get("decided_by") or {}, decided_by))
+    own, asked = (dict(d.pop("train", {})) for d in (there, wanted))
+    own.pop("checkpoints", None)
+    return asked.pop("checkpoints", None) == [index["steps"][-1]["step"]] and (own, there) == (asked, wanted)
 
 
 def _warn(finding: Finding) -> None:

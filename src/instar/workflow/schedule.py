@@ -23,6 +23,11 @@ def is_large(rows: Sequence[dict[str, Any]]) -> bool:
     return (rows[0].get("bytes") or 0) >= _FLOAT32 * EXACT_BELOW
 
 
+def at_ends(how: MeasureConfig, rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether seeds after the first are measured at their ends alone; `rows` are of one of them or the first's."""
+    return how.further_seeds == "ends" or (how.further_seeds == "auto" and is_large(rows))
+
+
 def measured_at(
     stage: str, how: MeasureConfig, rows: Sequence[dict[str, Any]], tuning: Tuning, first: bool
 ) -> list[int]:
@@ -35,7 +40,7 @@ def measured_at(
     steps, large = [row["step"] for row in rows], is_large(rows)
     if isinstance(tuning, str):
         return steps[-1:]
-    if not first and (how.further_seeds == "ends" or (how.further_seeds == "auto" and large)):
+    if not first and at_ends(how, rows):
         return [steps[0], steps[-1]]
     wanted: dict[str, Any] = {**(OF_LARGE if large else {}), **how.checkpoints}
     count = {"all": len(steps), "ends": 2}.get(wanted.get(stage, "all"), wanted.get(stage))

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instar.record.config import MeasureConfig
+from instar.workflow.pipeline import _keeps_more
 from instar.workflow.schedule import measured_at
 
 
@@ -51,3 +52,14 @@ def test_further_seeds_and_controls(seeds, parameters, expected):
 
 def test_of_the_base_alone_there_is_the_base():
     assert measured_at("circuit", MeasureConfig(checkpoints="ends"), rows([0]), 0, True) == [0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "changed", "kept"),
+    [([8], {}, True), ([4, 8], {}, False), (4, {}, False), ([8], {"weights": "other"}, False), ([6], {}, False)],
+)
+def test_more_checkpoints_than_are_asked_for_are_the_same_training(asked, changed, kept):
+    there = {"weights": "w", "train": {"steps": 8, "checkpoints": 4}}
+    wanted = {"weights": "w", "train": {"steps": 8, "checkpoints": asked}} | changed
+    assert _keeps_more({"decided_by": there, "steps": [{"step": 0}, {"step": 4}, {"step": 8}]}, wanted) is kept
+    assert not _keeps_more({"steps": [{"step": 8}]}, wanted), "without a record nothing is known"
