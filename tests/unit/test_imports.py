@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "generate": {"tasks", "record", "progress"},
     "models": {"tasks", "record"},
     "measure": {"models", "tasks", "circuits", "stats", "progress"},
-    "training": {"models", "tasks", "record"},
+    "training": {"measure", "models", "tasks", "record"},
     "between": {"measure", "models", "tasks", "circuits", "progress"},
     "compare": {"record", "circuits", "stats", "notebook"},
     "report": {"record", "stats", "progress", "notebook"},

@@ -83,6 +83,28 @@ def foil_values(
     return logits.gather(1, foils.clamp_min(0)).masked_fill(foils < 0, torch.nan)
 
 
+def candidates_of(answer: Int[Tensor, " pair"], foils: Int[Tensor, "pair foil"]) -> Int[Tensor, "pair candidate"]:
+    """The answer, then every other token it is chosen among, each once; −1 where there are no more."""
+    ids = torch.cat([answer[:, None], foils], 1)
+    twice = (ids[:, :, None] == ids[:, None]).tril(-1).any(2)
+    return ids.masked_fill(twice | (ids < 0), -1)
+
+
+def in_nats(
+    logits: Float[Tensor, "pair vocabulary"], candidates: Int[Tensor, "pair candidate"]
+) -> dict[str, Float[Tensor, " pair"]]:
+    """`naming`, `choosing` (NaN for fewer than two candidates) and `log_probability`, as of `instar.measure.evaluate`.
+
+    In float64, and so on the CPU: Apple's GPUs have none.
+    """
+    logits, candidates = logits.cpu().double(), candidates.cpu()
+    own = logits.gather(1, candidates.clamp_min(0)).masked_fill(candidates < 0, -torch.inf)
+    answer, among, every = own[:, 0], own.logsumexp(1), logits.logsumexp(1)
+    few = (candidates >= 0).sum(1) < 2
+    choosing = (answer - among).masked_fill(few, torch.nan)
+    return {"naming": among - every, "choosing": choosing, "log_probability": answer - every}
+
+
 @dataclass(frozen=True)
 class Readout:
     """The direction in the normed residual stream whose dot product is the logit difference, and its offset."""

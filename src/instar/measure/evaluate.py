@@ -17,10 +17,9 @@ counts once however often it stands among the foils. With fewer than two candida
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from instar.measure.common import about, foil_values, joined, numpy, pieces
+from instar.measure.common import about, candidates_of, foil_values, in_nats, joined, numpy, pieces
 from instar.models.load import Model
 from instar.models.plain import measured
 from instar.models.taps import logits_at, record
@@ -52,10 +51,10 @@ def evaluate(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
         answer = logits.gather(1, part.answer[:, None])
         foils = answer - foil_values(logits, part.foils)
         top = logits.argmax(1)
-        candidates = _candidates(part)
+        candidates = candidates_of(part.answer, part.foils)
         parts.append(
             {
-                **_in_nats(logits, candidates),
+                **{name: value.numpy() for name, value in in_nats(logits, candidates).items()},
                 "named": (top[:, None] == candidates).any(1).cpu().numpy().astype(np.int8),
                 "accuracy": (top == part.answer).cpu().numpy().astype(np.int8),
                 "choice": (foils.nan_to_num(nan=torch.inf).amin(1) > 0).cpu().numpy().astype(np.int8),
@@ -70,26 +69,6 @@ def evaluate(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
     undefined = int(np.isnan(dataset["choosing"].values).sum())
     own = {"said_names": list(SAID), "convention": CONVENTION, "choosing_undefined": undefined}
     return dataset.assign_attrs(about(model, batch, **own))
-
-
-def _candidates(part: Batch) -> Int[Tensor, "pair candidate"]:
-    """The answer, then every other token it is chosen among, each once; −1 where there are no more."""
-    ids = torch.cat([part.answer[:, None], part.foils], 1)
-    twice = (ids[:, :, None] == ids[:, None]).tril(-1).any(2)
-    return ids.masked_fill(twice | (ids < 0), -1)
-
-
-def _in_nats(
-    logits: Float[Tensor, "pair vocabulary"], candidates: Int[Tensor, "pair candidate"]
-) -> dict[str, np.ndarray]:
-    """`naming`, `choosing` and `log_probability`. On the CPU: Apple's GPUs have no float64."""
-    logits, candidates = logits.cpu().double(), candidates.cpu()
-    own = logits.gather(1, candidates.clamp_min(0)).masked_fill(candidates < 0, -torch.inf)
-    answer, among, every = own[:, 0], own.logsumexp(1), logits.logsumexp(1)
-    few = (candidates >= 0).sum(1) < 2
-    choosing = (answer - among).masked_fill(few, torch.nan)
-    found = {"naming": among - every, "choosing": choosing, "log_probability": answer - every}
-    return {name: values.numpy() for name, values in found.items()}
 
 
 def _known_names(model: Model, batch: Batch) -> Tensor:

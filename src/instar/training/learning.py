@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from safetensors import safe_open
 from torch import Tensor
 
+from instar.measure.common import candidates_of, in_nats
 from instar.models.load import Model
 from instar.models.taps import logits_at, record
 from instar.tasks.batch import Batch
@@ -58,17 +58,6 @@ def affordable(training: float, probe: float, there: int) -> Due:
     return Due(max(least, min(int(every * fitting), MOST, there)), every)
 
 
-def choosing(
-    logits: Float[Tensor, "pair vocabulary"], answer: Int[Tensor, " pair"], foils: Int[Tensor, "pair foil"]
-) -> Float[Tensor, " pair"]:
-    """log p(answer) − log Σ p over answer and foils, nats; NaN for a pair without foils. In float64."""
-    candidates = torch.cat([answer[:, None], foils], 1)
-    twice = (candidates[:, :, None] == candidates[:, None]).tril(-1).any(2)
-    out = twice | (candidates < 0)
-    own = logits.double().gather(1, candidates.clamp_min(0)).masked_fill(out, -torch.inf)
-    return (own[:, 0] - own.logsumexp(1)).masked_fill((~out).sum(1) < 2, torch.nan)
-
-
 @dataclass
 class Learning:
     """The probe of one fine-tuning."""
@@ -99,7 +88,7 @@ class Learning:
         began, batch, device = time.perf_counter(), self.batch, model.device
         final = record(model.layout, batch.clean.to(device), batch.mask.to(device)).final
         logits = logits_at(model.layout, final, batch.end.to(device)).cpu()
-        value = float(choosing(logits, batch.answer, batch.foils).nanmean())
+        value = float(in_nats(logits, candidates_of(batch.answer, batch.foils))["choosing"].nanmean())
         self.seconds += time.perf_counter() - began
         return value
 

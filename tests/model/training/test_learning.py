@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 import instar
+from instar.measure.common import candidates_of, in_nats
 from instar.models.load import load
 from instar.record.config import RunConfig, TrainConfig
 from instar.record.store import Store
 from instar.tasks.batch import tokenize
-from instar.training.learning import affordable, choosing
+from instar.training.learning import affordable
 from instar.training.train import Row, Told, collate, encode, train
 
 OPTIONS = {"steps": 8, "batch_size": 16, "checkpoints": {"learning": 3}, "learning_rate": 3e-4}
@@ -45,7 +46,8 @@ def folders(store):
 def test_choosing_by_hand():
     """Three of five tokens are candidates; a foil that stands twice counts once; without a foil there is no choice."""
     p = torch.tensor([[0.1, 0.2, 0.3, 0.25, 0.15]] * 3)
-    found = choosing(p.log(), torch.tensor([1, 1, 1]), torch.tensor([[0, 2], [2, 2], [-1, -1]]))
+    candidates = candidates_of(torch.tensor([1, 1, 1]), torch.tensor([[0, 2], [2, 2], [-1, -1]]))
+    found = in_nats(p.log(), candidates)["choosing"]
     assert found[:2].tolist() == pytest.approx([math.log(0.2 / 0.6), math.log(0.2 / 0.5)]) and found[2].isnan()
 
 
