@@ -1,7 +1,11 @@
 """Tiny real models for every test, and types checked at run time in the modules that declare shapes."""
 
 import os
+import signal
 
+# Begun in the background (`make test &`) all this ignores Ctrl-C, and so would the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # On a machine without a GPU torch's own start-up warns through this.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
