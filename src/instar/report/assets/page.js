@@ -165,15 +165,15 @@ const MASKED = "masked: b − c is not clearly above 0 here";
 function emptyNote(z) {
   return flat(z).some((v) => v !== null) ? [] : [{ text: MASKED, showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5, font: { size: 12, color: "#6b7280" } }];
 }
-// What is not measured at every checkpoint is shown as it was last measured, and says when.
+// What is not measured at every checkpoint is shown as it was last measured, and says at which step.
 const placeIn = (own) => own.steps.findLastIndex((s) => s <= steps[state.index]);
-const since = (own) => (own.steps[placeIn(own)] === steps[state.index] ? "" : ` · measured at step ${own.steps[placeIn(own)]}`);
+const since = (own) => (own.steps[placeIn(own)] === steps[state.index] ? "" : ` · step ${own.steps[placeIn(own)]}`);
 function patchedPanel(p) {
   const d = D.patched[p.role], z = d.values[state.site][state.scale][placeIn(d)][p.kind], bySlot = RESIDUAL.includes(state.site);
   const limit = d.limits[bySlot ? "slots" : "heads"][state.scale], x = bySlot ? d.slots.map(safe) : z[0].map((_, h) => String(h));
-  const e = d.effects[placeIn(d)][p.kind], sub = `b − c = ${signed(e[0])} [${signed(e[1])}, ${signed(e[2])}] logits${since(d)}`;
+  const e = d.effects[placeIn(d)][p.kind], sub = `b − c = ${signed(e[0])} [${signed(e[1])}, ${signed(e[2])}] logits`;
   draw("patched-" + p.id, [{ type: "heatmap", x, y: z.map((_, l) => String(l)), z, colorscale: DIVERGING, zmin: -limit, zmax: limit, colorbar: { thickness: 9, title: { text: SCALES[state.scale], side: "right", font: { size: 10 } } }, hovertemplate: "layer %{y}, %{x}: %{z:.3f}<extra></extra>" }],
-    layout(`${named(p)}<br><span style="font-size:11px;color:#6b7280">${sub}</span>`, { margin: { l: 40, r: 8, t: 56, b: 60 }, plot_bgcolor: "#e7e9ec", annotations: emptyNote(z), xaxis: { type: "category", showgrid: false, tickangle: bySlot ? -40 : 0, title: { text: bySlot ? "" : "head" } }, yaxis: { type: "category", autorange: "reversed", showgrid: false, title: { text: "layer" } } }));
+    layout(`${named(p)}${since(d)}<br><span style="font-size:11px;color:#6b7280">${sub}</span>`, { margin: { l: 40, r: 8, t: 56, b: 60 }, plot_bgcolor: "#e7e9ec", annotations: emptyNote(z), xaxis: { type: "category", showgrid: false, tickangle: bySlot ? -40 : 0, title: { text: bySlot ? "" : "head" } }, yaxis: { type: "category", autorange: "reversed", showgrid: false, title: { text: "layer" } } }));
 }
 function scatterPanel(p) {
   const d = D.patched[p.role], out = d.values.z[state.scale][placeIn(d)][p.kind], by = d.values[state.against][state.scale][placeIn(d)][p.kind];
