@@ -23,7 +23,12 @@ def test_a_run_leaves_what_the_documentation_says(finished):
     for stage, tasks in _STAGES.items():
         for task in tasks:
             assert sorted(p.stem for p in (finished / "measure" / stage / task).glob("*.nc")) == steps
-    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["control-old", "index.json", *steps, "steps.jsonl"]
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == [
+        "control-old",
+        "index.json",
+        *steps,
+        "steps.jsonl",
+    ]
     ends = {p.parents[1].name for p in (finished / "measure").rglob("control-old/step-000008.nc")}
     assert ends == {"ioi2", "ioi3", "shared"} and not list((finished / "measure").rglob("control-old/step-000000.nc"))
     summary = json.loads((finished / "summary.json").read_text())
