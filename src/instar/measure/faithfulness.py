@@ -147,8 +147,8 @@ def curve(
         `faithfulness`, `low`, `high`, `edges` (after pruning) on `size`; `random` on `draw, size`; `metric` on
         `size, pair`; CPR and CMD as attributes `cpr`, `cmd`, `random_cpr`, with the `ranking` that they used.
     """
-    ranked = {"": Ranked(edges, (" ",), batch)}
-    return _curves(model, {" ": batch}, ranked, shares, selection, signed, random, seed, ablation, chunk)[""]
+    ranked = {"own": Ranked(edges, ("all",), batch)}
+    return _curves(model, {"all": batch}, ranked, shares, selection, signed, random, seed, ablation, chunk)["own"]
 
 
 @dataclass(frozen=True)

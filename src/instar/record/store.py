@@ -370,14 +370,15 @@ class Store:
             with netcdf.opened(self.check(file)) as dataset:
                 loaded.append(only(dataset).load().assign_attrs(dataset.attrs))
         attrs = loaded[0].attrs
-        how: Any = {
-            "combine_attrs": "override",
-            "data_vars": "all",
-            "coords": "minimal",
-            "compat": "override",
-            "join": "outer",
-        }
-        series = xr.concat(loaded, dim="step", **how)
+        series = xr.concat(
+            loaded,
+            dim="step",
+            combine_attrs="override",
+            data_vars="all",
+            coords="minimal",
+            compat="override",
+            join="outer",
+        )
         return series.assign_coords(step=steps).assign_attrs(attrs)
 
 

@@ -37,14 +37,14 @@ def measured_at(
         rows: its checkpoints, as its index has them.
         first: whether it is the main one.
     """
-    steps, large = [row["step"] for row in rows], is_large(rows)
+    steps = [row["step"] for row in rows]
     if isinstance(tuning, str):
         return steps[-1:]
     if not first and at_ends(how, rows):
         return [steps[0], steps[-1]]
-    wanted: dict[str, Any] = {**(OF_LARGE if large else {}), **how.checkpoints}
-    count = {"all": len(steps), "ends": 2}.get(wanted.get(stage, "all"), wanted.get(stage))
-    return sorted({steps[0], *spaced(steps[1:], count - 1)}) if count and len(steps) > 1 else steps
+    wanted: dict[str, Any] = {**(OF_LARGE if is_large(rows) else {}), **how.checkpoints}
+    asked = wanted.get(stage, "all")
+    return steps if asked == "all" else sorted({steps[0], *spaced(steps[1:], 1 if asked == "ends" else asked - 1)})
 
 
 def spaced(steps: Sequence[int], count: int) -> list[int]:

@@ -51,7 +51,8 @@ def test_further_seeds_and_controls(seeds, parameters, expected):
 
 
 def test_of_the_base_alone_there_is_the_base():
-    assert measured_at("circuit", MeasureConfig(checkpoints="ends"), rows([0]), 0, True) == [0]
+    for places in ("all", "ends", 5):
+        assert measured_at("circuit", MeasureConfig(checkpoints=places), rows([0]), 0, True) == [0]
 
 
 @pytest.mark.parametrize(
