@@ -10,6 +10,8 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from instar.record.times import NAME as TIMES
+
 SMALL = {
     "model": "embedded",
     "data": {"train_size": 128, "test_size": 60, "measure_pairs": 24},
@@ -43,7 +45,8 @@ def write_config(folder: Path, **changes: object) -> Path:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+    files = [p for p in sorted(root.rglob("*")) if p.is_file() and p.name != TIMES]
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in files}
 
 
 def results(root: Path) -> dict[str, bytes]:

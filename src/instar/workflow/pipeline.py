@@ -21,6 +21,7 @@ from instar.record.config import CONTROLS, LearningConfig, Stage, TrainConfig
 from instar.record.contents import Damaged
 from instar.record.keys import digest, made_with
 from instar.record.store import SHARED, Store, Tuning, tuning_name
+from instar.record.times import timed
 from instar.tasks.batch import Batch, tokenize
 from instar.tasks.frame import framed
 from instar.tasks.lengths import refuse_too_few
@@ -181,7 +182,10 @@ def _tune(experiment: Experiment, of: Tuned, label: str, read: tuple[str, str, s
         # A control is meant not to learn the new task: its health is not news.
         warn = _warn if isinstance(of.tuning, int) else lambda finding: None
         own = Told(tell, warn, {"key": digest([*decided_by.values()]), "decided_by": decided_by}, said.append)
-        index = train(base(), rows, of.heldout, of.config, store, of.tuning, of.seed, own, probed)
+        model = base()
+        with timed(store.here.root, "training", tuning=tuning_name(of.tuning)):
+            index = train(model, rows, of.heldout, of.config, store, of.tuning, of.seed, own, probed)
+        del model
     for text in said:
         console.print(text)
     if of.config.save != "float32":
@@ -295,7 +299,8 @@ def compare_stage(experiment: Experiment, failures: list[Failure] | None = None)
         if store.has_measurement(store.here.place("summary.json"), key) and store.here.is_whole("compare"):
             return store.read_summary()
         try:
-            return summarise(store, of, known, key)
+            with timed(store.here.root, "comparing"):
+                return summarise(store, of, known, key)
         except Damaged as damaged:
             if (broken := _measured_again(experiment)) == 0:
                 raise
@@ -334,7 +339,8 @@ def report_stage(experiment: Experiment) -> None:
         for damaged in unverified:
             console.print(f"not verified: {damaged}", style="yellow", soft_wrap=True)
         try:
-            _draw(experiment, store, key, unverified)
+            with timed(store.here.root, "report"):
+                _draw(experiment, store, key, unverified)
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             # What does not verify may be of any shape.
             if not unverified:

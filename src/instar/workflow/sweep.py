@@ -32,7 +32,8 @@ from instar.record.config import RunConfig
 from instar.record.contents import Entry
 from instar.record.directory import NoRoom
 from instar.record.keys import digest
-from instar.record.store import SHARED, Store, Tuning
+from instar.record.store import SHARED, Store, Tuning, tuning_name
+from instar.record.times import timed
 from instar.workflow.experiment import Experiment
 from instar.workflow.schedule import measured_at, spaced
 from instar.workflow.stages import NUMERICS, STAGES, Pairs, causal_prompts, options
@@ -249,13 +250,15 @@ class Worker:
     def make(self, group: list[Job]) -> Iterator[str]:
         """Make the jobs of one checkpoint; says what has just been done: "load", then each job's stage."""
         seed, step = group[0].seed, group[0].step
-        base = self.base(seed)
-        model = base if step == 0 else self.experiment.checkpoint(seed, step, like=base)
+        with timed(self.store.here.root, "loading", tuning=tuning_name(seed), step=step):
+            base = self.base(seed)
+            model = base if step == 0 else self.experiment.checkpoint(seed, step, like=base)
         yield "load"
         # A checkpoint that its own tokenizer reads otherwise has pairs of its own.
         pairs = self.pairs if model.tokenizer is base.tokenizer else {}
         for job in group:
-            self.store.write_measurement(job.path, self._made(base, model, pairs, job), job.key)
+            with timed(self.store.here.root, job.stage, job.task, tuning_name(job.seed), job.step):
+                self.store.write_measurement(job.path, self._made(base, model, pairs, job), job.key)
             yield job.stage
 
     def one(self, job: Job) -> Any:

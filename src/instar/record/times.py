@@ -1,0 +1,57 @@
+"""How long what a run directory holds took, `times.jsonl`: a line for every piece of work, as it was done.
+
+Seconds are not the same twice, so this file is no result: it is not listed with them, decides nothing, and may be removed.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from instar.record.contents import refuse_links
+
+NAME = "times.jsonl"
+
+
+@dataclass(frozen=True)
+class Took:
+    """One piece of work."""
+
+    stage: str
+    seconds: float
+    task: str = ""
+    tuning: str = ""
+    """Of which fine-tuning, as `tuning_name` has it."""
+    step: int | None = None
+
+    @property
+    def work(self) -> tuple[str, str, str, int | None]:
+        """What was done; done again, it has the same."""
+        return self.stage, self.task, self.tuning, self.step
+
+
+@contextmanager
+def timed(root: Path, stage: str, task: str = "", tuning: str = "", step: int | None = None) -> Iterator[None]:
+    """Note how long a block took that ended without an exception; several processes may do so at once."""
+    began = time.perf_counter()
+    yield
+    took = Took(stage, round(time.perf_counter() - began, 3), task, tuning, step)
+    refuse_links(root, root / NAME)
+    with (root / NAME).open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(asdict(took), ensure_ascii=False) + "\n")
+
+
+def times(root: Path) -> list[Took]:
+    """What is noted, the last of what was done again; a line that is none is passed over."""
+    found: dict[tuple[str, str, str, int | None], Took] = {}
+    if (root / NAME).is_file():
+        refuse_links(root, root / NAME)
+        for line in (root / NAME).read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                took = Took(**json.loads(line))
+                found[took.work] = Took(took.stage, float(took.seconds), took.task, took.tuning, took.step)
+            except (ValueError, TypeError, RecursionError):
+                continue
+    return list(found.values())
