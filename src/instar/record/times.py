@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from instar.record.contents import refuse_links
@@ -21,6 +21,8 @@ class Took:
 
     stage: str
     seconds: float
+    cpu: float
+    """Seconds of all cores; beside other work they say more of what something takes."""
     task: str = ""
     tuning: str = ""
     """Of which fine-tuning, as `tuning_name` has it."""
@@ -35,9 +37,10 @@ class Took:
 @contextmanager
 def timed(root: Path, stage: str, task: str = "", tuning: str = "", step: int | None = None) -> Iterator[None]:
     """Note how long a block took that ended without an exception; several processes may do so at once."""
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     yield
-    took = Took(stage, round(time.perf_counter() - began, 3), task, tuning, step)
+    seconds, cpu = round(time.perf_counter() - began, 3), round(time.process_time() - cpu, 3)
+    took = Took(stage, seconds, cpu, task, tuning, step)
     refuse_links(root, root / NAME)
     with (root / NAME).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(asdict(took), ensure_ascii=False) + "\n")
@@ -51,7 +54,7 @@ def times(root: Path) -> list[Took]:
         for line in (root / NAME).read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 took = Took(**json.loads(line))
-                found[took.work] = Took(took.stage, float(took.seconds), took.task, took.tuning, took.step)
+                found[took.work] = replace(took, seconds=float(took.seconds), cpu=float(took.cpu))
             except (ValueError, TypeError, RecursionError):
                 continue
     return list(found.values())
