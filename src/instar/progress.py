@@ -86,6 +86,22 @@ def bar(what: str) -> Iterator[Tell]:
 
 # A stage's own bar counts checkpoints; what it calls does not draw a second one.
 _under_way: list[str] = []
+_whole: list[Callable[[], float]] = []
+
+
+@contextmanager
+def whole(left: Callable[[], float]) -> Iterator[None]:
+    """While this block lasts, bars also say how many seconds are left of all of it."""
+    _whole.append(left)
+    try:
+        yield
+    finally:
+        _whole.pop()
+
+
+def _of_all(own: float | None = None) -> str:
+    """`whole run: 38 min left`; no less than is left of a bar that counts by itself."""
+    return f"whole run: {_spoken(max(_whole[-1](), own or 0.0))} left" if _whole else ""
 
 
 @contextmanager
@@ -119,7 +135,13 @@ def _rich(what: str) -> Iterator[Tell]:
         *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False), console=console
     ) as progress:
         task = progress.add_task(what, total=None, note="")
-        yield lambda done, total, note="": progress.update(task, completed=done, total=total, note=note)
+
+        def tell(done: int, total: int, note: str = "") -> None:
+            left = progress.tasks[task].time_remaining
+            said = ", ".join(filter(None, (note, _of_all(left))))
+            progress.update(task, completed=done, total=total, note=said)
+
+        yield tell
 
 
 @dataclass
@@ -129,10 +151,10 @@ class _Lines:
     finished: list[str] = field(default_factory=list)
     last: float = field(default_factory=time.monotonic)
 
-    def show(self, now: str = "") -> None:
+    def show(self, now: Callable[[], str] = str) -> None:
         """Print what there is to say, unless the last line is too young."""
         if time.monotonic() - self.last >= PLAIN_INTERVAL:
-            self.flush(now)
+            self.flush(now())
 
     def flush(self, now: str = "") -> None:
         """Print it, whenever the last line was."""
@@ -165,7 +187,7 @@ def _plain(what: str) -> Iterator[Tell]:
         # What was done before this began says nothing of the speed.
         left = (time.monotonic() - began) * (total - done) / (done - first) if done > first else None
         rest = f"{_spoken(left)} left" if left else ""
-        _lines.show(", ".join(part for part in (state, note, rest) if part))
+        _lines.show(lambda: ", ".join(filter(None, (state, note, rest, _of_all(left)))))
 
     try:
         yield tell

@@ -16,7 +16,7 @@ NAME = "times.jsonl"
 
 
 @dataclass(frozen=True)
-class Took:
+class Work:
     """One piece of work."""
 
     stage: str
@@ -40,20 +40,20 @@ def timed(root: Path, stage: str, task: str = "", tuning: str = "", step: int | 
     began, cpu = time.perf_counter(), time.process_time()
     yield
     seconds, cpu = round(time.perf_counter() - began, 3), round(time.process_time() - cpu, 3)
-    took = Took(stage, seconds, cpu, task, tuning, step)
+    took = Work(stage, seconds, cpu, task, tuning, step)
     refuse_links(root, root / NAME)
     with (root / NAME).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(asdict(took), ensure_ascii=False) + "\n")
 
 
-def times(root: Path) -> list[Took]:
+def times(root: Path) -> list[Work]:
     """What is noted, the last of what was done again; a line that is none is passed over."""
-    found: dict[tuple[str, str, str, int | None], Took] = {}
+    found: dict[tuple[str, str, str, int | None], Work] = {}
     if (root / NAME).is_file():
         refuse_links(root, root / NAME)
         for line in (root / NAME).read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                took = Took(**json.loads(line))
+                took = Work(**json.loads(line))
                 found[took.work] = replace(took, seconds=float(took.seconds), cpu=float(took.cpu))
             except (ValueError, TypeError, RecursionError):
                 continue

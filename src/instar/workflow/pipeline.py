@@ -30,6 +30,7 @@ from instar.training.health import Finding
 from instar.training.learning import LEAST, MOST
 from instar.training.train import Row, Told, train
 from instar.workflow.adopt import adopt
+from instar.workflow.clock import foreseen
 from instar.workflow.experiment import Experiment
 from instar.workflow.schedule import at_ends, measured_at
 from instar.workflow.sweep import Failure, causal_jobs, jobs, sweep
@@ -41,7 +42,7 @@ NUMERICS = 1
 
 def run_all(experiment: Experiment, remeasure: bool = False) -> dict[str, Any]:
     """All stages. Returns the summary."""
-    with experiment.store.owned():
+    with experiment.store.owned(), foreseen(experiment, remeasure):
         train_stage(experiment)
         # Findings on the data are said once: where there is training, before it.
         failures = measure_stage(experiment, remeasure=remeasure, told=experiment.config.series is None)

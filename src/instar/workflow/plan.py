@@ -1,0 +1,305 @@
+"""What a run will take, before it is begun and while it goes on: time, memory and disk, stage by stage.
+
+1. The model's configuration and tokenizer are read, no weights. `instar.workflow.rates` times blocks of its shape on this
+   machine, `instar.workflow.costs` counts each stage's work; `BESIDE` is what a stage was found to take for each second so
+   counted, fitted once (docs/plan.md) and not on the run that is planned.
+2. What is there already takes nothing. What this run has noted of its own times (`instar.record.times`) corrects the rest.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from instar.circuits.graph import Graph
+from instar.models import gguf
+from instar.models.accounts import gguf_file
+from instar.models.arch import Layout, row
+from instar.models.load import load_tokenizer, local
+from instar.models.memory import empty
+from instar.models.read import Source, configuration
+from instar.record.config import RunConfig
+from instar.record.store import SHARED, Store, Tuning, tuning_name
+from instar.record.times import Work, times
+from instar.tasks.align import intervened
+from instar.tasks.batch import tokenize
+from instar.tasks.custom import is_custom
+from instar.tasks.frame import framed
+from instar.tasks.library import task as find_task
+from instar.tasks.prepare import read_pairs
+from instar.workflow.costs import Asked, Costs, Shape
+from instar.workflow.experiment import Experiment
+from instar.workflow.rates import Rates, rates
+from instar.workflow.schedule import measured_at, spaced
+from instar.workflow.sweep import CONTROLLED
+
+BESIDE: dict[str, float] = {}
+"""Seconds for each that is counted."""
+REPORT, COMPARING, READ_GGUF = 25.0, 10.0, 2e-7
+"""Seconds of the page with its animations; of the comparison; of a parameter out of a GGUF file."""
+ASKED = 16
+"""Prompts that are drawn to know how long they are."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What decides the times of a run beside its configuration."""
+
+    shape: Shape
+    rates: Rates
+    asked: dict[str, Asked]
+    """Both tasks, by `old` and `new`."""
+    names: dict[str, str]
+    cores: int
+
+    @classmethod
+    def of(cls, experiment: Experiment, own_tasks: bool = False) -> "Known":
+        """Of this machine and the run's model and tasks; takes some seconds.
+
+        Args:
+            own_tasks: whether files of tasks are read where the run's data are not made yet. A run reads them once, itself.
+
+        Raises:
+            ValueError: where the model's shape or a task's prompts cannot be known yet.
+        """
+        config, own = experiment.config, experiment.config.model
+        recorded = config.series is not None and config.series.recorded
+        source = str(experiment.store.checkpoint(config.train.seeds[0], 0)) if recorded else own.source
+        remote = {"revision": None if recorded else own.revision, "trust_remote_code": experiment.remote_code()}
+        read, tokenizer = _configured(source, remote), framed(load_tokenizer(source, **remote), own.chat)
+        found = dict(_drawn(experiment, tokenizer, own_tasks))
+        return cls(
+            _shape(read),
+            rates(read, own.device, _threads(config)),
+            {role: asked for role, (_, asked) in found.items()},
+            {role: name for role, (name, _) in found.items()},
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        )
+
+
+def _drawn(experiment: Experiment, tokenizer: Any, own_tasks: bool) -> Iterator[tuple[str, tuple[str, Asked]]]:
+    """Both tasks by role: their names, and what a few of their prompts are like."""
+    store, config = experiment.store, experiment.config
+    made = list((store.prepared() or {"counterfactuals": {}})["counterfactuals"].items())
+    for i, (role, spec) in enumerate((("old", config.tasks.old), ("new", config.tasks.new))):
+        if made:
+            name, kinds = made[i]
+            pairs = read_pairs(store, name, intervened(kinds)[0], ASKED)
+        elif is_custom(spec) and not own_tasks:
+            raise ValueError(f"{spec}: its prompts are not known before the run's data are made")
+        else:
+            task = find_task(spec, config.data).fit(tokenizer)
+            name, kinds = task.name, list(task.counterfactuals)
+            pairs = task.pairs(ASKED, counterfactual=intervened(kinds)[0])
+        batch = tokenize(pairs, tokenizer, task=name)
+        width = batch.clean.shape[1]
+        changed = (width - batch.differs.double().argmax(1)).double().mean()
+        yield role, (name, Asked(len(intervened(kinds)), width, float(changed), len(batch.slot_names)))
+
+
+def _threads(config: RunConfig) -> int | None:
+    """Of one measuring process."""
+    return 1 if config.measure.executor == "ray" and config.threads is None else config.threads
+
+
+def _configured(source: str, remote: dict[str, Any]) -> Any:
+    where = Source(local(source), remote["revision"], trust_remote_code=remote["trust_remote_code"])
+    quantised = gguf_file(where.path)
+    return configuration(where) if quantised is None else gguf.configuration_of(gguf.head_of(quantised))
+
+
+def _shape(config: Any) -> Shape:
+    module = empty(config)
+    layout = Layout(module, row(config))
+    numbers = sum(p.numel() for p in module.parameters())
+    return Shape(Graph.of(layout), layout.d_model, layout.unembed.weight.shape[0], numbers)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run takes."""
+
+    pieces: list[Work]
+    """All of it, what is done with the seconds that it took."""
+    done: frozenset[tuple[str, str, str, int | None]]
+    side_by_side: int
+    """How many checkpoints are measured at once."""
+    memory: float
+    """Bytes resident at the most."""
+    disk: float
+    """Bytes of the run directory at its end."""
+
+    @property
+    def left(self) -> float:
+        """Seconds, from now on."""
+        return sum(map(self.wall, self.missing))
+
+    @property
+    def missing(self) -> list[Work]:
+        """What is not done."""
+        return [piece for piece in self.pieces if piece.work not in self.done]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all of it."""
+        return sum(map(self.wall, self.pieces))
+
+    def by_stage(self) -> dict[str, tuple[int, float]]:
+        """How many pieces each stage has, and seconds of all of them."""
+        found: dict[str, tuple[int, float]] = {}
+        for piece in self.pieces:
+            count, seconds = found.get(piece.stage, (0, 0.0))
+            found[piece.stage] = count + 1, seconds + self.wall(piece)
+        return found
+
+    def wall(self, piece: Work) -> float:
+        """Seconds that a piece adds to the run."""
+        return piece.seconds / (self.side_by_side if piece.step is not None else 1)
+
+
+def plan(experiment: Experiment, known: Known, remeasure: bool = False) -> Plan:
+    """What the run takes on this machine, as far as it is known by now."""
+    config, store = experiment.config, experiment.store
+    thought = list(_pieces(experiment, known))
+    noted = {took.work: took for took in times(store.here.root)}
+    done = frozenset(w.work for w in thought if _is_done(store, w, noted) and not (remeasure and w.step is not None))
+    groups = len({(w.tuning, w.step) for w in thought if w.step is not None})
+    workers = max(1, min(known.cores, groups)) if config.measure.executor == "ray" else 1
+    corrected = _corrected(thought, noted, done)
+    return Plan(corrected, done, workers, _memory(config, known.shape, workers), _disk(config, known, thought))
+
+
+def _is_done(store: Store, work: Work, noted: Mapping[Any, Work]) -> bool:
+    if work.stage == "loading" or work.stage in ("comparing", "report", "reading"):
+        return work.work in noted
+    if work.stage == "training":
+        return store.index(_tuning(work.tuning)) is not None
+    assert work.step is not None
+    return store.measurement(work.stage, work.task, _tuning(work.tuning), work.step).exists()
+
+
+def _tuning(name: str) -> Tuning:
+    kind, _, which = name.partition(" ")
+    return int(which) if kind == "seed" else which
+
+
+def _corrected(thought: list[Work], noted: Mapping[Any, Work], done: frozenset[Any]) -> list[Work]:
+    """What is done with the seconds that it took; what is left, by how far its stage's estimates were off."""
+    off: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for work in thought:
+        if work.work in done and work.work in noted:
+            for key in (work.stage, ""):
+                off[key][0] += noted[work.work].seconds
+                off[key][1] += work.seconds
+
+    def times_(stage: str) -> float:
+        took, counted = off[stage] if off[stage][1] > 0 else off[""]
+        return took / counted if counted > 0 else 1.0
+
+    return [
+        replace(work, seconds=noted[work.work].seconds if work.work in noted else 0.0)
+        if work.work in done
+        else replace(work, seconds=work.seconds * times_(work.stage))
+        for work in thought
+    ]
+
+
+def _pieces(experiment: Experiment, known: Known) -> Iterator[Work]:
+    """Everything that the run consists of, with the seconds that it is thought to take on one core."""
+    store, config = experiment.store, experiment.config
+    costs = Costs(known.shape, known.rates, config.measure)
+    piece = partial(_piece, costs)
+    first = config.train.seeds[0]
+    reading = known.shape.parameters * (READ_GGUF if config.model.source.endswith(".gguf") else 2e-8)
+    if config.series is None:
+        yield Work("reading", reading, reading)
+    for tuning in experiment.tunings:
+        index, main = store.index(tuning), tuning == first
+        how = config.train if main or (isinstance(tuning, int) and not _at_ends(config, known)) else _ends(config)
+        if config.series is None:
+            probes = main and not isinstance(how.checkpoints, int | tuple | str)
+            yield piece("training", costs.training(how, known.asked["new"].tokens, probes), tuning_name(tuning))
+        rows = index["steps"] if index is not None else _rows(how, known)
+        yield from _of_tuning(config, known, costs, tuning, rows)
+    yield Work("comparing", COMPARING, COMPARING)
+    if config.report.gifs or config.report.static:
+        yield Work("report", REPORT, REPORT)
+
+
+def _of_tuning(
+    config: RunConfig, known: Known, costs: Costs, tuning: Tuning, rows: list[dict[str, Any]]
+) -> Iterator[Work]:
+    """What is measured of one fine-tuning."""
+    first, how = config.train.seeds[0], config.measure
+    main, name = tuning == first, tuning_name(tuning)
+    stages = [s for s in how.stages if isinstance(tuning, int) or s in CONTROLLED]
+    at = {stage: measured_at(stage, how, rows, tuning, main) for stage in stages}
+    for step in sorted({s for steps in at.values() for s in steps}):
+        if step == 0 and not main:
+            continue  # the base is every seed's
+        yield _piece(costs, "loading", costs.loading(), name, "", step)
+        for stage in (s for s in stages if step in at[s]):
+            for role in ("old",) if stage == "drift" else ("old", "new"):
+                asked = known.asked[role]
+                seconds = costs.of_stage(stage, asked, config.data.test_size, config.data.measure_pairs)
+                yield _piece(costs, stage, seconds, name, SHARED if stage == "drift" else known.names[role], step)
+    if "circuit" in at and isinstance(tuning, int):
+        last = rows[-1]["step"]
+        for step in spaced(at["circuit"][1:], config.compare.checkpoints if main else 1):
+            single = config.compare.single and step == last
+            seconds = costs.causal(known.asked, config.compare, single)
+            yield _piece(costs, "causal", seconds, name, SHARED, step)
+
+
+def _piece(costs: Costs, stage: str, seconds: float, tuning: str, task: str = "", step: int | None = None) -> Work:
+    seconds *= BESIDE.get(stage, 1.0)
+    return Work(stage, seconds, seconds, task, tuning, step)
+
+
+def _rows(how: Any, known: Known) -> list[dict[str, Any]]:
+    """Checkpoints that a training will leave, as its index will have them; where learning decides, evenly spread."""
+    steps = how.checkpoint_steps()
+    if how.most_checkpoints > len(steps):
+        count = how.most_checkpoints - 1
+        steps = sorted({0, *(max(1, round(how.steps * (i + 1) / count)) for i in range(count))})
+    return [{"step": step, "bytes": 4 * known.shape.parameters} for step in steps]
+
+
+def _at_ends(config: RunConfig, known: Known) -> bool:
+    how = config.measure.further_seeds
+    return how == "ends" or (how == "auto" and known.shape.is_large)
+
+
+def _ends(config: RunConfig) -> Any:
+    return config.train.model_copy(update={"checkpoints": (config.train.steps,)})
+
+
+def _memory(config: RunConfig, shape: Shape, workers: int) -> float:
+    """Training holds weights, gradients and two moments, and the base and the difference where it writes one; measuring two
+    models, and what passes hold (`LIVE_BYTES`)."""
+    numbers, process = shape.parameters, PROCESS
+    logits = 3 * 4 * shape.vocabulary
+    trained = 0.0 if config.series is not None else 4 * (4 + 1.5) * numbers + logits * config.train.batch_size * 32
+    measured = 3 * 4 * numbers + WORKSPACE + 4 * shape.vocabulary * config.measure.chunk
+    if config.measure.executor != "ray":
+        return process + max(trained, measured)
+    return max(process + trained, 2 * process + workers * (process + measured))
+
+
+def _disk(config: RunConfig, known: Known, pieces: list[Work]) -> float:
+    numbers, how = known.shape.parameters, config.train
+    circuits = sum(1 for p in pieces if p.stage == "circuit")
+    scores = 4.0 * known.shape.graph.n_edges * config.measure.circuit_pairs * known.asked["new"].givers
+    kept = 0.0
+    if config.series is None:
+        each = 0.02 if how.lora is not None else 4 if how.save == "float32" else 2
+        others = len(config.train.seeds) - 1
+        count = how.most_checkpoints - 1 + others * (1 if _at_ends(config, known) else how.most_checkpoints - 1)
+        kept = numbers * (4 + each * (count + len(config.compare.controls)))
+    return kept + circuits * scores + 30e6
+
+
+PROCESS, WORKSPACE = 0.5 * 2**30, 0.5 * 2**30
+"""Bytes of a process that has torch, and of what a pass holds."""
