@@ -12,6 +12,10 @@ from instar.circuits.graph import Graph
 Names = tuple[str, ...]
 
 
+MANY = 10**15
+"""Sets that are counted: a file holds no larger whole numbers exactly, and nothing asks for more."""
+
+
 @dataclass(frozen=True)
 class Matched:
     """Random sets matched per layer, none of them the set itself."""
@@ -38,7 +42,7 @@ def matched(graph: Graph, heads: Sequence[str], count: int, seed: int = 0) -> Ma
     own = [[h for h in heads if h.startswith(f"a{layer}.")] for layer in range(graph.n_layers)]
     layers = [[f"a{i}.h{h}" for h in range(graph.n_heads)] for i, some in enumerate(own) if some]
     sizes = [len(some) for some in own if some]
-    possible = prod(comb(graph.n_heads, size) for size in sizes) - 1
+    possible = min(MANY, prod(comb(graph.n_heads, size) for size in sizes) - 1)
     order = {name: i for i, name in enumerate(all_heads(graph))}
     mine = tuple(sorted(heads, key=order.__getitem__))
     generator = np.random.default_rng(seed)

@@ -1,7 +1,11 @@
 """Whether a model fits, asked before it is read: a machine that swaps for an hour, or kills the run, says nothing."""
 
+import ctypes
+import gc
 import re
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +75,17 @@ def empty(config: Any) -> Any:
     """A model of a configuration whose weights have shapes and nothing else."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
+
+
+def release() -> None:
+    """Give back to the system what nothing refers to any more: a training, say, whose parts refer to each other."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        # glibc keeps what is freed for itself; other C libraries have no such function.
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def available(device: str) -> int:

@@ -30,8 +30,11 @@ def as_bytes(dataset: xr.Dataset) -> bytes:
 
 
 def plain_attrs(dataset: xr.Dataset) -> xr.Dataset:
-    """The dataset as it will be read back: attributes that are not text or numbers are JSON."""
-    plain = {k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in dataset.attrs.items()}
+    """The dataset as it will be read back: attributes that are no text or number are JSON, and so are the largest numbers."""
+    plain = {
+        k: v if isinstance(v, str | float) or (isinstance(v, int) and abs(v) < 2**63) else json.dumps(v)
+        for k, v in dataset.attrs.items()
+    }
     return dataset.assign_attrs(plain)
 
 

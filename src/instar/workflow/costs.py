@@ -24,6 +24,13 @@ from instar.workflow.stages import MANY_EDGES, RANDOM
 
 REPEATED = 16 * 50
 """Rows of the random tokens that roles of heads are read from."""
+FIXED = {
+    **{"evaluate": 0.1, "lens": 0.06, "attribution": 0.1, "attention": 0.12, "patching": 0.1, "circuit": 0.4},
+    **{"roles": 0.1, "drift": 0.1, "loading": 0.1, "causal": 1.0, "training": 0.5},
+}
+"""Seconds, for each giver or group of givers where interventions are done."""
+TEXT = 150
+"""Tokens of a text that drift is measured on."""
 CLIPPED, STEPPED, MOVED = 3, 8, 6
 """How often each parameter is read or written in a step: by clipping, by AdamW, and to know how far it has moved."""
 
@@ -62,6 +69,8 @@ class Costs:
     shape: Shape
     rates: Rates
     measure: MeasureConfig
+    texts: int = 0
+    """That have nothing to do with the tasks."""
 
     def rows(self, prompts: float, tokens: float, chunk: int, depth: float = 1.0, back: bool = False) -> float:
         """Prompts through the blocks, `chunk` at a time; `depth`: through which share of them."""
@@ -83,7 +92,8 @@ class Costs:
         exact = self.measure.patching == "exact" or (self.measure.patching == "auto" and not self.shape.is_large)
         if exact:
             heads = 3 * graph.n_heads + 2 * graph.n_kv_heads
-            entries = graph.n_layers * (3 * of.slots + heads)
+            # A slot is replayed from where it begins, and one that is the same on both sides not at all.
+            entries = graph.n_layers * (3 * of.slots * 0.35 + heads)
             return of.givers * (2 * self.rows(n, of.tokens, chunk) + self.rows(n * entries, of.changed, chunk, 0.5))
         estimated = self.rows(n, of.tokens, chunk, back=True) + self.rows(n, of.tokens, chunk)
         replayed = len(SITES) * 2 * CHECKED * min(CHECKED_PAIRS, n)
@@ -166,8 +176,16 @@ class Costs:
     def loading(self) -> float:
         """One checkpoint: read, hashed, laid over its base, and proven."""
         numbers = self.shape.parameters
-        return numbers * (20 * self.rates.number + 4 * self.rates.byte) + self.rows(8, 20, 4) + 1.0
+        return numbers * (100 * self.rates.number + 12 * self.rates.byte) + self.rows(8, 20, 4) + 0.2
 
     def drift(self) -> float:
-        """How far the weights have moved."""
-        return self.shape.parameters * 12 * self.rates.number
+        """How far the weights have moved, and what is said about other texts, where there are any."""
+        moved = self.shape.parameters * 40 * self.rates.number
+        rows = self.texts * TEXT
+        return moved + 2 * (self.rows(self.texts, TEXT, 16) + rows * self.rates.word)
+
+
+def fixed(stage: str, givers: int) -> float:
+    """Seconds of a stage that do not depend on the model: resampling, and a file."""
+    groups = {"patching": givers, "roles": givers, "circuit": givers + (givers > 1)}
+    return FIXED[stage] * groups.get(stage, 1)

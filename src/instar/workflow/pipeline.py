@@ -16,6 +16,7 @@ import torch
 from instar.compare.summary import Compared, summarise
 from instar.models.accounts import read_by
 from instar.models.load import Model, load_tokenizer, local
+from instar.models.memory import release
 from instar.progress import bar, console
 from instar.record.config import CONTROLS, LearningConfig, Stage, TrainConfig
 from instar.record.contents import Damaged
@@ -187,6 +188,7 @@ def _tune(experiment: Experiment, of: Tuned, label: str, read: tuple[str, str, s
         with timed(store.here.root, "training", tuning=tuning_name(of.tuning)):
             index = train(model, rows, of.heldout, of.config, store, of.tuning, of.seed, own, probed)
         del model
+    release()
     for text in said:
         console.print(text)
     if of.config.save != "float32":

@@ -10,7 +10,6 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from instar.circuits.graph import Graph
@@ -19,6 +18,7 @@ from instar.models.accounts import gguf_file
 from instar.models.arch import Layout, row
 from instar.models.load import load_tokenizer, local
 from instar.models.memory import empty
+from instar.models.organism import NAME as EMBEDDED
 from instar.models.read import Source, configuration
 from instar.record.config import RunConfig
 from instar.record.store import SHARED, Store, Tuning, tuning_name
@@ -29,16 +29,19 @@ from instar.tasks.custom import is_custom
 from instar.tasks.frame import framed
 from instar.tasks.library import task as find_task
 from instar.tasks.prepare import read_pairs
-from instar.workflow.costs import Asked, Costs, Shape
+from instar.workflow.costs import Asked, Costs, Shape, fixed
 from instar.workflow.experiment import Experiment
 from instar.workflow.rates import Rates, rates
 from instar.workflow.schedule import measured_at, spaced
-from instar.workflow.sweep import CONTROLLED
+from instar.workflow.sweep import CONTROLLED, GENERAL_TEXTS
 
-BESIDE: dict[str, float] = {}
+BESIDE = {
+    **{"training": 1.1, "loading": 1.5, "evaluate": 1.15, "lens": 1.05, "attribution": 1.1, "attention": 1.3},
+    **{"patching": 0.8, "circuit": 1.1, "roles": 0.75, "drift": 1.2, "causal": 1.2},
+}
 """Seconds for each that is counted."""
-REPORT, COMPARING, READ_GGUF = 25.0, 10.0, 2e-7
-"""Seconds of the page with its animations; of the comparison; of a parameter out of a GGUF file."""
+REPORT, COMPARING, EDGE, READ_GGUF = 38.0, 4.0, 5e-5, 2e-7
+"""Seconds of the page with its animations; of comparing one checkpoint, and for each edge; of a parameter out of a GGUF."""
 ASKED = 16
 """Prompts that are drawn to know how long they are."""
 
@@ -53,6 +56,8 @@ class Known:
     """Both tasks, by `old` and `new`."""
     names: dict[str, str]
     cores: int
+    trained: Rates | None = None
+    """Where training has other threads than measuring."""
 
     @classmethod
     def of(cls, experiment: Experiment, own_tasks: bool = False) -> "Known":
@@ -69,13 +74,14 @@ class Known:
         source = str(experiment.store.checkpoint(config.train.seeds[0], 0)) if recorded else own.source
         remote = {"revision": None if recorded else own.revision, "trust_remote_code": experiment.remote_code()}
         read, tokenizer = _configured(source, remote), framed(load_tokenizer(source, **remote), own.chat)
-        found = dict(_drawn(experiment, tokenizer, own_tasks))
+        found, threads = dict(_drawn(experiment, tokenizer, own_tasks)), _threads(config)
         return cls(
             _shape(read),
-            rates(read, own.device, _threads(config)),
+            rates(read, own.device, threads),
             {role: asked for role, (_, asked) in found.items()},
             {role: name for role, (name, _) in found.items()},
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            None if threads == config.threads or config.series is not None else rates(read, own.device, config.threads),
         )
 
 
@@ -209,8 +215,8 @@ def _corrected(thought: list[Work], noted: Mapping[Any, Work], done: frozenset[A
 def _pieces(experiment: Experiment, known: Known) -> Iterator[Work]:
     """Everything that the run consists of, with the seconds that it is thought to take on one core."""
     store, config = experiment.store, experiment.config
-    costs = Costs(known.shape, known.rates, config.measure)
-    piece = partial(_piece, costs)
+    has_texts = config.data.general_text is not None or config.model.source == EMBEDDED
+    costs = Costs(known.shape, known.rates, config.measure, GENERAL_TEXTS if has_texts else 0)
     first = config.train.seeds[0]
     reading = known.shape.parameters * (READ_GGUF if config.model.source.endswith(".gguf") else 2e-8)
     if config.series is None:
@@ -220,10 +226,14 @@ def _pieces(experiment: Experiment, known: Known) -> Iterator[Work]:
         how = config.train if main or (isinstance(tuning, int) and not _at_ends(config, known)) else _ends(config)
         if config.series is None:
             probes = main and not isinstance(how.checkpoints, int | tuple | str)
-            yield piece("training", costs.training(how, known.asked["new"].tokens, probes), tuning_name(tuning))
-        rows = index["steps"] if index is not None else _rows(how, known)
+            trained = replace(costs, rates=known.trained or known.rates)
+            yield _piece("training", trained.training(how, known.asked["new"].tokens, probes), tuning_name(tuning))
+        rows = _rows(how, known) if index is None else index["steps"]
         yield from _of_tuning(config, known, costs, tuning, rows)
-    yield Work("comparing", COMPARING, COMPARING)
+    compared = (COMPARING + EDGE * known.shape.graph.n_edges) * (
+        1 + len(measured_at("circuit", config.measure, _main_rows(experiment, known), first, True))
+    )
+    yield Work("comparing", compared, compared)
     if config.report.gifs or config.report.static:
         yield Work("report", REPORT, REPORT)
 
@@ -239,22 +249,24 @@ def _of_tuning(
     for step in sorted({s for steps in at.values() for s in steps}):
         if step == 0 and not main:
             continue  # the base is every seed's
-        yield _piece(costs, "loading", costs.loading(), name, "", step)
+        yield _piece("loading", costs.loading(), name, "", step)
         for stage in (s for s in stages if step in at[s]):
             for role in ("old",) if stage == "drift" else ("old", "new"):
                 asked = known.asked[role]
                 seconds = costs.of_stage(stage, asked, config.data.test_size, config.data.measure_pairs)
-                yield _piece(costs, stage, seconds, name, SHARED if stage == "drift" else known.names[role], step)
+                yield _piece(
+                    stage, seconds, name, SHARED if stage == "drift" else known.names[role], step, asked.givers
+                )
     if "circuit" in at and isinstance(tuning, int):
         last = rows[-1]["step"]
         for step in spaced(at["circuit"][1:], config.compare.checkpoints if main else 1):
             single = config.compare.single and step == last
             seconds = costs.causal(known.asked, config.compare, single)
-            yield _piece(costs, "causal", seconds, name, SHARED, step)
+            yield _piece("causal", seconds, name, SHARED, step)
 
 
-def _piece(costs: Costs, stage: str, seconds: float, tuning: str, task: str = "", step: int | None = None) -> Work:
-    seconds *= BESIDE.get(stage, 1.0)
+def _piece(stage: str, seconds: float, tuning: str, task: str = "", step: int | None = None, givers: int = 1) -> Work:
+    seconds = seconds * BESIDE[stage] + fixed(stage, givers)
     return Work(stage, seconds, seconds, task, tuning, step)
 
 
@@ -265,6 +277,12 @@ def _rows(how: Any, known: Known) -> list[dict[str, Any]]:
         count = how.most_checkpoints - 1
         steps = sorted({0, *(max(1, round(how.steps * (i + 1) / count)) for i in range(count))})
     return [{"step": step, "bytes": 4 * known.shape.parameters} for step in steps]
+
+
+def _main_rows(experiment: Experiment, known: Known) -> list[dict[str, Any]]:
+    """The checkpoints of the first fine-tuning."""
+    index = experiment.store.index(experiment.config.train.seeds[0])
+    return _rows(experiment.config.train, known) if index is None else index["steps"]
 
 
 def _at_ends(config: RunConfig, known: Known) -> bool:
