@@ -20,6 +20,7 @@ import torch
 from instar.models.adapters import folded
 from instar.models.load import Model
 from instar.models.plain import unwrapped as out_of_wrappers
+from instar.models.precision import whole_products
 
 
 def unwrapped(model: Any) -> Any:
@@ -87,8 +88,7 @@ def undisturbed(threads: int | None = None) -> Iterator[None]:
                 stack.enter_context(torch.autocast(device, enabled=False))
             if threads is not None:
                 torch.set_num_threads(threads)
-            if _matmul() == "tf32":
-                torch.backends.cuda.matmul.fp32_precision = "ieee"
+            stack.enter_context(whole_products())
             yield
     finally:
         for undo in restore:
@@ -109,16 +109,9 @@ def _generators() -> Iterator[Callable[[], Any]]:
 
 
 def _settings() -> Iterator[Callable[[], Any]]:
-    threads, dtype, precision = torch.get_num_threads(), torch.get_default_dtype(), _matmul()
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     yield lambda: torch.set_num_threads(threads)
     yield lambda: torch.set_default_dtype(dtype)
-    if precision == "tf32":
-        yield lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", precision)
-
-
-def _matmul() -> str | None:
-    """`tf32` where float32 products on a GPU are rounded; None before torch 2.9."""
-    return getattr(torch.backends.cuda.matmul, "fp32_precision", None)
 
 
 def settled() -> None:

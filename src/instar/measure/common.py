@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from instar.models.load import Model, weights_now
-from instar.models.replay import LIVE_BYTES
+from instar.models.replay import LIVE_BYTES, at_once
 from instar.tasks.batch import Batch
 from instar.tasks.fitting import NAMED
 from instar.tasks.frame import form_of
@@ -47,7 +47,7 @@ def _alike(order: np.ndarray, batch: Batch, model: Model, size: int) -> Iterator
 def fitting(size: int, batch: Batch, model: Model, sources: int) -> int:
     """How many pairs a pass may have where every source's output is held: large models' are megabytes a pair."""
     floats = sources * batch.clean.shape[1] * model.layout.d_model
-    return max(1, min(size, LIVE_BYTES // (floats * model.module.dtype.itemsize)))
+    return max(1, min(size, at_once(LIVE_BYTES, model.device) // (floats * model.module.dtype.itemsize)))
 
 
 def prompts(batch: Batch) -> np.ndarray:

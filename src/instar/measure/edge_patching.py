@@ -17,7 +17,7 @@ from instar.measure.common import at_end
 from instar.measure.patches import first_difference
 from instar.measure.writes import Writes, exact_differences
 from instar.models.arch import Projection
-from instar.models.replay import LIVE_BYTES, Engine, Join, Metric, Pass, rows_of, spread
+from instar.models.replay import LIVE_BYTES, Engine, Join, Metric, Pass, at_once, rows_of, spread
 from instar.progress import Advance
 from instar.tasks.batch import Batch
 
@@ -44,7 +44,7 @@ def exact_edges(
     setting = _Setting(engine, Graph.of(engine.layout), clean, exact_differences(engine, *cut), start)
     metric = Metric.of(engine.layout, part.answer, part.contrast)
     order = sorted(range(len(edges)), key=lambda i: (edges[i][1], edges[i][0]))
-    block = max(1, LIVE_BYTES // 4 // setting.differences[0].nbytes)
+    block = max(1, at_once(LIVE_BYTES, part.clean.device) // 4 // setting.differences[0].nbytes)
     joins: list[Join] = []
     for reader, group in groupby(order, key=lambda i: edges[i][1]):
         sources = [edges[i][0] for i in group]

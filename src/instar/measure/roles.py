@@ -23,7 +23,7 @@ from instar.measure.patches import Case
 from instar.measure.writes import head_writes
 from instar.models.load import Model
 from instar.models.plain import measured
-from instar.models.replay import LIVE_BYTES, ROWS, Engine, mask_row, pick, picked, rows_of, spread
+from instar.models.replay import LIVE_BYTES, ROWS, Engine, at_once, mask_row, pick, picked, rows_of, spread
 from instar.models.taps import record
 from instar.tasks.batch import Batch
 
@@ -225,7 +225,7 @@ def _copied(model: Model, part: Batch, values: list[Tensor], here: Tensor, top5:
 
 def _at_top(unembed: Any, normed: Float[Tensor, "row d_model"], answer: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
     """1 where the answer is among the TOP of the vocabulary, ties lost; as many rows at a time as memory is for."""
-    size = max(1, LIVE_BYTES // (unembed.weight.shape[0] * normed.element_size()))
+    size = max(1, at_once(LIVE_BYTES, normed.device) // (unembed.weight.shape[0] * normed.element_size()))
     found = []
     for rows, tokens in zip(normed.split(size), answer.split(size), strict=True):
         logits = unembed(rows)
@@ -272,7 +272,7 @@ def _patched_attention(case: Case, layer: int, movers: Movers) -> Float[Tensor, 
     change = case.source.z[layer][:, :, start:] - base.z[layer][:, :, start:]
     pairs, heads, rows, _ = change.shape
     found = []
-    for some in torch.arange(heads, device=change.device).split(max(1, ROWS // (pairs * rows))):
+    for some in torch.arange(heads, device=change.device).split(max(1, at_once(ROWS, change.device) // (pairs * rows))):
         wrote = change.new_empty(len(some), pairs, rows, block.w_o.shape[-1])
         head_writes(block.w_o[some], change[:, some], out=wrote)
         if block.post_attn is not None:

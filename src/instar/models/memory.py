@@ -91,7 +91,9 @@ def release() -> None:
 def available(device: str) -> int:
     """Bytes that can still be had on a device; on the CPU no more than this container is allowed."""
     if torch.device(device).type == "cuda" and torch.cuda.is_available():
-        return torch.cuda.mem_get_info(device)[0]
+        # What torch keeps of the memory that it was given back is free too.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     free = psutil.virtual_memory().available
     try:
         limit = int((CGROUP / "memory.max").read_text())

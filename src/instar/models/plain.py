@@ -5,7 +5,7 @@ or a quantised weight would be in one half of the results and not in the other. 
 through one door (`measured`), where
 
 1. the model has to be plain: nothing around its parts, nothing in the place of their weights;
-2. autocast and inference mode are off, whatever the caller has on;
+2. autocast, inference mode and products of fewer digits (TF32) are off, whatever the caller has on;
 3. a model is one thread's at a time, others wait; two models in two threads do not meet;
 4. token ids have to be rows of the model's vocabulary.
 """
@@ -28,6 +28,7 @@ from transformers import AttentionInterface
 from transformers.pytorch_utils import Conv1D
 
 from instar.models.arch import Layout, row
+from instar.models.precision import whole_products
 from instar.tasks.batch import Batch
 
 P = ParamSpec("P")
@@ -90,6 +91,7 @@ def measuring(*layouts: Layout) -> Iterator[None]:
         stack.enter_context(torch.set_grad_enabled(grad))
         for device in {"cpu", *(layout.module.device.type for _, layout in each)}:
             stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(whole_products())
         yield
 
 

@@ -26,6 +26,13 @@ ROWS = 1536
 """Rows a matrix product: enough to run at the processor's peak, few enough to stay in its cache."""
 LIVE_BYTES = 256 * 2**20
 """Patched residual streams carried at one time."""
+ON_GPU = 8
+"""So many times as much on a GPU, which is idle with less."""
+
+
+def at_once(limit: int, device: torch.device) -> int:
+    """`ROWS` or `LIVE_BYTES` on a device."""
+    return limit if device.type == "cpu" else ON_GPU * limit
 
 
 @dataclass
@@ -246,7 +253,7 @@ def picked(rotary: Any, at: Tensor) -> Any:
 
 def _budgeted(joins: Sequence[Join], base: Pass, start: int) -> Iterator[list[Join]]:
     pairs, width, d_model = base.final.shape
-    limit = LIVE_BYTES // (pairs * (width - start) * d_model * base.final.element_size())
+    limit = at_once(LIVE_BYTES, base.final.device) // (pairs * (width - start) * d_model * base.final.element_size())
     group: list[Join] = []
     for join in joins:
         if group and sum(j.count for j in group) + join.count > limit:
@@ -269,7 +276,7 @@ class _Wave:
         self.x = base.final.new_empty(sum(j.count for j in joins), pairs, width - start, d_model)
         self.live = 0
         # [patch, pair] blocks of whole patches, about ROWS rows each.
-        self.step = max(1, ROWS // (pairs * (width - start)))
+        self.step = max(1, at_once(ROWS, base.final.device) // (pairs * (width - start)))
 
     def travel(self) -> Tensor:
         for layer in range(self.joins[0].layer, self.last):

@@ -23,6 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from instar.models.load import Model
 from instar.models.memory import TRAINED, require
+from instar.models.precision import whole_products
 from instar.models.read import quiet
 from instar.models.taps import logits_at, record
 from instar.record.config import LearningConfig, LoraConfig, TrainConfig
@@ -137,7 +138,7 @@ def train(
     writer.step(0)
     adapted = None if config.lora is None else _adapted(model, config.lora)
     writer.adapted = adapted
-    with store.here.scratch() as scratch, quiet():
+    with store.here.scratch() as scratch, quiet(), whole_products():
         trainer = _CountingTrainer(
             model=model.module if adapted is None else adapted,
             args=_arguments(config, seed, str(scratch), model),
@@ -206,7 +207,7 @@ def _check_lengths(examples: Sequence[dict[str, list[int]]], rows: Sequence[Row]
 
 
 def _arguments(config: TrainConfig, seed: int, scratch: str, model: Model) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=scratch,
         max_steps=config.steps,
         per_device_train_batch_size=config.batch_size,
@@ -225,6 +226,12 @@ def _arguments(config: TrainConfig, seed: int, scratch: str, model: Model) -> Tr
         dataloader_pin_memory=False,
         remove_unused_columns=False,
     )
+    if model.device.type == "cuda":
+        # The Trainer takes the first GPU, and a batch for each one that it sees: other steps than were asked for.
+        arguments._setup_devices = model.device
+        arguments._n_gpu = 1
+        torch.cuda.set_device(model.device)
+    return arguments
 
 
 class _CountingTrainer(Trainer):
