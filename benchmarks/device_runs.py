@@ -52,7 +52,7 @@ def runs(report: Any, differences: Any, quick: bool) -> None:
         report.row("runs", "the same bytes twice", lambda: same_bytes(root / "there", root / list(made)[2 % len(made)]))
         for stage in STAGES:
             report.row("runs", f"step 0: {stage}", lambda stage=stage: at_step_0(root, stage, differences))
-        report.row("runs", "training", lambda: courses(root, report.device))
+        report.row("runs", "training", lambda: courses(root))
         for command in (
             ["run", root / "there"],
             ["compare", root / "there"],
@@ -92,23 +92,16 @@ def at_step_0(root: Path, stage: str, differences: Any) -> Result:
     return max(found, key=lambda row: row["relative"])
 
 
-def courses(root: Path, device: torch.device) -> Result:
+def courses(root: Path) -> Result:
     """How far two trainings part: losses, and the last weights as a share of the way that they went."""
-    rows = [
-        [json.loads(line) for line in next((root / n / "checkpoints").rglob("steps.jsonl")).open()]
-        for n in ("here", "there")
-    ]
+    folders = [root / name / "checkpoints" for name in ("here", "there")]
+    rows = [[json.loads(line) for line in (folder / "steps.jsonl").open()] for folder in folders]
     losses = [abs(a["loss"] - b["loss"]) / a["loss"] for a, b in zip(*rows, strict=True) if a["loss"]]
     last = rows[0][-1]["step"]
-    ends = [
-        instar.load(next((root / n / "checkpoints").rglob(f"step-{last:06d}"))).module.state_dict()
-        for n in ("here", "there")
-    ]
-    off = sum(float((a - b).square().sum()) for a, b in zip(*(e.values() for e in ends), strict=True)) ** 0.5
+    ends = [instar.load(folder / f"step-{last:06d}").module.state_dict().values() for folder in folders]
+    off = sum(float((a - b).square().sum()) for a, b in zip(*ends, strict=True)) ** 0.5
     return {
-        "steps": last,
-        "loss, first step": losses[0],
-        "loss, largest": max(losses),
+        **{"steps": last, "loss, first step": losses[0], "loss, largest": max(losses)},
         "weights": off / rows[0][-1]["change"],
     }
 
@@ -135,6 +128,8 @@ def recorded(report: Any, adapters: bool, options: Result) -> Result:
             trainer = training(root, callback, adapters, use_cpu=report.device.type == "cpu", **options)
             trainer.train()
             ends.append({k: v.cpu() for k, v in trainer.model.state_dict().items()})
+            # The Trainer's tf32 stays on for the process.
+            torch.backends.fp32_precision = "none"  # pyright: ignore[reportAttributeAccessIssue]
             losses.append([row["loss"] for row in trainer.state.log_history if "loss" in row])
         own = callback[0].recorder
         # What was recorded is what `instar measure` would make: nothing is missing, and no file is made again.

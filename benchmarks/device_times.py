@@ -81,17 +81,21 @@ class _Shape:
         for stage, measurement in STAGES.items():
             self._row(stage, lambda m=measurement: m(self.models[0], self.pairs, self.how, False))
         if self.shape not in ("gpt2", "quick"):
+            if self.shape == "llama-1b":
+                self._row("training, 20 steps", self._trained)
+            self.models.clear()
             return
         self._row("load a second", lambda: self.models.append(self._made(1)))
         text = self.pairs.batch(count=64)
         self._row("drift", lambda: drift(*self.models, text.clean, text.mask))
         self._row("causal", self._causal)
         if not self.options.few:
-            self.models.pop()
             for factor, chunk in SIZES:
                 for stage in ("patching", "circuit", "roles"):
                     self._row(f"{stage}, {factor} x, chunk {chunk}", partial(self._sized, stage, factor, chunk))
             self._row("training, 20 steps", self._trained)
+            self._row("training again", lambda: self.models.append(self._made(0)) or self._trained())
+        self.models.clear()
 
     def _row(self, what: str, work: Callable[[], Any]) -> None:
         self.report.row("times", f"{self.name}: {what}", lambda: self._measured(work))
@@ -104,7 +108,7 @@ class _Shape:
             torch.cuda.reset_peak_memory_stats()
         with _busy(own) as seen:
             wall, processor = time.perf_counter(), time.process_time()
-            work()
+            more = work()
             if own:
                 torch.cuda.synchronize()
             found = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - processor}
@@ -114,7 +118,7 @@ class _Shape:
                 "gpu_gib": torch.cuda.max_memory_allocated() / 2**30,
                 "gpu_busy": float(np.mean(seen)) if seen else None,
             }
-        return found
+        return found | (more if isinstance(more, dict) else {})
 
     def _made(self, seed: int) -> Any:
         kind, sizes = SHAPES[self.shape]
@@ -139,13 +143,16 @@ class _Shape:
         finally:
             replay.ON_GPU = before
 
-    def _trained(self) -> None:
+    def _trained(self) -> Result:
+        """Twenty steps of the newest model that was made with seed 0."""
+        model = self.models[0] if len(self.models) < 3 else self.models[-1]
         rows = [Row(p.clean, p.answer) for p in instar.task("ioi3").fit(self.tokenizer).pairs(320, 0, "train")]
         config = TrainConfig(steps=20, checkpoints=(20,))
         store = self.experiment.store
         with store.owned():
             heldout = self.pairs.batch(count=96)
-            train(self.models[0], rows, heldout, config, store, 0, 0, Told(lambda *_: None, lambda _: None))
+            index = train(model, rows, heldout, config, store, 0, 0, Told(lambda *_: None, lambda _: None))
+        return {"weights": index["steps"][-1]["sha256"][:16]}
 
 
 @contextmanager

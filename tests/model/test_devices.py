@@ -98,18 +98,21 @@ def test_numbers_are_the_cpus(family):
         lambda m: instar.roles(m, {"x": batch}, repeats=4, length=8),
         lambda m: instar.evaluate(m, batch),
         lambda m: instar.attribution(m, batch),
+        lambda m: instar.graft(m, m, batch, {"norms": ["norms"], "head": ["a0.h1"]}),
     ):
         ours, theirs = measure(there), measure(here)
         assert ours.attrs["device"] == "cuda"
         for name, values in theirs.data_vars.items():
             if values.dtype.kind == "f":
-                np.testing.assert_allclose(ours[name], values, rtol=1e-9, atol=1e-9, err_msg=name)
+                # GPT-2 computes all of it in float64; other families norms, angles and patterns in float32.
+                off = (1e-9 if family == "gpt2" else 5e-5) * float(np.nan_to_num(np.abs(values)).max())
+                np.testing.assert_allclose(ours[name], values, rtol=0, atol=off, err_msg=name)
 
 
 @on_gpu
 @pytest.mark.parametrize("way", WAYS)
 def test_a_script_that_allows_tf32_changes_no_bit(way, put_back):
-    model, batch = load("embedded", device="gpu"), None
+    model = load("embedded", device="gpu")
     batch = instar.task("ioi3").batch(model, 8, 0, counterfactual="giver1")
     before = instar.patching(model, batch, ("z",)), instar.edges(model, batch).dataset
     put_on(way)
@@ -131,10 +134,11 @@ def test_a_run_is_made_twice_alike_and_verified(tmp_path):
     made = []
     for name in ("one", "two"):
         file = tmp_path / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(small_run.SMALL | {"report": {"gifs": False, "static": False}}))
+        few = {"measure": small_run.SMALL["measure"] | {"stages": ["evaluate", "circuit"]}}
+        file.write_text(yaml.safe_dump(small_run.SMALL | few | {"report": {"gifs": False, "static": False}}))
         small_run.instar("run", file, "--out", tmp_path / name, "--device", "cuda")
         made.append(
             {k: v for k, v in small_run.contents(tmp_path / name).items() if Path(k).suffix in (".nc", ".safetensors")}
         )
-    assert made[0] == made[1] and len(made[0]) > 20
+    assert made[0] == made[1] and len(made[0]) > 10
     small_run.instar("verify", tmp_path / "one", "--sample", 4)

@@ -7,6 +7,7 @@ that feed them, the embeddings, and the final norm.
 
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from instar.models.load import Model, weights_now
 from instar.models.plain import measured
 from instar.models.taps import record
 from instar.models.weights import tied
+
+PART = 2**24
+"""Numbers of a weight that a GPU holds in float64 at a time."""
 
 
 @measured
@@ -36,8 +40,9 @@ def drift(
     own = dict(tuned.module.named_parameters(remove_duplicate=once))
     for name, value in base.module.named_parameters(remove_duplicate=once):
         part = component(name, base)
-        change[part] += float((own[name].cpu().double() - value.cpu().double()).square().sum())
-        norm[part] += float(value.cpu().double().square().sum())
+        for a, b in _parts(own[name], value):
+            change[part] += float((a - b).square().sum())
+            norm[part] += float(b.square().sum())
     names = sorted(
         change, key=lambda c: (c.startswith("final"), [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", c)])
     )
@@ -50,6 +55,15 @@ def drift(
         coords={"component": np.array(names)},
     )
     return dataset.assign_attrs(model=tuned.name, weights=weights_now(tuned), base=weights_now(base))
+
+
+def _parts(*values: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Two tensors in float64 where they are; a GPU's memory has room for a part of them at a time."""
+    if values[0].device.type in ("cpu", "mps"):  # Apple's GPUs have no float64
+        yield tuple(v.cpu().double() for v in values)
+    else:
+        split = [v.flatten().split(PART) for v in values]
+        yield from (tuple(v.double() for v in own) for own in zip(*split, strict=True))
 
 
 def component(parameter: str, model: Model) -> str:

@@ -87,7 +87,7 @@ def backward(engine: Engine, rules: Rules) -> Iterator[Edit]:
             if block.gated is not None:
                 stack.callback(block.gated.register_forward_pre_hook(halve).remove)
             if rules.ratio:
-                _check_activation(block.activation)
+                _check_activation(block.activation, block.w_o.device)
                 stack.callback(block.activation.register_forward_hook(divide).remove)
         yield _attention(rules)
 
@@ -101,8 +101,8 @@ def _norms(engine: Engine) -> list[nn.Module]:
     return list({id(norm): norm for norm in leaves}.values())
 
 
-def _check_activation(activation: Any) -> None:
-    value = float(activation(torch.zeros(1)))
+def _check_activation(activation: Any, device: torch.device) -> None:
+    value = float(activation(torch.zeros(1, device=device)))
     if value != 0:
         raise ValueError(
             f"relp: the activation {type(activation).__name__} is {value:.3g} at 0, and its rule f(x) / x is for those that "

@@ -31,7 +31,7 @@ def sorted_pieces(batch: Batch, model: Model, size: int) -> Iterator[tuple[np.nd
     A replay does the rows between a piece's first difference and its longest prompt: alike pairs waste none.
     """
     first = batch.differs.int().argmax(1)
-    order = np.lexsort((first.numpy(), torch.maximum(batch.end, batch.ends).numpy()))
+    order = np.lexsort((first.cpu().numpy(), torch.maximum(batch.end, batch.ends).cpu().numpy()))
     for rows in _alike(order, batch, model, size):
         yield rows, to(batch[rows], model.device)
 
@@ -39,7 +39,7 @@ def sorted_pieces(batch: Batch, model: Model, size: int) -> Iterator[tuple[np.nd
 def _alike(order: np.ndarray, batch: Batch, model: Model, size: int) -> Iterator[np.ndarray]:
     """Rows in their order, `size` at a time, and never two that the model would rotate in different ways."""
     limit = model.layout.rotates_otherwise_beyond
-    beyond = torch.maximum(batch.end, batch.ends).numpy()[order] >= (np.inf if limit is None else limit)
+    beyond = torch.maximum(batch.end, batch.ends).cpu().numpy()[order] >= (np.inf if limit is None else limit)
     for rows in np.split(order, np.flatnonzero(beyond[1:] != beyond[:-1]) + 1):
         yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
@@ -52,7 +52,7 @@ def fitting(size: int, batch: Batch, model: Model, sources: int) -> int:
 
 def prompts(batch: Batch) -> np.ndarray:
     """Which pairs share their clean prompt: an index from 0 for each. They are one draw, and resampled together."""
-    return np.unique(batch.clean.numpy(), axis=0, return_inverse=True)[1].reshape(-1)
+    return np.unique(batch.clean.cpu().numpy(), axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def to(batch: Batch, device: torch.device) -> Batch:

@@ -262,7 +262,7 @@ def _shift(
                 own = [case.base.pattern[m][at, :, part.end][:, heads] for m, heads in movers.items()]
                 moved = torch.cat(own, 1).mean(1) - _patched_attention(case, layer, movers)
                 values[rows, layer] = numpy(torch.einsum("hpk,tpk->pht", moved, here.to(moved)))
-    values[~toward[0].any(1).numpy()] = np.nan
+    values[~toward[0].any(1).cpu().numpy()] = np.nan
     return values
 
 

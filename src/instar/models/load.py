@@ -304,7 +304,7 @@ def fingerprint(module: nn.Module) -> str:
     for name, value in sorted(module.state_dict().items()):
         value = value.detach().contiguous().cpu()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.view(torch.uint8).numpy().tobytes() if value.ndim else repr(value.item()).encode())
+        digest.update(value.view(torch.uint8).numpy() if value.ndim else repr(value.item()).encode())
     return digest.hexdigest()
 
 

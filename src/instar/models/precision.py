@@ -15,9 +15,16 @@ import torch
 
 WHOLE = ("none", "ieee")
 """What torch 2.9 and later call whole products; "none": by default."""
+_backends: Any = torch.backends
+
+
+def _nothing() -> None:
+    pass
+
+
 _guard = Lock()
 _inside = 0
-_restore: Callable[[], None] | None = None
+_restore: Callable[[], None] = _nothing
 
 
 @contextmanager
@@ -38,10 +45,11 @@ def whole_products() -> Iterator[None]:
 
 def _made_whole() -> Callable[[], None]:
     """Make products whole. Returns what undoes it."""
-    parts = [part for part in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if _said(part) is not None]
+    every = (_backends.cuda.matmul, getattr(_backends.mkldnn, "matmul", None))
+    parts: list[Any] = [part for part in every if _said(part) is not None]
     before, older = [_said(part) for part in parts], _older()
     if older == "highest" and all(said in WHOLE for said in before):
-        return lambda: None
+        return _nothing
     # torch has two ways to say this, and reading the one raises where the other says something else: so both are set.
     torch.set_float32_matmul_precision("highest")
 
@@ -49,7 +57,7 @@ def _made_whole() -> Callable[[], None]:
         torch.set_float32_matmul_precision(older)
         for part, said in zip(parts, before, strict=True):
             # What a part had only from the setting for all is left to that again.
-            part.fp32_precision = "none" if said == torch.backends.fp32_precision else said
+            part.fp32_precision = "none" if said == _backends.fp32_precision else said
 
     return undo
 

@@ -138,7 +138,7 @@ def distance(module: Any, base: Path) -> float | None:
 
     Summed in float64. The file is mapped, not read, so that no second copy of the weights is held.
     """
-    now, total = module.state_dict(keep_vars=True), 0.0
+    now, norms = module.state_dict(keep_vars=True), []
     with safe_open(base, "pt") as file:
         names = list(file.keys())
         if not now.keys() >= set(names):
@@ -146,8 +146,9 @@ def distance(module: Any, base: Path) -> float | None:
         for name in (name for name in names if now[name].requires_grad):
             then = file.get_tensor(name).flatten()
             for a, b in zip(now[name].flatten().split(CHUNK), then.split(CHUNK), strict=True):
-                total += _square(a - b.to(a.device))
-    return total**0.5
+                norms.append(_norm(a - b.to(a.device)))
+    # One question to a GPU at the end, not one for each: it would stand still between them.
+    return sum(norm**2 for norm in torch.stack(norms).tolist()) ** 0.5 if norms else 0.0
 
 
 @torch.no_grad()
@@ -161,6 +162,6 @@ def adapted_distance(adapted: Any) -> float:
     return max(total, 0.0) ** 0.5
 
 
-def _square(x: Tensor) -> float:
+def _norm(x: Tensor) -> Tensor:
     # Apple's GPUs have no float64.
-    return float(torch.linalg.vector_norm(x, dtype=None if x.device.type == "mps" else torch.float64)) ** 2
+    return torch.linalg.vector_norm(x, dtype=None if x.device.type == "mps" else torch.float64)
