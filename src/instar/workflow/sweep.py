@@ -189,11 +189,6 @@ def _with_ray(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple
         raise ValueError("measure.executor: ray needs the extra: pip install 'instar[ray]'") from None
     # A process for each core: more threads than that would wait for each other.
     threads = experiment.config.threads or 1
-    on = torch.device(experiment.config.model.device)
-    if on.index is not None:
-        raise ValueError(
-            f"measure.executor: ray gives each process a GPU of its own, and model.device names one ({on}): say {on.type}"
-        )
     if not ray.is_initialized():
         with _own_sigterm():
             ray.init(include_dashboard=False, log_to_driver=False, **own)
@@ -201,7 +196,7 @@ def _with_ray(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple
     contents = experiment.store.contents
 
     # Ray hides the GPUs from what does not ask for one.
-    @ray.remote(num_cpus=1, num_gpus=int(on.type == "cuda"))
+    @ray.remote(num_cpus=1, num_gpus=int(experiment.config.model.device.startswith("cuda")))
     def remote(group: list[Job]) -> tuple[Failure | None, list[Entry]]:
         # Equal thread counts make the sums, and so the bytes, equal to the serial loop's.
         torch.set_num_threads(threads)

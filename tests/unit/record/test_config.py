@@ -34,6 +34,7 @@ def test_twenty_lines_say_it_all_and_survive_a_round_trip(tmp_path):
         ("train: {checkpoints: [900]}", "must lie between 0 and steps=184"),
         ("train: {checkpoints: {learning: 2}}", "train.checkpoints: .*of keys there is one, learning: .* from 3 to"),
         ("train: {checkpoints: {learnt: 9}}", "train.checkpoints: .*of keys there is one, learning: "),
+        ("model: {device: 'cuda:1'}\nmeasure: {executor: ray}", "a GPU of its own: give model.device cuda"),
         ("- a", "run.yaml holds list, expected keys and values"),
         ("a: [", "run.yaml is not YAML"),
     ],

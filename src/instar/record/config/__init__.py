@@ -49,6 +49,14 @@ class RunConfig(Part):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _a_gpu_for_each(self) -> Self:
+        """with `measure.executor: ray`, `model.device` is no second GPU: each process is given one, its first."""
+        kind, _, index = self.model.device.partition(":")
+        if self.measure.executor == "ray" and index not in ("", "0"):
+            raise ValueError(f"measure.executor: ray gives each process a GPU of its own: give model.device {kind}")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, value: Any) -> Any:
