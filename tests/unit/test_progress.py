@@ -86,3 +86,17 @@ def test_a_bar_that_fails_says_how_far_it_was(lines, capsys):
         raise ZeroDivisionError
     progress.settled()
     assert capsys.readouterr().err == "measuring: 3/10 (0 s)\n"
+
+
+def test_bars_say_what_is_left_of_the_whole_and_no_less_than_of_themselves(lines, capsys):
+    for whole, said in ((3000.0, "50 min"), (10.0, "5 min")):
+        with progress.whole(lambda left=whole: left), progress.bar("measuring") as tell:
+            tell(50, 100, "")
+            lines[0] += 80
+            tell(60, 100, "step 8")
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.endswith(f"measuring: 60/100, step 8, 5 min left, whole run: {said} left")
+    with progress.bar("measuring") as tell:
+        lines[0] += 80
+        tell(1, 100, "")
+    assert "whole run" not in capsys.readouterr().err

@@ -4,6 +4,7 @@ Seconds are not the same twice, so this file is no result: it is not listed with
 """
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from pathlib import Path
 
 from instar.record.contents import refuse_links
 
-NAME = "times.jsonl"
+NAME, MOST = "times.jsonl", 2**24
+"""Its name, and how many characters of it are read: it may be a stranger's."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,14 @@ def times(root: Path) -> list[Work]:
     found: dict[tuple[str, str, str, int | None], Work] = {}
     if (root / NAME).is_file():
         refuse_links(root, root / NAME)
-        for line in (root / NAME).read_text(encoding="utf-8", errors="replace").splitlines():
+        with (root / NAME).open(encoding="utf-8", errors="replace") as stream:
+            lines = stream.read(MOST).splitlines()
+        for line in lines:
             try:
                 took = Work(**json.loads(line))
-                found[took.work] = replace(took, seconds=float(took.seconds), cpu=float(took.cpu))
+                took = replace(took, seconds=float(took.seconds), cpu=float(took.cpu))
+                if 0 <= took.seconds < math.inf and 0 <= took.cpu < math.inf:
+                    found[took.work] = took
             except (ValueError, TypeError, RecursionError):
                 continue
     return list(found.values())

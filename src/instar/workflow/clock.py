@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -23,8 +23,9 @@ class Clock:
 
     experiment: Experiment
     known: Known
+    now: Plan
+    """As far as it is known."""
     remeasure: bool = False
-    _plan: Plan | None = None
     _stamp: tuple[Any, ...] = ()
     _since: float = 0.0
 
@@ -34,34 +35,36 @@ class Clock:
         noted = store.here.root / NAME
         trained = [store.checkpoints(tuning) / "index.json" for tuning in self.experiment.tunings]
         stamp = (noted.stat().st_size if noted.exists() else 0, *(path.exists() for path in trained))
-        if self._plan is None or stamp != self._stamp:
-            self._plan, self._stamp = plan(self.experiment, self.known, self.remeasure), stamp
-            self._since = time.monotonic()
-        missing = self._plan.missing
-        longest = max(map(self._plan.wall, missing), default=0.0)
-        return self._plan.left - min(longest, time.monotonic() - self._since)
+        if stamp != self._stamp:
+            # What is damaged is said by what needs it.
+            with suppress(ValueError, OSError):
+                self.now = plan(self.experiment, self.known, self.remeasure)
+            self._stamp, self._since = stamp, time.monotonic()
+        missing = self.now.missing
+        longest = max(map(self.now.wall, missing), default=0.0)
+        return self.now.left - min(longest, time.monotonic() - self._since)
 
 
 @contextmanager
 def foreseen(experiment: Experiment, remeasure: bool) -> Iterator[None]:
     """The first line says what the run will take, bars say what is left of it, and the last how it came out."""
-    store = experiment.store
-    if store.summary.exists() and not remeasure and all(store.index(tuning) for tuning in experiment.tunings):
-        # Nothing is missing, or little.
-        yield
-        return
-    try:
-        clock = Clock(experiment, Known.of(experiment), remeasure)
-        thought = plan(experiment, clock.known, remeasure)
-    except (ValueError, OSError):
-        # What is wrong with its model or tasks is said by what needs them.
-        yield
-        return
-    if not any(piece.stage in MADE for piece in thought.missing):
+    known, thought = None, None
+    # What is wrong with its model or tasks, or damaged, is said by what needs them.
+    with suppress(ValueError, OSError):
+        if remeasure or not _is_summarised(experiment):
+            known = Known.of(experiment)
+            thought = plan(experiment, known, remeasure)
+    if known is None or thought is None or not any(piece.stage in MADE for piece in thought.missing):
         yield
         return
     console.print(line(thought), soft_wrap=True)
     began = time.monotonic()
-    with whole(clock):
+    with whole(Clock(experiment, known, thought, remeasure)):
         yield
     console.print(f"it took {in_short(time.monotonic() - began)}; {in_short(thought.left)} were thought")
+
+
+def _is_summarised(experiment: Experiment) -> bool:
+    """Whether there is a summary of all that is trained: what is missing then is little."""
+    store = experiment.store
+    return store.summary.exists() and all(store.index(tuning) for tuning in experiment.tunings)

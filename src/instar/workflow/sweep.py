@@ -191,7 +191,7 @@ def _with_ray(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple
     threads = experiment.config.threads or 1
     if not ray.is_initialized():
         with _own_sigterm():
-            ray.init(include_dashboard=False, log_to_driver=False, **own)
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", **own)
 
     contents = experiment.store.contents
 

@@ -5,9 +5,11 @@ from math import comb
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from instar.circuits.graph import Graph
-from instar.circuits.sets import all_heads, heads_of, matched
+from instar.circuits.sets import MANY, all_heads, heads_of, matched
+from instar.record import netcdf
 
 GRAPH = Graph(4, 6, 2)
 CIRCUIT = ("a0.h1", "a0.h4", "a2.h0", "a2.h3", "a2.h5", "a3.h2")
@@ -101,3 +103,13 @@ def test_nothing_and_everything_have_no_match(heads, count):
 def test_none_asked_for():
     found = matched(GRAPH, CIRCUIT, 0)
     assert found.sets == () and found.possible > 0 and np.isnan(found.overlap)
+
+
+def test_more_sets_than_a_file_can_count_are_written_as_so_many(tmp_path):
+    graph = Graph(40, 32, 32)
+    found = matched(graph, [f"a{i}.h{h}" for i in range(40) for h in range(16)], 3)
+    assert found.possible == MANY and len(found.sets) == 3
+    attrs = {"possible": found.possible, "huge": 10**40}
+    (tmp_path / "x.nc").write_bytes(netcdf.as_bytes(xr.Dataset(attrs=attrs)))
+    back = netcdf.attributes(tmp_path / "x.nc")
+    assert back["possible"] == MANY and back["huge"] == str(10**40)

@@ -19,7 +19,13 @@ def test_what_ended_is_noted_with_the_last_time_of_what_was_done_again(tmp_path)
     assert len(lines) == 2 and lines[1]["seconds"] == only.seconds
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"stage": "x"}', '{"stage": "x", "seconds": "y", "cpu": 0}', "[" * 9999])
+NAN = '{"stage": "x", "seconds": NaN, "cpu": 0}'
+LIST = '{"stage": ["x"], "seconds": 1, "cpu": 1}'
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"stage": "x"}', '{"stage": "x", "seconds": "y", "cpu": 0}', "[" * 9999, NAN, LIST]
+)
 def test_a_line_that_is_none_is_passed_over(tmp_path, line):
     with timed(tmp_path, "lens"):
         pass

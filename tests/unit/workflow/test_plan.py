@@ -143,8 +143,13 @@ def test_every_saving_saves_or_is_for_memory(tmp_path):
 
 @pytest.mark.parametrize(
     ("budget", "memory", "expected"),
-    [("60m", None, (3600, None)), ("1.5h", "6G", (5400, 6 * 2**30)), ("90s", "800MiB", (90, 800 * 2**20)), ("60 min", None, (3600, None))],
-)  # fmt: skip
+    [
+        ("60m", None, (3600, None)),
+        ("1.5h", "6G", (5400, 6 * 2**30)),
+        ("90s", "800MiB", (90, 800 * 2**20)),
+        ("60 min", None, (3600, None)),
+    ],
+)
 def test_amounts(budget, memory, expected):
     assert _limits(budget, memory) == expected
 
