@@ -216,11 +216,16 @@ def _show_circuits(summary: dict[str, Any]) -> None:
     sizes = []
     for task, groups in summary["circuits"].items():
         for found in list((groups or {}).values())[:1]:
-            first, last = ("none" if found["size"][i] is None else f"{found['size'][i]:.0f}" for i in (0, -1))
-            sizes.append(f"{task} {first} → {last}")
+            sizes.append(f"{task} {_size(found, 0)} → {_size(found, -1)}")
     if sizes:
         text = f"smallest circuit that keeps 85 % of b − c (edges, base → last): {', '.join(sizes)}"
         console.print(text)
+
+
+def _size(found: dict[str, Any], at: int) -> str:
+    if why := found.get("not_measured", {at: None})[at]:
+        return f"not measured ({why})"
+    return "none" if found["size"][at] is None else f"{found['size'][at]:.0f}"
 
 
 def _moved(row: dict[str, Any]) -> str:
