@@ -196,7 +196,7 @@ def test_edges_are_scored_exactly_at_both_ends(finished, tmp_path):
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
     config["measure"] |= {"exact_ends": True, "stages": ["circuit"]}
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
-    instar("measure", run_dir)
+    instar("measure", run_dir, "--replace")
     for step, there in ((0, True), (4, False), (8, True)):
         data = xr.load_dataset(run_dir / "measure" / "circuit" / "ioi2" / f"step-00000{step}.nc")
         assert ("score_exact" in data) is there
