@@ -194,7 +194,7 @@ def test_edges_are_scored_exactly_at_both_ends(finished, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(finished, run_dir)
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
-    config["measure"] |= {"exact_ends": True, "stages": ["circuit"]}
+    config["measure"] |= {"exact_ends": True, "stages": ["evaluate", "circuit"]}
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
     instar("measure", run_dir, "--replace")
     for step, there in ((0, True), (4, False), (8, True)):
