@@ -10,6 +10,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
+import commands
 from instar.record.times import NAME as TIMES
 
 SMALL = {
@@ -30,10 +31,9 @@ SMALL = {
 INSTAR = [sys.executable, "-W", "error", "-m", "instar.cli"]
 
 
-def instar(*arguments: object, ok: bool = True) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [*INSTAR, *map(str, arguments)], capture_output=True, text=True, env={**os.environ, "COLUMNS": "140"}
-    )
+def instar(*arguments: object, ok: bool = True, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    """A command in a process of its own that has imported already; `INSTAR` is one from the very beginning."""
+    done = commands.run([*map(str, arguments)], {**os.environ, "COLUMNS": "140"}, cwd)
     assert (done.returncode == 0) is ok, done.stdout + done.stderr
     return done
 

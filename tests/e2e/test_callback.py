@@ -16,6 +16,7 @@ import instar
 from instar.models import organism
 from instar.record.config import RunConfig, TrainConfig
 from instar.training.train import Row, collate, encode
+from small_run import instar as run_command
 
 TASKS = ("ioi2", "ioi3")
 SMALL = RunConfig.model_validate(
@@ -122,10 +123,8 @@ def test_instar_compare_and_report_read_the_directory(recorded, tmp_path):
     run = tmp_path / "moved"
     shutil.copytree(folder / "run", run)
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*.nc")}
-    command = [sys.executable, "-W", "error", "-m", "instar.cli"]
     for name in ("compare", "report"):
-        done = subprocess.run([*command, name, str(run)], capture_output=True, text=True, env={**os.environ})
-        assert done.returncode == 0, done.stdout + done.stderr
+        run_command(name, run)
     after = {p: p.stat().st_mtime_ns for p in run.rglob("*.nc")}
     assert before.items() <= after.items(), "what was recorded was made again"
     assert (run / "measure/causal/shared/step-000006.nc") in after

@@ -135,8 +135,10 @@ def test_gifs_have_a_frame_for_every_checkpoint_and_no_jumping(finished):
         assert 0 < changed < 0.25, changed
 
 
-def test_every_stage_has_its_command(finished, tmp_path):
-    out, config = tmp_path / "staged", write_config(tmp_path)
+def test_every_stage_has_its_command(tmp_path):
+    """Together they leave what `run` leaves."""
+    few = {"measure": {"stages": ["evaluate", "attribution"]}, "compare": {"controls": ["old"]}}
+    out, config = tmp_path / "staged", write_config(tmp_path, report={"gifs": False, "static": False}, **few)
     too_early = instar("measure", config, "--out", out, ok=False).stderr
     assert "train it first: instar train" in too_early and not out.exists()
     assert f"instar measure {out}" in instar("train", config, "--out", out).stdout
@@ -147,7 +149,8 @@ def test_every_stage_has_its_command(finished, tmp_path):
     said = instar("report", out).stdout
     assert f"{out / 'report' / 'index.html'}" in said and f"{out / 'summary.json'}" in said
     assert f"instar run {out} --seeds 0,1,2" in said and f"instar run {out} --controls old,shuffled" in said
-    assert results(out) == results(finished)
+    instar("run", config, "--out", tmp_path / "whole")
+    assert results(out) == results(tmp_path / "whole")
 
 
 def test_a_log_is_short(tmp_path):
@@ -163,6 +166,9 @@ def test_a_damaged_checkpoint_is_reported_and_the_rest_goes_on(finished, tmp_pat
     shutil.copytree(finished, copy)
     weights = copy / "checkpoints" / "step-000004" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["measure"]["stages"] = ["evaluate", "lens"]
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
     shutil.rmtree(copy / "measure")
     done = instar("measure", copy, ok=False)
     assert (

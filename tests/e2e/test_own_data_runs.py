@@ -17,6 +17,7 @@ from instar.record.store import Store
 from instar.tasks.lengths import refuse_too_few
 from instar.tasks.prepare import prepare
 from instar.workflow.opened import load_run
+from small_run import instar
 from vocabularies import splitting
 
 ROOT = Path(__file__).parents[2]
@@ -34,13 +35,6 @@ SMALL = {
     "report": {"gifs": False, "static": False},
     "threads": 1,
 }
-
-
-def instar(*arguments: object, ok: bool = True, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-W", "error", "-m", "instar.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
-    assert (done.returncode == 0) is ok, done.stdout + done.stderr
-    return done
 
 
 def test_three_hundred_rows_in_free_wording_from_audit_to_summary(tmp_path):

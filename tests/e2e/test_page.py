@@ -8,7 +8,7 @@ import pytest
 import yaml
 from playwright.sync_api import expect, sync_playwright
 
-from small_run import SMALL, instar
+from small_run import instar
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 pytestmark = pytest.mark.skipif(
@@ -17,15 +17,9 @@ pytestmark = pytest.mark.skipif(
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><b>x'
 
 
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("page")
-    own = {**SMALL["measure"], "exact_ends": True}
-    (folder / "run.yaml").write_text(
-        yaml.safe_dump(SMALL | {"measure": own, "report": {"gifs": False, "static": False}})
-    )
-    instar("run", folder / "run.yaml", "--out", folder / "out")
-    return folder / "out"
+@pytest.fixture
+def run_dir(finished) -> Path:
+    return finished
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +169,34 @@ def test_a_ratio_without_a_denominator_is_masked(opened, run_dir):
     assert noted is shown
 
 
-def test_edges_are_scored_exactly_at_both_ends(run_dir):
+def test_a_circuit_that_was_not_measured_says_why(opened, run_dir):
+    circuits = json.loads((run_dir / "summary.json").read_text())["circuits"]
+    opened.page.locator("#step").fill("0")
+    reasons = []
+    for group in circuits["ioi3"]:
+        opened.page.locator("#group").select_option(group)
+        for role, task in (("old", "ioi2"), ("new", "ioi3")):
+            own = circuits[task].get(group) or next(iter(circuits[task].values()))
+            why = own["not_measured"][0]
+            for place in (f"#curve-{role}", f"#graph-{role}"):
+                shown = " ".join(opened.page.locator(place).inner_text().split())
+                assert ("not measured: " in shown) is bool(why) and (why is None or why.split(" over ")[0] in shown)
+            reasons.append(why)
+    # In the base the first giver of three moves nothing.
+    assert any(reasons) and not all(reasons)
+    assert opened.errors == []
+
+
+def test_edges_are_scored_exactly_at_both_ends(finished, tmp_path):
     import numpy as np
     import xarray as xr
 
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    config["measure"] |= {"exact_ends": True, "stages": ["evaluate", "circuit"]}
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+    instar("measure", run_dir, "--replace")
     for step, there in ((0, True), (4, False), (8, True)):
         data = xr.load_dataset(run_dir / "measure" / "circuit" / "ioi2" / f"step-00000{step}.nc")
         assert ("score_exact" in data) is there

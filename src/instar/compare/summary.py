@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from instar import __version__
 from instar.compare import baselines
@@ -14,7 +15,8 @@ from instar.compare.checkpoints import diffs, verdicts
 from instar.compare.dynamics import dynamics
 from instar.record.config import CONTROLS
 from instar.record.store import SCHEMA, SHARED, Store
-from instar.stats.intervals import bootstrap_mean
+from instar.stats.intervals import Interval, bootstrap_mean
+from instar.stats.scales import effect, usable, why_not
 
 
 @dataclass(frozen=True)
@@ -176,18 +178,52 @@ def _weight_change(store: Store, steps: list[int]) -> dict[str, Any] | None:
 
 
 def _circuits(store: Store, task: str, steps: list[int]) -> dict[str, Any] | None:
-    """By corruption: the smallest faithful circuit's size (null: none), areas under the curve, agreement with exact."""
+    """By corruption: the smallest faithful circuit's size (null: none), areas, agreement with exact, and b − c."""
     names = {"size": "circuit_size", **{n: n for n in ("cpr", "cmd", "random_cpr", "rank_correlation")}}
-    series = store.series("circuit", task, steps=steps, only=lambda dataset: dataset[list(names.values())])
+    series = store.series(
+        "circuit", task, steps=steps, only=lambda dataset: _with_effect(dataset, list(names.values()))
+    )
     if series is None:
         return None
     return {
         str(group): {
             "steps": series["step"].values.tolist(),
             **{name: series[of].sel(group=group).transpose("step").values.tolist() for name, of in names.items()},
+            **_effects(series.sel(group=group)),
         }
         for group in series["group"].values
     }
+
+
+def _with_effect(dataset: xr.Dataset, names: list[str]) -> xr.Dataset:
+    """Of one circuit file what is told, and b − c of the pairs that faithfulness is on, which older files lack."""
+    found = dataset[names]
+    if "curve_clean" not in dataset:
+        return found
+    rows = {"effect": [], "effect_low": [], "effect_high": [], "prompts": []}
+    for group in dataset["group"].values:
+        own = dataset.sel(group=group)
+        prompt = own["evaluated_prompt"].values
+        there = prompt >= 0
+        b, c = (own[f"curve_{end}"].values[there] for end in ("clean", "corrupted"))
+        whole = effect(b, c, prompt[there])
+        numbers = (whole.value, whole.low, whole.high, len(np.unique(prompt[there])))
+        for row, number in zip(rows.values(), numbers, strict=True):
+            row.append(float(number))
+    return found.assign({name: ("group", np.array(row)) for name, row in rows.items()})
+
+
+def _effects(own: xr.Dataset) -> dict[str, list[Any]]:
+    """b − c of one group by step, and where nothing may be divided by it, why; nothing where no file has it."""
+    if "effect" not in own:
+        return {}
+    columns = {name: own[name].transpose("step").values.tolist() for name in ("effect", "effect_low", "effect_high")}
+    rows = zip(*columns.values(), own["prompts"].values.tolist(), strict=True)
+    reasons = [
+        None if prompts != prompts or usable(Interval(*bounds)) else why_not(Interval(*bounds), int(prompts))
+        for *bounds, prompts in rows
+    ]
+    return columns | {"not_measured": reasons}
 
 
 def _changed(store: Store, task: str, steps: list[int], rank: Any) -> list[dict[str, Any]]:

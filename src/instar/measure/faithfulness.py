@@ -35,8 +35,8 @@ from instar.models.load import Model
 from instar.models.plain import measured
 from instar.models.replay import Engine, Metric
 from instar.progress import slow
-from instar.stats.intervals import bootstrap_mean, bootstrap_ratio, by_group
-from instar.stats.scales import usable
+from instar.stats.intervals import bootstrap_ratio, by_group
+from instar.stats.scales import effect, usable
 from instar.tasks.batch import Batch
 
 GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -106,7 +106,7 @@ def _dataset(
     index = prompts(batch)
     above, below = (by_group(x, index) for x in (values.T - corrupted[:, None], clean - corrupted))
     spread = bootstrap_ratio(above, below)
-    masked = not usable(bootstrap_mean(below))
+    masked = not usable(effect(clean, corrupted, index))
     blank = np.full(len(values), np.nan)
     data: dict[str, Any] = {
         "metric": (("circuit", "pair"), values),

@@ -1,6 +1,6 @@
 """What a command prints: tables that a person reads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from rich.text import Text
 
 from instar.progress import Screen
 from instar.record.names import wording_name
+from instar.report.tables import NATS, Column, show_columns
 
 console = Screen()
 
@@ -22,13 +23,11 @@ def show_accuracy(summary: dict[str, Any], most: int | None = None) -> None:
     """Behaviour on both tasks at every checkpoint, or at `most` of them, the ends among them; then what was gained."""
     for name in (summary["old"], summary["new"]):
         own = summary["tasks"][name]
-        table = _numbers_table(f"{name} accuracy, and what it is made of, on held-out prompts (95 %)", "checkpoint")
-        table.add_column("logit diff", justify="right", no_wrap=True)
-        for i in _spread(len(own["steps"]), most):
-            step = own["steps"][i]
-            cells = [_cell(own, number, i) for number in NUMBERS]
-            table.add_row(f"{step}" if step else "0 (base)", *cells, f"{own['logit_diff'][i]:+.2f}")
-        console.print(table)
+        places = _spread(len(own["steps"]), most)
+        steps = [(f"{own['steps'][i]}" if own["steps"][i] else "0 (base)",) for i in places]
+        last = Column("logit diff", [(f"{own['logit_diff'][i]:+.2f}",) for i in places])
+        columns = [Column("step", steps), *_numbers([own] * len(places), places), last]
+        show_columns(console, f"{name} accuracy, and what it is made of, on held-out prompts (95 %)", columns)
         _show_gain(name, own)
         if beside := own.get("baselines"):
             console.print(f"{name} without any circuit: {', '.join(map(_rule, beside))}{_learnt(beside)}")
@@ -41,25 +40,25 @@ WORDINGS = 20
 """Of so many wordings each is printed unasked."""
 
 
-def _numbers_table(title: str, first: str, justify: Any = "right") -> Table:
-    table = Table(title=title, box=None, pad_edge=False)
-    table.add_column(first, justify=justify)
-    for head in NUMBERS.values():
-        table.add_column(head, justify="right", no_wrap=True)
-    return table
+def _numbers(
+    rows: Sequence[Mapping[str, Any]], places: Sequence[int | None], more: Mapping[str, str] = {}
+) -> list[Column]:
+    """A column for each number, and for `more`: of each row as it is, or at its place where it has lists."""
+    return [
+        Column(head, [_cell(own, name, at) for own, at in zip(rows, places, strict=True)], number=name)
+        for name, head in (NUMBERS | dict(more)).items()
+    ]
 
 
-def _cell(own: Mapping[str, Any], number: str, at: int | None = None, wide: int = 100) -> str:
-    """A number with its interval: `38.0% [35.0, 41.1]`, `-0.75 [-0.80, -0.70]`, `–` where it is not there or not defined."""
+def _cell(own: Mapping[str, Any], number: str, at: int | None = None) -> tuple[str, ...]:
+    """A number and its interval: `38.0%`, `[35.0, 41.1]`; `-0.75`, `[-0.80, -0.70]`; `–` where it is not there or defined."""
     found = [own.get(f"{number}{end}") for end in ("", "_low", "_high")]
     value, low, high = (x[at] if isinstance(x, list) and at is not None else x for x in found)
     if value is None or low is None or high is None or value != value:
-        return "–"
-    # Terminals that are not so wide have the interval below.
-    between = " " if console.width >= wide else "\n"
-    if number in ("naming", "choosing"):
-        return f"{value:.2f}{between}[{low:.2f}, {high:.2f}]"
-    return f"{value:.1%}{between}[{100 * low:.1f}, {100 * high:.1f}]"
+        return ("–",)
+    if number in NATS:
+        return f"{value:.2f}", f"[{low:.2f}, {high:.2f}]"
+    return f"{value:.1%}", f"[{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _show_gain(name: str, own: Mapping[str, Any]) -> None:
@@ -107,12 +106,10 @@ def show_by_wording(
         if not always and len(wordings) > WORDINGS:
             console.print(f"{task} has {len(wordings)} wordings: --by-wording prints them")
             continue
-        table = _numbers_table(f"{task} by wording{when} (95 %)", "wording", "left")
-        table.add_column("names somebody", justify="right", no_wrap=True)
-        for wording, own in wordings.items():
-            cells = [_cell(own, number, at, wide=160) for number in (*NUMBERS, "named")]
-            table.add_row(Text(wording_name(wording)), *cells)
-        console.print(table)
+        names = Column("wording", [(wording_name(wording),) for wording in wordings], "left")
+        rows = list(wordings.values())
+        columns = [names, *_numbers(rows, [at] * len(rows), {"named": "names somebody"})]
+        show_columns(console, f"{task} by wording{when} (95 %)", columns)
 
 
 def _rule(row: dict[str, Any]) -> str:
@@ -216,11 +213,16 @@ def _show_circuits(summary: dict[str, Any]) -> None:
     sizes = []
     for task, groups in summary["circuits"].items():
         for found in list((groups or {}).values())[:1]:
-            first, last = ("none" if found["size"][i] is None else f"{found['size'][i]:.0f}" for i in (0, -1))
-            sizes.append(f"{task} {first} → {last}")
+            sizes.append(f"{task} {_size(found, 0)} → {_size(found, -1)}")
     if sizes:
         text = f"smallest circuit that keeps 85 % of b − c (edges, base → last): {', '.join(sizes)}"
         console.print(text)
+
+
+def _size(found: dict[str, Any], at: int) -> str:
+    if why := found.get("not_measured", {at: None})[at]:
+        return f"not measured ({why})"
+    return "none" if found["size"][at] is None else f"{found['size'][at]:.0f}"
 
 
 def _moved(row: dict[str, Any]) -> str:
@@ -242,17 +244,21 @@ def show_ending(files: Mapping[str, str], commands: Mapping[str, str]) -> None:
 
 def show_screen(model: str, found: list[Any], neighbours: list[tuple[str, str]], by_wording: bool = False) -> None:
     """Every task's standing, and the pairs to begin with."""
-    table = _numbers_table(f"Tasks on {model}", "task", "left")
-    table.add_column("no circuit")
-    table.add_column("standing")
+    tried = [s for s in found if s.accuracy is not None]
+    rules = []
+    for best in (s.baselines[0] for s in tried):
+        rule = best["says"] if best["kind"] == "best place" else best["kind"].removeprefix("best ")
+        rules.append((f"{best['accuracy']:.1%}", rule))
+    columns = [
+        Column("task", [(s.task,) for s in tried], "left"),
+        *_numbers([s.as_bounds() for s in tried], [None] * len(tried)),
+        Column("no circuit", rules, "left"),
+        Column("standing", [(s.standing,) for s in tried], "left"),
+    ]
+    show_columns(console, f"Tasks on {model}", columns)
     for s in found:
         if s.accuracy is None:
-            table.add_row(s.task, *[""] * len(NUMBERS), "", f"not tried: {s.reason}")
-            continue
-        own, best = s.as_bounds(), s.baselines[0]
-        rule = best["says"] if best["kind"] == "best place" else best["kind"].removeprefix("best ")
-        table.add_row(s.task, *(_cell(own, n) for n in NUMBERS), f"{best['accuracy']:.1%} {rule}", s.standing)
-    console.print(table)
+            console.print(f"{s.task}: not tried: {s.reason}")
     console.print(
         "\naccuracy: the answer is the likeliest of all tokens; choice: it beats the other candidates. naming, choosing: "
         "nats of log p(answer) for saying a candidate, and for its being the right one"

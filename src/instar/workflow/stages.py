@@ -2,10 +2,15 @@
 
 Interventions are done on every giver's counterfactual (the task's first where it names none `giver…`). Edges and circuits are
 of all of them pooled with equal weight (`givers`) and of each alone; scores and faithfulness are on separate pairs.
+
+Before any circuit is run, b − c of a group's pairs is measured. Where it is not clearly above 0 (`usable`) nothing may be
+divided by it: faithfulness is not measured, no circuit is chosen, and the file says why. What is in logits is measured all
+the same (patching, edge scores, b and c): that a corruption moves little before training is what a new circuit is seen to
+grow from, and what shares of a later b − c are of.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,19 +21,20 @@ import xarray as xr
 from instar.between.causal import Prompts
 from instar.circuits.circuit import FAITHFUL, Circuit
 from instar.circuits.graph import Graph
-from instar.circuits.selection import select, smallest_size
+from instar.circuits.selection import grid_sizes, ranking, select, smallest_size, top
 from instar.measure.attention import attention
 from instar.measure.common import prompts
 from instar.measure.direct_attribution import attribution
 from instar.measure.edges import CHECKED_PAIRS, Edges, agreement, edges
 from instar.measure.evaluate import evaluate
-from instar.measure.faithfulness import GRID, Ranked, curves
+from instar.measure.faithfulness import GRID, Ranked, curves, faithfulness
 from instar.measure.lens import lens
 from instar.measure.patching import SITES, patching
 from instar.measure.roles import roles
 from instar.models.load import Model
 from instar.record.config import MeasureConfig
 from instar.record.store import Store
+from instar.stats.scales import effect, usable, why_not
 from instar.tasks.align import intervened, out_of_line
 from instar.tasks.batch import Batch, tokenize
 from instar.tasks.pair import Pair
@@ -137,6 +143,7 @@ def circuit(model: Model, pairs: Pairs, how: MeasureConfig, at_an_end: bool) -> 
         For resampling (`instar.compare.floors`), by number: `prompt`, `wording` on `counterfactual, pair`; of the pairs
         that faithfulness is on, `evaluated_prompt`, `evaluated_wording`, `curve_clean`, `curve_corrupted` on `group,
         evaluated` and `curve_metric` on `group, size, evaluated` (logits). Groups with fewer pairs end in −1 or NaN.
+        Of a group whose b − c is not clearly above 0 the curve is NaN, and the attribute `not_measured` says why.
     """
     givers, graph = pairs.givers, Graph.of(model.layout)
     scored = {
@@ -156,9 +163,8 @@ def circuit(model: Model, pairs: Pairs, how: MeasureConfig, at_an_end: bool) -> 
     pooled = {name: _pooled([scored[k] for k in kinds]) for name, kinds in groups.items()}
     elsewhere = {name: pairs.elsewhere(how.circuit_pairs, kinds) for name, kinds in groups.items()}
     parts = {kind: pairs.elsewhere(how.circuit_pairs, (kind,)) for kind in givers}
-    ranked = {name: Ranked(pooled[name], groups[name], elsewhere[name]) for name in groups}
     draws = RANDOM if graph.n_edges < MANY_EDGES else 1
-    sized = curves(model, parts, ranked, random=draws, chunk=how.replay_chunk)
+    sized, without = _sized(model, {n: Ranked(pooled[n], groups[n], elsewhere[n]) for n in groups}, parts, draws, how)
     rows = []
     for name, kinds in groups.items():
         own = {f"evaluated_{what}": values for what, values in _drawn(elsewhere[name], wordings).items()}
@@ -183,7 +189,42 @@ def circuit(model: Model, pairs: Pairs, how: MeasureConfig, at_an_end: bool) -> 
         data["score_exact"] = (("counterfactual", "edge"), np.stack(exact).astype(np.float32))
     coords = {"counterfactual": list(givers), "group": list(groups), "edge": list(graph.names(graph.exists))}
     attrs = scored[givers[0]].dataset.attrs | {"counterfactual": " ".join(givers), "ablation": "resample"}
+    attrs |= {"not_measured": json.dumps(without, ensure_ascii=False)} if without else {}
     return xr.Dataset(data, coords={**coords, "share": ("size", np.array(GRID))}).assign_attrs(attrs)
+
+
+def _sized(
+    model: Model, ranked: Mapping[str, Ranked], parts: Mapping[str, Batch], draws: int, how: MeasureConfig
+) -> tuple[dict[str, xr.Dataset], dict[str, str]]:
+    """Each group's curve, and why there is none of those whose b − c nothing may be divided by.
+
+    Their curves are NaN, with b, c and how many edges each size would have: nothing else of them is run.
+    """
+    graph = Graph.of(model.layout)
+    ends = {kind: faithfulness(model, part, Circuit(graph, ()), chunk=how.replay_chunk) for kind, part in parts.items()}
+    blank, without = {}, {}
+    for name, own in ranked.items():
+        clean, corrupted = (np.concatenate([ends[k][end].values for k in own.parts]) for end in ("clean", "corrupted"))
+        index = prompts(own.batch)
+        found = effect(clean, corrupted, index)
+        if not usable(found):
+            without[name] = why_not(found, index.max() + 1)
+            blank[name] = _blank(own.edges.scores, graph, clean, corrupted, draws)
+    there = {name: own for name, own in ranked.items() if name not in without}
+    needed = {kind: part for kind, part in parts.items() if any(kind in own.parts for own in there.values())}
+    return curves(model, needed, there, random=draws, chunk=how.replay_chunk) | blank, without
+
+
+def _blank(scores: np.ndarray, graph: Graph, clean: np.ndarray, corrupted: np.ndarray, draws: int) -> xr.Dataset:
+    """What `curves` returns of a group, without faithfulness."""
+    sizes = grid_sizes(graph, GRID)
+    kept = [int(graph.pruned(top(graph, ranking(scores, signed=False), n)).sum()) for n in sizes]
+    unknown = np.full((len(sizes), len(clean)), np.nan)
+    data: dict[str, Any] = dict.fromkeys(("faithfulness", "low", "high"), ("size", unknown[:, 0]))
+    data |= {"edges": ("size", np.array(kept)), "random": (("draw", "size"), np.full((draws, len(sizes)), np.nan))}
+    data |= {"metric": (("size", "pair"), unknown), "clean": ("pair", clean), "corrupted": ("pair", corrupted)}
+    areas = dict.fromkeys(("cpr", "cmd", "random_cpr"), np.nan)
+    return xr.Dataset(data, coords={"size": sizes}).assign_attrs(areas)
 
 
 _DIMS: dict[str, tuple[str, ...]] = {
@@ -261,7 +302,7 @@ STAGES: dict[str, Measurement] = {
 }
 
 
-NUMERICS: dict[str, int] = dict.fromkeys((*STAGES, "drift", "causal"), 1) | {"evaluate": 2, "circuit": 2}
+NUMERICS: dict[str, int] = dict.fromkeys((*STAGES, "drift", "causal"), 1) | {"evaluate": 2, "circuit": 3}
 """Raised when a stage's numbers change for the same inputs: what was measured before is then made again."""
 
 

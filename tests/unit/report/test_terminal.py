@@ -8,6 +8,8 @@ from instar.compare.chance import beside
 from instar.compare.diff import diff
 from instar.progress import Screen
 from instar.report import terminal
+from instar.stats.intervals import Interval
+from instar.workflow.screen import Screened
 
 
 def interval(value, low, high):
@@ -150,3 +152,37 @@ def test_two_circuits_side_by_side_are_whole_at_80_columns(monkeypatch):
     assert ["in", "A", "in", "B", "in", "both", "only", "A", "only", "B"] in rows
     assert ["edges", "2,000", "2,000", "1,000", "1,000", "1,000"] in rows
     assert any(row[:2] == ["edges", "0.33"] and row[2].startswith("(0.03,") for row in rows)
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_tables_of_numbers_are_whole_at_any_width(summary, monkeypatch, width):
+    share, nats = Interval(1.0, 0.981, 1.0), Interval(-0.75, -10.25, -0.125)
+    rule = {"kind": "commonest answer", "says": " Mary", "accuracy": 0.333, "low": 0.3, "high": 0.4}
+    names = ["ioi2", "greater_than_of_three_numbers_in_free_wording"]
+    wordings = {"number one " * 9: 0, "two": 1}
+    own = {
+        f"{name}{end}": value
+        for name, of in (("accuracy", share), ("choice_accuracy", share), ("naming", nats), ("named", share))
+        for end, value in (("", of.value), ("_low", of.low), ("_high", of.high))
+    }
+    found = [Screened(name, share, share, 9, "", (rule,), nats, nats, dict.fromkeys(wordings, own)) for name in names]
+    found.append(Screened("ioi9", None, None, 0, "no nine names are one token each"))
+    for name, of in (("choice_accuracy", share), ("naming", nats), ("choosing", nats)):
+        three = summary["tasks"]["three"]
+        three |= {f"{name}{end}": [x] * 9 for end, x in (("", of.value), ("_low", of.low), ("_high", of.high))}
+    console = Screen(width=width, force_terminal=False)
+    monkeypatch.setattr(terminal, "console", console)
+    with console.capture() as capture:
+        terminal.show_screen("model", found, [], by_wording=True)
+        terminal.show_accuracy(summary)
+    text = capture.get()
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    words = text.split()
+    for what in ("accuracy", "choice", "naming", "choosing", "standing", "mastered", "commonest", "step", "two"):
+        assert what in words, what
+    shown = " ".join(words)
+    # Each of both tasks has its four numbers with their bounds, beside or below them.
+    assert shown.count("100.0]") >= 4 and shown.count("-0.12]") >= 4 and shown.count("[98.1,") == shown.count("100.0]")
+    assert "ioi9: not tried: no nine names are one token each" in shown
+    assert all(text.count(name) for name in ("ioi2", "128", "logit")) and "33.3%" in text
+    assert width < 160 or "100.0% [98.1, 100.0]" in text

@@ -20,6 +20,15 @@ def test_a_denominator_that_spans_zero_is_masked():
     clean = draw.normal(size=50)
     assert np.isnan(share(np.ones(3), effect(clean, draw.normal(size=50)))).all()
     assert not usable(effect(-clean - 5, clean))  # clearly below 0 is no effect either
+    # A difference of equal runs is all rounding, and its interval may well exclude 0.
+    assert not usable(effect(np.full(50, 4e-6), np.zeros(50))) and usable(effect(np.full(50, 4e-3), np.zeros(50)))
+
+
+def test_pairs_of_one_prompt_are_one_draw():
+    draw = np.random.default_rng(0)
+    own = draw.normal(size=20)
+    four, alone = effect(np.repeat(own, 4), np.zeros(80), np.repeat(np.arange(20), 4)), effect(own, np.zeros(20))
+    np.testing.assert_allclose([four.value, four.low, four.high], [alone.value, alone.low, alone.high])
 
 
 def test_a_tenth_of_the_reference_is_the_limit():

@@ -185,14 +185,17 @@ function scatterPanel(p) {
 // A task without the chosen corruption shows all of its own.
 const chosen = (c) => Math.max(0, c.groups.indexOf(state.group));
 const circuitSpan = span([1.1, -0.1, ...Object.values(D.circuits).flatMap((c) => flat([c.faithfulness, c.random]).filter((v) => v !== null))]);
+// Why a group has no curve at a place: nothing may be divided by its b − c.
+const whyNot = (role, g, i) => { const name = D.summary[role], c = D.circuits[role], own = ((D.summary.circuits || {})[name] || {})[c.groups[g]] || {}; return (own.not_measured || [])[(own.steps || []).indexOf(c.steps[i])] || null; };
+const notMeasured = (why) => ({ text: `not measured: ${safe(why).replace(" over ", " logits<br>over ")}`, showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5, font: { size: 12, color: "#6b7280" } });
 function circuitCurve(role) {
   const c = D.circuits[role], g = chosen(c), i = placeIn(c), x = c.share.map((s) => 100 * s), at = (k) => c[k][i][g];
   const known = at("faithfulness").some((v) => v !== null), line = { color: COLOUR[role], width: 2 };
   const traces = known ? [band(x, at("low"), at("high"), COLOUR[role]), { x, y: at("random"), name: "random circuits", mode: "lines", line: { color: "#a9b0b9", width: 2, dash: "dash" }, type: "scatter" },
     { x, y: at("faithfulness"), text: at("kept"), name: "best edges", mode: "lines+markers", line, type: "scatter", hovertemplate: "%{x:.2g} % of edges (%{text} on a path): %{y:.2f}<extra></extra>" }] : [];
-  const size = at("size"), fixed = (v) => (v === null ? "–" : v.toFixed(2)), facts = size === null ? "no size is faithful" : `${size} edges keep 0.85`;
+  const size = at("size"), fixed = (v) => (v === null ? "–" : v.toFixed(2)), why = whyNot(role, g, i), facts = why ? "not measured" : size === null ? "no size is faithful" : `${size} edges keep 0.85`;
   const sub = `CPR ${fixed(at("cpr"))} (random ${fixed(at("random_cpr"))}) · scores' rank correlation with exact ${fixed(at("rank_correlation"))}${since(c)}`;
-  draw("curve-" + role, traces, layout(`${safe(D.summary[role])} · ${safe(c.groups[g])}: ${facts}<br><span style="font-size:11px;color:#6b7280">${sub}</span>`, { margin: { l: 56, r: 16, t: 56, b: 46 }, legend: BELOW, annotations: known ? [] : emptyNote([null]), shapes: [0, 0.85, 1].map((y) => ({ type: "line", x0: 0, x1: 1, xref: "paper", y0: y, y1: y, line: { color: "#c9ced6", width: 1, dash: y === 0.85 ? "dot" : "solid" } })), xaxis: { type: "log", title: { text: "edges selected, % of all" } }, yaxis: { range: circuitSpan, title: { text: "faithfulness" } } }));
+  draw("curve-" + role, traces, layout(`${safe(D.summary[role])} · ${safe(c.groups[g])}: ${facts}<br><span style="font-size:11px;color:#6b7280">${sub}</span>`, { margin: { l: 56, r: 16, t: 56, b: 46 }, legend: BELOW, annotations: known ? [] : why ? [notMeasured(why)] : emptyNote([null]), shapes: [0, 0.85, 1].map((y) => ({ type: "line", x0: 0, x1: 1, xref: "paper", y0: y, y1: y, line: { color: "#c9ced6", width: 1, dash: y === 0.85 ? "dot" : "solid" } })), xaxis: { type: "log", title: { text: "edges selected, % of all" } }, yaxis: { range: circuitSpan, title: { text: "faithfulness" } } }));
 }
 const placed = (node, heads) => node === "input" ? [-1, heads / 2] : node === "logits" ? [null, heads / 2] : node[0] === "m" ? [+node.slice(1) + 0.45, heads + 0.6] : [+node.slice(1).split(".")[0], +node.split(".h")[1].split("<")[0]];
 function circuitGraph(role) {
@@ -202,8 +205,8 @@ function circuitGraph(role) {
   const lines = edges.map(([name, score]) => { const [u, v] = name.split("->"), a = at(u), b = at(v), kind = (v.match(/<(.)>/) || [, ""])[1]; return { x: [a[0], (a[0] + b[0]) / 2, b[0]], y: [a[1], (a[1] + b[1]) / 2 + 0.25, b[1]], mode: "lines", line: { shape: "spline", width: 0.8 + 4 * Math.sqrt(Math.abs(score) / top), color: tint(score < 0 ? "#2a6f97" : "#a33b20", 0.65), dash: kind === "q" ? "dot" : kind === "k" ? "dash" : "solid" }, text: [0, 1, 2].map(() => `${name}: ${signed(score, 3)} logits`), hoverinfo: "text", showlegend: false, type: "scatter" }; });
   const nodes = [...new Set(edges.flatMap(([n]) => n.split("->").map((x) => x.replace(/<.>/, ""))))], spot = nodes.map(at);
   const dots = { x: spot.map((s) => s[0]), y: spot.map((s) => s[1]), text: nodes, mode: "markers+text", textposition: "top center", textfont: { size: 9.5 }, marker: { size: 9, color: "#22262b" }, hoverinfo: "text", showlegend: false, type: "scatter" };
-  const total = c.size[placeIn(c)][g], more = total > edges.length ? `, the ${edges.length} largest of ${total}` : "";
-  draw("graph-" + role, [...lines, dots], layout(`${safe(D.summary[role])} · ${safe(c.groups[g])}: circuit at step ${c.steps[placeIn(c)]}${more}`, { annotations: edges.length ? [] : [{ text: total === null ? "no faithful circuit on the grid" : "empty", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }], xaxis: { range: [-1.6, L + 0.6], showgrid: false, title: { text: "layer (MLPs above the heads; v solid, k dashed, q dotted)" }, tickvals: [...Array(L).keys()] }, yaxis: { range: [-0.8, H + 1.6], showgrid: false, title: { text: "head" }, tickvals: [...Array(H).keys()] } }));
+  const why = whyNot(role, g, placeIn(c)), total = c.size[placeIn(c)][g], more = total > edges.length ? `, the ${edges.length} largest of ${total}` : "";
+  draw("graph-" + role, [...lines, dots], layout(`${safe(D.summary[role])} · ${safe(c.groups[g])}: circuit at step ${c.steps[placeIn(c)]}${more}`, { annotations: edges.length ? [] : why ? [notMeasured(why)] : [{ text: total === null ? "no faithful circuit on the grid" : "empty", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }], xaxis: { range: [-1.6, L + 0.6], showgrid: false, title: { text: "layer (MLPs above the heads; v solid, k dashed, q dotted)" }, tickvals: [...Array(L).keys()] }, yaxis: { range: [-0.8, H + 1.6], showgrid: false, title: { text: "head" }, tickvals: [...Array(H).keys()] } }));
 }
 function interventions() {
   kinds().forEach((p) => { patchedPanel(p); scatterPanel(p); });
