@@ -27,12 +27,17 @@ with install_import_hook([*(f"instar.{room}" for room in CHECKED), "instar.tasks
             if module.name not in OWN_MESSAGES:
                 import_module(f"instar.{room}.{module.name}")
 
+import hypothesis
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from instar.models.load import Model, load
 from small_run import finished, small_run  # noqa: F401 — fixtures
+
+# No test depends on how busy the machine is.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 def tiny_gpt2(seed: int = 0, layers: int = 3, heads: int = 4, width: int = 32, **options) -> GPT2LMHeadModel:
