@@ -53,6 +53,7 @@ def causal(
     random: int = 100,
     exchanged: int = 30,
     single: bool = True,
+    by_layer: bool = True,
     seed: int = 0,
     chunk: int = 64,
 ) -> xr.Dataset:
@@ -63,6 +64,7 @@ def causal(
         old_circuit: of the old task in the base; its heads are "inside". `new_circuit`: of the new task in `tuned`.
         random: matched sets for necessity. `exchanged`: of these, for grafting and cross-model patching.
         single: also graft every single head, and all layers up to each.
+        by_layer: also graft, and exchange the outputs of, every layer's attention and MLP by itself.
 
     Returns:
         Logits on `pair`, with `task` (old, new), `set`, `carried`, `draw`: see docs/formats.md.
@@ -72,8 +74,9 @@ def causal(
     others = tuple(h for h in all_heads(graph) if h not in inside)
     null = matched(graph, inside, random, seed)
     random_sets = {f"random {i}": some for i, some in enumerate(null.sets[:exchanged])}
-    data = _grafts(base, tuned, (old.clean, new.clean), sets_of(graph, inside, single) | random_sets, chunk)
-    data |= _exchanges(base, tuned, new.clean, inside, others, random_sets, chunk)
+    data = _grafts(base, tuned, (old.clean, new.clean), sets_of(graph, inside, single, by_layer) | random_sets, chunk)
+    groups = {"inside": inside, "outside": others, "heads": all_heads(graph)}
+    data |= _exchanges(base, tuned, new.clean, groups, random_sets, by_layer, chunk)
     data |= _necessity(tuned, new.givers, inside, null.sets, "new", chunk)
     data |= _necessity(tuned, old.givers, inside, (), "old", chunk)
     data |= _transfer(base, tuned, new.givers, old_circuit, new_circuit, seed)
@@ -97,18 +100,11 @@ def _grafts(base: Model, tuned: Model, batches: Sequence[Batch], sets: dict[str,
 
 
 def _exchanges(
-    base: Model,
-    tuned: Model,
-    batch: Batch,
-    inside: Sequence[str],
-    others: Sequence[str],
-    random: dict[str, Any],
-    chunk: int,
+    base: Model, tuned: Model, batch: Batch, groups: dict[str, Any], random: dict[str, Any], by_layer: bool, chunk: int
 ) -> dict[str, Any]:
-    graph = Graph.of(base.layout)
-    heads, mlps = all_heads(graph), [n for n in graph.sources if n.startswith("m")]
-    sets: dict[str, Any] = {"inside": inside, "outside": others, "heads": heads, "mlps": mlps}
-    for layer in range(graph.n_layers):
+    graph, heads = Graph.of(base.layout), groups["heads"]
+    sets: dict[str, Any] = {**groups, "mlps": [n for n in graph.sources if n.startswith("m")]}
+    for layer in range(graph.n_layers) if by_layer else ():
         sets |= {f"a{layer}": [h for h in heads if h.startswith(f"a{layer}.")], f"m{layer}": [f"m{layer}"]}
     found = exchange(base, tuned, batch, sets | random, chunk=chunk)
     return {

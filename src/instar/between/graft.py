@@ -202,7 +202,9 @@ def interpolate(
     ).assign_coords(share=list(shares))  # fmt: skip
 
 
-def sets_of(graph: Graph, inside: Sequence[str] = (), single: bool = True) -> dict[str, tuple[str, ...]]:
+def sets_of(
+    graph: Graph, inside: Sequence[str] = (), single: bool = True, by_layer: bool = True
+) -> dict[str, tuple[str, ...]]:
     """The usual sets: inside and outside a circuit's heads, groups, layers, layers from the first on, every head.
 
     `inside` also by slices: `<qk>`, what its heads attend to, and `<vo>`, what they write. Groups and layers are
@@ -222,7 +224,7 @@ def sets_of(graph: Graph, inside: Sequence[str] = (), single: bool = True) -> di
         NORMS: (NORMS,),
     }
     layers = range(graph.n_layers)
-    for i in layers:
+    for i in layers if by_layer else ():
         found |= {f"a{i}": (f"a{i}",), f"m{i}": (f"m{i}",)}
     if single:
         found |= {f"to layer {i}": (*(n for j in range(i + 1) for n in (f"a{j}", f"m{j}")),) for i in layers}

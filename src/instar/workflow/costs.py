@@ -126,16 +126,16 @@ class Costs:
         patched = self.rows(n * graph.n_heads * graph.n_layers, of.changed, self.measure.chunk, 0.5)
         return self.rows(REPEATED, 1, REPEATED) + of.givers * (2 * self.rows(n, of.tokens, n) + patched)
 
-    def causal(self, tasks: dict[str, Asked], how: CompareConfig, single: bool) -> float:
+    def causal(self, tasks: dict[str, Asked], how: CompareConfig, single: bool, by_layer: bool = True) -> float:
         """Grafts of both tasks, exchanged outputs, necessity and transfer of the new one."""
         graph = self.shape.graph
         layers, heads = graph.n_layers, graph.n_heads * graph.n_layers
-        whole = 8 + how.exchanged_sets
+        whole, own = 8 + how.exchanged_sets, layers if by_layer else 0
         # A layer's, and a head's, is run from there on.
-        grafts = whole + 2 * layers * 0.5 + (heads * 0.5 + layers if single else 0)
+        grafts = whole + 2 * own * 0.5 + (heads * 0.5 + layers if single else 0)
         total = sum(2 * grafts * self.forward(how.pairs, of) for of in tasks.values())
         new, old = tasks["new"], tasks["old"]
-        total += 2 * (4 + how.exchanged_sets + layers) * self.forward(how.pairs, new)
+        total += 2 * (4 + how.exchanged_sets + own) * self.forward(how.pairs, new)
         for of, sets in ((new, 1 + how.random_sets), (old, 1)):
             total += sets * self.rows(how.pairs // 2 * of.givers, of.changed, self.measure.chunk)
         return total + 4 * self.rows(how.pairs // 2 * new.givers, new.changed, self.measure.replay_chunk)

@@ -261,7 +261,7 @@ def _of_tuning(
         last = rows[-1]["step"]
         for step in spaced(at["circuit"][1:], config.compare.checkpoints if main else 1):
             single = config.compare.single and step == last
-            seconds = costs.causal(known.asked, config.compare, single)
+            seconds = costs.causal(known.asked, config.compare, single, main or not _at_ends(config, known))
             yield _piece("causal", seconds, name, SHARED, step)
 
 

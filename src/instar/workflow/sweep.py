@@ -35,7 +35,7 @@ from instar.record.keys import digest
 from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.record.times import timed
 from instar.workflow.experiment import Experiment
-from instar.workflow.schedule import measured_at, spaced
+from instar.workflow.schedule import at_ends, measured_at, spaced
 from instar.workflow.stages import NUMERICS, STAGES, Pairs, causal_prompts, options
 
 GENERAL_TEXTS = 64
@@ -121,12 +121,19 @@ def causal_jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> 
             if not all(file.exists() for file in files):
                 continue
             choices = own.model_dump(exclude={"checkpoints", "controls"}) | _reading(config)
+            choices |= {} if _by_layer(experiment, seed) else {"by_layer": False}
             read = [experiment.read_by(seed, own) for own in (rows[0], row)]
             decides = [*map(store.key_of, files), rows[0]["sha256"], row["sha256"], *read, choices, row["step"] == last]
             key = digest([NUMERICS["causal"], "causal", data_key, config.threads, *decides])
             path = store.measurement("causal", SHARED, seed, row["step"])
             every.append(Job("causal", SHARED, seed, row["step"], path, key, row["step"] == last))
     return every
+
+
+def _by_layer(experiment: Experiment, seed: Tuning) -> bool:
+    """Whether causal tests go layer by layer: where learning took place is told of the main fine-tuning."""
+    how, rows = experiment.config.measure, experiment.index(experiment.store.first_seed)["steps"]
+    return seed == experiment.store.first_seed or not at_ends(how, rows)
 
 
 def _options(stage: str, config: RunConfig) -> dict[str, Any]:
@@ -310,7 +317,7 @@ class Worker:
         return causal(
             base, model, causal_prompts(old, own.pairs), causal_prompts(new, own.pairs), *circuits,
             random=own.random_sets, exchanged=own.exchanged_sets, single=own.single and job.at_an_end,
-            chunk=self.config.measure.chunk,
+            by_layer=_by_layer(self.experiment, job.seed), chunk=self.config.measure.chunk,
         )  # fmt: skip
 
     def base(self, seed: Tuning) -> Model:

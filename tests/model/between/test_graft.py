@@ -362,6 +362,8 @@ def test_the_usual_sets_are_disjoint_and_whole(pair):
     assert all(sets[name] == (name,) for name in ALL_HEADS)
     few = sets_of(Graph.of(pair[0].layout), single=False)
     assert set(few) == set(sets) - set(ALL_HEADS) - {"to layer 0", "to layer 1"} and few["inside"] == ()
+    fewest = sets_of(Graph.of(pair[0].layout), single=False, by_layer=False)
+    assert set(fewest) == set(few) - {"a0", "a1", "m0", "m1"}
 
 
 # --- Heads under each other's names -----------------------------------------------------------------------------------
