@@ -12,7 +12,19 @@ from matplotlib import rc_context
 from instar.record.store import Store
 from instar.report.grids import GRIDS, grid
 from instar.report.numbers.panels import Panels, TaskPanels
-from instar.report.style import COLOUR, DIVERGING, FAINT, INK, QUIET, SETTINGS, figure, named, stage_label, subplots
+from instar.report.style import (
+    COLOUR,
+    DIVERGING,
+    FAINT,
+    INK,
+    QUIET,
+    SETTINGS,
+    figure,
+    named,
+    some,
+    stage_label,
+    subplots,
+)
 
 UNITS = "logit(answer) − mean logit(foils)"
 CONVENTIONS = {
@@ -100,7 +112,8 @@ def draw_stream(axes: Any, panels: Panels, task: TaskPanels, index: int) -> None
     axes.plot(x, task.stream.value[0], color=FAINT, lw=2, label="base")
     axes.fill_between(x, task.stream.low[index], task.stream.high[index], color=COLOUR[task.role], alpha=0.18, lw=0)
     axes.plot(x, task.stream.value[index], color=COLOUR[task.role], marker="o", ms=3, label=f"step {task.steps[index]}")
-    axes.set_xticks(x[::2], [stage_label(s) for s in task.stages[::2]])
+    ticks = [2 * i for i in some(len(x[::2]))]
+    axes.set_xticks(ticks, [stage_label(task.stages[i]) for i in ticks])
     low = min(float(t.stream.low.min()) for t in panels.tasks)
     high = max(float(t.stream.high.max()) for t in panels.tasks)
     axes.set(
@@ -123,7 +136,7 @@ def draw_layers(axes: Any, panels: Panels, task: TaskPanels, index: int) -> None
         axes.vlines(at, low, high, color=INK, lw=1)
         axes.bar(at, task.layers.value[0, :, part], 0.36, fill=False, edgecolor=INK, lw=0.7, ls=":")
     bounds = [float(b) for t in panels.tasks for b in (t.layers.low.min(), t.layers.high.max())]
-    axes.set(ylim=(min(bounds) * 1.08, max(bounds) * 1.08), xlabel="layer", ylabel=UNITS, xticks=x)
+    axes.set(ylim=(min(bounds) * 1.08, max(bounds) * 1.08), xlabel="layer", ylabel=UNITS, xticks=some(len(x)))
     axes.yaxis.label.set_size(8)
     axes.legend(frameon=False, loc="upper right", fontsize=8, title="dotted: base", title_fontsize=7)
 
@@ -133,7 +146,7 @@ def draw_heads(axes: Any, panels: Panels, task: TaskPanels, index: int) -> Any:
     limit = panels.limit("heads")
     values = task.heads.value[index]
     image = axes.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto")
-    axes.set(xlabel="head", ylabel="layer", xticks=range(values.shape[1]), yticks=range(values.shape[0]))
+    axes.set(xlabel="head", ylabel="layer", xticks=some(values.shape[1]), yticks=some(values.shape[0]))
     for spine in axes.spines.values():
         spine.set_visible(False)
     return image

@@ -11,7 +11,7 @@ import numpy as np
 
 from instar.report.numbers.interventions import BY_SLOT, CONVENTION, SITES, Patched
 from instar.report.numbers.panels import Panels
-from instar.report.style import COLOUR, DIVERGING, FAINT, LONGEST_NAME, LONGEST_TICK, QUIET, named, subplots
+from instar.report.style import COLOUR, DIVERGING, FAINT, LONGEST_NAME, LONGEST_TICK, QUIET, named, some, subplots
 
 GRIDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "patched_residual": ("Residual stream, attention and MLP outputs patched", BY_SLOT),
@@ -78,10 +78,10 @@ def _heat(axes: Any, patched: Patched, site: str, kind: int, limit: float, role:
     axes.set_facecolor(MASKED)
     image = axes.imshow(np.ma.masked_invalid(first), cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto")
     by_slot = site in BY_SLOT
-    ticks = range(first.shape[1])
+    ticks = range(first.shape[1]) if by_slot else some(first.shape[1])
     labels = [named(slot, LONGEST_TICK) for slot in patched.slots] if by_slot else ticks
     axes.set_xticks(ticks, labels, rotation=50 if by_slot else 0, fontsize=7)
-    axes.set_yticks(range(first.shape[0]))
+    axes.set_yticks(some(first.shape[0]))
     axes.set_ylabel(f"{SITES[site]}\nlayer", fontsize=8)
     for spine in axes.spines.values():
         spine.set_visible(False)

@@ -29,6 +29,9 @@ SETTINGS: Any = {
     "text.usetex": False,
 }
 
+TICKS = 16
+"""That have room on an axis."""
+
 
 def subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
     """A figure of `size` inches, and its axes as an array `[rows, columns]`.
@@ -60,3 +63,8 @@ def stage_label(stage: str) -> str:
     """`3_mid` as "3½", `3_pre` as "3"."""
     layer, _, half = stage.partition("_")
     return "out" if stage == "final" else named(layer, LONGEST_TICK) + ("½" if half == "mid" else "")
+
+
+def some(count: int) -> range:
+    """The ticks of so many layers or heads: as many as have room beside each other."""
+    return range(0, count, -(-count // TICKS))

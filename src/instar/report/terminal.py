@@ -190,6 +190,9 @@ def _show_key(key: dict[str, Any] | None) -> None:
     rows = (key or {}).get("layers")
     if not rows:
         return
+    if not rows["by_grafting"]:
+        console.print("key layers by grafting: no layer by itself brings and takes a share worth naming")
+        return
     console.print("key layers by grafting: share returned to the base | share lost from the tuned model")
     for name in rows["by_grafting"][:KEY]:
         if name in rows["shares"]:

@@ -37,10 +37,10 @@ from instar.workflow.sweep import CONTROLLED, GENERAL_TEXTS
 
 BESIDE = {
     **{"training": 1.1, "loading": 1.5, "evaluate": 1.15, "lens": 1.05, "attribution": 1.1, "attention": 1.3},
-    **{"patching": 0.8, "circuit": 1.1, "roles": 0.75, "drift": 1.2, "causal": 1.2},
+    **{"patching": 0.8, "circuit": 1.2, "roles": 0.75, "drift": 1.6, "causal": 1.5},
 }
 """Seconds for each that is counted."""
-REPORT, COMPARING, EDGE, READ_GGUF = 38.0, 4.0, 5e-5, 2e-7
+REPORT, COMPARING, EDGE, READ_GGUF = 45.0, 4.0, 8e-5, 2e-7
 """Seconds of the page with its animations; of comparing one checkpoint, and for each edge; of a parameter out of a GGUF."""
 ASKED = 16
 """Prompts that are drawn to know how long they are."""
