@@ -111,10 +111,12 @@ def plan(
     from instar.workflow.plan import plan as planned
 
     limits = _limits(budget, max_memory)
-    options = {"lora": lora, "checkpoints": checkpoints, "device": device, "seeds": seeds, "controls": controls}
     # A plan needs no place; where there is none yet, all is still to be done.
     place = Path("runs") / run.stem if out is None and not run.is_dir() else out
-    experiment = _named(run, place, (trust_remote_code, False, False), **options)
+    consent = (trust_remote_code, False, False)
+    experiment = _named(
+        run, place, consent, lora=lora, checkpoints=checkpoints, device=device, seeds=seeds, controls=controls
+    )
     known = Known.of(experiment, own_tasks=True)
     experiment, given = within(experiment, known, *limits)
     show_plan(planned(experiment, known), savings(experiment, known), given)

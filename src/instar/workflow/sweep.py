@@ -8,6 +8,7 @@
 5. Causal tests between step 0 and a checkpoint need the circuits of both, so their jobs are known only once these are there.
 """
 
+import logging
 import os
 import signal
 import threading
@@ -198,7 +199,7 @@ def _with_ray(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple
     threads = experiment.config.threads or 1
     if not ray.is_initialized():
         with _own_sigterm():
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", **own)
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **own)
 
     contents = experiment.store.contents
 
