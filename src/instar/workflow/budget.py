@@ -59,7 +59,7 @@ FIRST = (
     Concession("compare", "random_sets", lambda value: min(value, 30)),
     Concession("compare", "exchanged_sets", lambda value: min(value, 10)),
     Concession("measure", "checkpoints", _fewer_places),
-    Concession("compare", "checkpoints", _at_least(1)),
+    Concession("compare", "checkpoints", lambda value: 2 if value is None else _at_least(1)(value)),
     Concession("compare", "pairs", _at_least(24)),
     Concession("measure", "circuit_pairs", _at_least(8)),
     Concession("measure", "patching_pairs", _at_least(8)),

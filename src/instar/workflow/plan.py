@@ -32,7 +32,7 @@ from instar.tasks.prepare import read_pairs
 from instar.workflow.costs import Asked, Costs, Shape, fixed
 from instar.workflow.experiment import Experiment
 from instar.workflow.rates import Rates, rates
-from instar.workflow.schedule import measured_at, spaced
+from instar.workflow.schedule import measured_at, compared_at
 from instar.workflow.sweep import CONTROLLED, GENERAL_TEXTS
 
 BESIDE = {
@@ -259,7 +259,7 @@ def _of_tuning(
                 )
     if "circuit" in at and isinstance(tuning, int):
         last = rows[-1]["step"]
-        for step in spaced(at["circuit"][1:], config.compare.checkpoints if main else 1):
+        for step in compared_at(config, rows, tuning, main):
             single = config.compare.single and step == last
             seconds = costs.causal(known.asked, config.compare, single, main or not _at_ends(config, known))
             yield _piece("causal", seconds, name, SHARED, step)

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from instar.measure.patching import EXACT_BELOW
-from instar.record.config import MeasureConfig
+from instar.record.config import MeasureConfig, RunConfig
 from instar.record.store import Tuning
 
 OF_LARGE: dict[str, Any] = {"patching": 6, "circuit": 12, "roles": "ends"}
+TESTED = {False: 6, True: 3}
+"""Checkpoints with causal tests; of large models fewer."""
 _FLOAT32 = 4
 
 
@@ -45,6 +47,12 @@ def measured_at(
     wanted: dict[str, Any] = {**(OF_LARGE if is_large(rows) else {}), **how.checkpoints}
     asked = wanted.get(stage, "all")
     return steps if asked == "all" else sorted({steps[0], *spaced(steps[1:], 1 if asked == "ends" else asked - 1)})
+
+
+def compared_at(config: RunConfig, rows: Sequence[dict[str, Any]], tuning: Tuning, first: bool) -> list[int]:
+    """The steps of a fine-tuning that are compared with its base: some that have circuits, of further seeds the last."""
+    count = config.compare.checkpoints or TESTED[is_large(rows)]
+    return spaced(measured_at("circuit", config.measure, rows, tuning, first)[1:], count if first else 1)
 
 
 def spaced(steps: Sequence[int], count: int) -> list[int]:

@@ -36,7 +36,7 @@ from instar.record.keys import digest
 from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.record.times import timed
 from instar.workflow.experiment import Experiment
-from instar.workflow.schedule import at_ends, measured_at, spaced
+from instar.workflow.schedule import at_ends, measured_at, compared_at
 from instar.workflow.stages import NUMERICS, STAGES, Pairs, causal_prompts, options
 
 GENERAL_TEXTS = 64
@@ -115,8 +115,7 @@ def causal_jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> 
     for seed in config.train.seeds if "circuit" in config.measure.stages else ():
         rows, first = experiment.index(seed)["steps"], seed == config.train.seeds[0]
         last = rows[-1]["step"]
-        # Circuits are needed of every checkpoint that is compared.
-        steps = spaced(measured_at("circuit", config.measure, rows, seed, first)[1:], own.checkpoints if first else 1)
+        steps = compared_at(config, rows, seed, first)
         for row in (r for r in rows if r["step"] in steps and r.get("kept", True)):
             files = [store.measurement("circuit", old, seed, 0), store.measurement("circuit", new, seed, row["step"])]
             if not all(file.exists() for file in files):

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instar.record.config import MeasureConfig
+from instar.record.config import MeasureConfig, RunConfig
 from instar.workflow.pipeline import _keeps_more
-from instar.workflow.schedule import measured_at
+from instar.workflow.schedule import measured_at, compared_at
 
 
 def rows(steps, parameters=1_000):
@@ -64,3 +64,14 @@ def test_more_checkpoints_than_are_asked_for_are_the_same_training(asked, change
     wanted = {"weights": "w", "train": {"steps": 8, "checkpoints": asked}} | changed
     assert _keeps_more({"decided_by": there, "steps": [{"step": 0}, {"step": 4}, {"step": 8}]}, wanted) is kept
     assert not _keeps_more({"steps": [{"step": 8}]}, wanted), "without a record nothing is known"
+
+
+@pytest.mark.parametrize(
+    ("asked", "parameters", "expected"), [(None, 1_000, 6), (None, 2e7, 3), (2, 2e7, 2), (8, 1_000, 8)]
+)
+def test_causal_tests_are_made_where_there_are_circuits(asked, parameters, expected):
+    steps, config = rows(range(0, 84, 4), parameters), RunConfig(compare={"checkpoints": asked})
+    found = compared_at(config, steps, 0, True)
+    assert len(found) == expected and found[-1] == 80
+    assert set(found) < set(measured_at("circuit", config.measure, steps, 0, True))
+    assert compared_at(config, steps, 1, False) == [80]

@@ -82,8 +82,10 @@ class MeasureConfig(Part):
 class CompareConfig(Part):
     """Causal tests between the base and a checkpoint, and the controls that a verdict stands beside."""
 
-    checkpoints: int = Field(
-        default=6, ge=1, le=MANY, description="checkpoints compared with the base, the last among them"
+    checkpoints: Annotated[int, Field(ge=1, le=MANY)] | None = Field(
+        default=None,
+        description="checkpoints compared with the base, the last among them. Left out: 6; of models of ten million "
+        "parameters and more 3",
     )
     pairs: int = Field(
         default=64, ge=8, le=1_000_000, description="clean prompts a task for grafting and cross-model patching"
