@@ -32,7 +32,7 @@ from instar.tasks.prepare import read_pairs
 from instar.workflow.costs import Asked, Costs, Shape, fixed
 from instar.workflow.experiment import Experiment
 from instar.workflow.rates import Rates, rates
-from instar.workflow.schedule import measured_at, compared_at
+from instar.workflow.schedule import compared_at, measured_at
 from instar.workflow.sweep import CONTROLLED, GENERAL_TEXTS
 
 BESIDE = {

@@ -36,7 +36,7 @@ from instar.record.keys import digest
 from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.record.times import timed
 from instar.workflow.experiment import Experiment
-from instar.workflow.schedule import at_ends, measured_at, compared_at
+from instar.workflow.schedule import at_ends, compared_at, measured_at
 from instar.workflow.stages import NUMERICS, STAGES, Pairs, causal_prompts, options
 
 GENERAL_TEXTS = 64

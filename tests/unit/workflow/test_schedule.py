@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from instar.record.config import MeasureConfig, RunConfig
 from instar.workflow.pipeline import _keeps_more
-from instar.workflow.schedule import measured_at, compared_at
+from instar.workflow.schedule import compared_at, measured_at
 
 
 def rows(steps, parameters=1_000):
