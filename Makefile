@@ -1,4 +1,4 @@
-# Two commands are enough on a fresh machine: `make demo` and `make test`.
+# Each of `make demo`, `make test` and `make real` is enough on a fresh machine.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
