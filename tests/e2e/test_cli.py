@@ -137,7 +137,7 @@ def test_gifs_have_a_frame_for_every_checkpoint_and_no_jumping(finished):
 
 def test_every_stage_has_its_command(tmp_path):
     """Together they leave what `run` leaves."""
-    few = {"measure": {"stages": ["evaluate", "attribution"]}, "compare": {"controls": ["old"]}}
+    few = {"measure": SMALL["measure"] | {"stages": ["evaluate", "attribution", "circuit"]}}
     out, config = tmp_path / "staged", write_config(tmp_path, report={"gifs": False, "static": False}, **few)
     too_early = instar("measure", config, "--out", out, ok=False).stderr
     assert "train it first: instar train" in too_early and not out.exists()
@@ -154,11 +154,12 @@ def test_every_stage_has_its_command(tmp_path):
 
 
 def test_a_log_is_short(tmp_path):
-    """Without a terminal: a line a minute at most, and whatever is left at the end."""
+    """Without a terminal: what it will take, a line a minute at most, whatever is left at the end, and what it took."""
     config = write_config(tmp_path, measure={"stages": ["evaluate"]}, report={"gifs": False, "static": False})
     done = instar("run", config, "--out", tmp_path / "out")
     said = [line for line in done.stderr.splitlines() if not line.startswith(("health", "data:"))]
-    assert len(said) <= 2 and said[-1].startswith("training (seed 0): 8/8"), done.stderr
+    assert said[0].startswith("this run takes about ") and said[-1].startswith("it took "), done.stderr
+    assert len(said) <= 4 and said[-2].startswith("training (seed 0): 8/8"), done.stderr
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_rest_goes_on(finished, tmp_path):

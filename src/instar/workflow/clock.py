@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from instar.progress import console, whole
+from instar.progress import console, settled, whole
 from instar.record.config import Stage
 from instar.record.times import NAME
 from instar.report.planned import in_short, line
@@ -61,6 +61,7 @@ def foreseen(experiment: Experiment, remeasure: bool) -> Iterator[None]:
     began = time.monotonic()
     with whole(Clock(experiment, known, thought, remeasure)):
         yield
+    settled()
     console.print(f"it took {in_short(time.monotonic() - began)}; {in_short(thought.left)} were thought")
 
 
