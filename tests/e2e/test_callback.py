@@ -183,7 +183,7 @@ def test_mistakes_end_it_before_the_first_step(tmp_path):
 BOARDS = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = [sys.argv[2], str(Path(sys.argv[2]).parent)]
 import instar
 from test_callback import SMALL, TASKS, trained
 folder = Path(sys.argv[1])
