@@ -26,7 +26,7 @@ NOTEBOOKS = sorted((DOCS / "tutorials").glob("*.ipynb"))
 LARGEST = 400_000
 """Bytes of a notebook."""
 CLOSE = {"rel": 0.05, "abs": 0.05}
-PROGRESS = re.compile(r"[\w :()]+: \d+/\d+.*|Writing model shards: .*|")
+PROGRESS = re.compile(r"[\w :()]+: \d+/\d+.*|Writing model shards: .*|this run takes about .*|it took .*|")
 """A line of instar.progress where there is no terminal, which has seconds in it; transformers' bar while it saves."""
 NUMBER = re.compile(r"[-+−]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?")
 PLACES = re.compile(r"/(?:tmp|home|root|work|Users|private|var|opt|mnt)/|[A-Z]:\\|site-packages")
