@@ -101,7 +101,7 @@ def whole(left: Callable[[], float]) -> Iterator[None]:
 
 def _of_all(own: float | None = None) -> str:
     """`whole run: 38 min left`; no less than is left of a bar that counts by itself."""
-    return f"whole run: {_spoken(max(_whole[-1](), own or 0.0))} left" if _whole else ""
+    return f"whole run: {spoken(max(_whole[-1](), own or 0.0))} left" if _whole else ""
 
 
 @contextmanager
@@ -186,16 +186,17 @@ def _plain(what: str) -> Iterator[Tell]:
         state = f"{what}: {done}/{total}"
         # What was done before this began says nothing of the speed.
         left = (time.monotonic() - began) * (total - done) / (done - first) if done > first else None
-        rest = f"{_spoken(left)} left" if left else ""
+        rest = f"{spoken(left)} left" if left else ""
         _lines.show(lambda: ", ".join(filter(None, (state, note, rest, _of_all(left)))))
 
     try:
         yield tell
     finally:
         if state:
-            _lines.finished.append(f"{state} ({_spoken(time.monotonic() - began)})")
+            _lines.finished.append(f"{state} ({spoken(time.monotonic() - began)})")
             _lines.show()
 
 
-def _spoken(seconds: float) -> str:
+def spoken(seconds: float) -> str:
+    """`40 s`, `12 min`."""
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
+from instar.progress import spoken
 from instar.report.terminal import console
 
 SMALL = 0.02
@@ -56,6 +57,4 @@ def show_given(given: Sequence[str]) -> None:
 
 def in_short(seconds: float) -> str:
     """`40 s`, `12 min`, `3.5 h`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return spoken(seconds) if seconds < 5400 else f"{seconds / 3600:.1f} h"

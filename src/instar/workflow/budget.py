@@ -76,11 +76,12 @@ FOR_MEMORY = (
     Concession("measure", "replay_chunk", _at_least(4)),
     Concession("measure", "executor", lambda value: "serial"),
 )
+EVERY = (*FIRST, *THEN, *FOR_MEMORY)
 
 
 def savings(experiment: Experiment, known: Known) -> Iterator[tuple[str, Plan]]:
     """Each choice that costs less, said, and what the run would take with it alone."""
-    for own in (*FIRST, *THEN, *FOR_MEMORY):
+    for own in EVERY:
         there = own.of(experiment.config)
         if (less := own.less(there)) != there:
             config = own.put(experiment.config, less)
@@ -100,7 +101,7 @@ def within(
     asked, there = experiment.config, experiment.store.made_by()
     if there is not None:
         begun = RunConfig.checked(there, str(experiment.store.contents.file))
-        for own in (*FIRST, *THEN, *FOR_MEMORY):
+        for own in EVERY:
             experiment = replace(experiment, config=own.put(experiment.config, own.of(begun)))
     else:
         if memory is not None:
@@ -111,7 +112,7 @@ def within(
             experiment = fits.fitted((FIRST, THEN))
     given = [
         f"{own.said(own.of(experiment.config))} (not {own.of(asked)})"
-        for own in (*FIRST, *THEN, *FOR_MEMORY)
+        for own in EVERY
         if own.of(experiment.config) != own.of(asked)
     ]
     return experiment, given
@@ -132,22 +133,16 @@ class _Fitting:
         """The run with as little given up as it needs: tier by tier, round by round, and back what was more than enough."""
         config, taken = self.experiment.config, list[Concession]()
         while not self._fits(config):
-            own, less = next(
-                (
-                    (c, less)
-                    for tier in tiers
-                    for c in _rarest(tier, taken)
-                    if (less := c.less(c.of(config))) != c.of(config)
-                ),
-                (None, None),
-            )
+            # A tier in its order, what was taken least often first.
+            every = (own for tier in tiers for own in sorted(tier, key=taken.count))
+            own = next((own for own in every if own.less(own.of(config)) != own.of(config)), None)
             if own is None:
                 least = self.unit.format(self.takes(self._plan(config)) / self.divisor)
                 raise ValueError(
                     f"this run takes {least} at the least, and {self.unit.format(self.allowed / self.divisor)} are allowed: "
                     "train fewer steps or seeds, take a smaller model or more, or allow more"
                 )
-            config, taken = own.put(config, less), [*taken, own]
+            config, taken = own.put(config, own.less(own.of(config))), [*taken, own]
         for own in reversed(dict.fromkeys(taken)):
             back = own.put(config, own.of(self.experiment.config))
             config = back if self._fits(back) else config
@@ -158,8 +153,3 @@ class _Fitting:
 
     def _fits(self, config: RunConfig) -> bool:
         return self.takes(self._plan(config)) <= self.allowed
-
-
-def _rarest(tier: Sequence[Concession], taken: list[Concession]) -> list[Concession]:
-    """A tier in its order, what was taken least often first."""
-    return sorted(tier, key=taken.count)

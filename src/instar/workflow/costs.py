@@ -151,8 +151,9 @@ class Costs:
         }
         return found[stage]() if stage in found else self.forward(inside, of)
 
-    def training(self, how: TrainConfig, tokens: float, probes: bool) -> float:
-        """One fine-tuning; `tokens` of a row; `probes`: whether it looks for where learning happens."""
+    def training(self, how: TrainConfig, tokens: float) -> float:
+        """One fine-tuning; `tokens` of a row."""
+        probes = isinstance(how.checkpoints, LearningConfig)
         rates, numbers, rows = self.rates, self.shape.parameters, how.batch_size
         blocks = self.shape.graph.n_layers
         # All positions are unembedded, forwards and backwards.
@@ -164,8 +165,8 @@ class Costs:
         examined = self.rows(2 * PROBES, tokens, PROBES) + 2 * PROBES * rates.word
         kept = how.most_checkpoints
         # Where learning decides, some that are kept give way to later ones.
-        written = min(how.steps + 1, 2 * kept) if isinstance(how.checkpoints, LearningConfig) else kept
-        looks = 5 if isinstance(how.checkpoints, LearningConfig) else kept
+        written = min(how.steps + 1, 2 * kept) if probes else kept
+        looks = 5 if probes else kept
         return how.steps * step + looks * examined + written * self.writing(how)
 
     def writing(self, how: TrainConfig) -> float:

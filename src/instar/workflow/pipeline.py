@@ -33,7 +33,7 @@ from instar.training.train import Row, Told, train
 from instar.workflow.adopt import adopt
 from instar.workflow.clock import foreseen
 from instar.workflow.experiment import Experiment
-from instar.workflow.schedule import at_ends, measured_at
+from instar.workflow.schedule import measured_at, trained_by
 from instar.workflow.sweep import Failure, causal_jobs, jobs, sweep
 from instar.workflow.wordings import answered
 
@@ -132,13 +132,9 @@ def _train_all(experiment: Experiment) -> None:
     def probed() -> Batch:
         return tokenize(probe_pairs(store, config.data, prepared, LEAST, MOST), tokenizer, task=new)
 
-    ends = config.train.model_copy(update={"checkpoints": (config.train.steps,)})
     for seed in config.train.seeds:
         first = seed == store.first_seed
-        # Checkpoints that nothing is measured at are not kept.
-        own = (
-            config.train if first or not at_ends(config.measure, experiment.index(store.first_seed)["steps"]) else ends
-        )
+        own = trained_by(config, seed, [] if first else experiment.index(store.first_seed)["steps"])
         tuned = Tuned(seed, seed, own, heldout, lambda: prepared.train, probed)
         _tune(
             experiment,
@@ -150,7 +146,7 @@ def _train_all(experiment: Experiment) -> None:
         unused.clear()
     for name in config.compare.controls:
         rows = partial(control_rows, store, config.data, prepared, name)
-        tuned = Tuned(name, config.train.seeds[0], ends, heldout, rows, probed)
+        tuned = Tuned(name, config.train.seeds[0], trained_by(config, name, []), heldout, rows, probed)
         _tune(experiment, tuned, f"training (control: {CONTROLS[name]})", (*read, prepared.key), experiment.begun)
 
 

@@ -32,7 +32,7 @@ from instar.tasks.prepare import read_pairs
 from instar.workflow.costs import Asked, Costs, Shape, fixed
 from instar.workflow.experiment import Experiment
 from instar.workflow.rates import Rates, rates
-from instar.workflow.schedule import compared_at, measured_at
+from instar.workflow.schedule import at_ends, compared_at, measured_at, trained_by
 from instar.workflow.sweep import CONTROLLED, GENERAL_TEXTS
 
 BESIDE = {
@@ -74,7 +74,8 @@ class Known:
         source = str(experiment.store.checkpoint(config.train.seeds[0], 0)) if recorded else own.source
         remote = {"revision": None if recorded else own.revision, "trust_remote_code": experiment.remote_code()}
         read, tokenizer = _configured(source, remote), framed(load_tokenizer(source, **remote), own.chat)
-        found, threads = dict(_drawn(experiment, tokenizer, own_tasks)), _threads(config)
+        found = dict(_drawn(experiment, tokenizer, own_tasks))
+        threads = config.threads or (1 if config.measure.executor == "ray" else None)
         return cls(
             _shape(read),
             rates(read, own.device, threads),
@@ -103,11 +104,6 @@ def _drawn(experiment: Experiment, tokenizer: Any, own_tasks: bool) -> Iterator[
         width = batch.clean.shape[1]
         changed = (width - batch.differs.double().argmax(1)).double().mean()
         yield role, (name, Asked(len(intervened(kinds)), width, float(changed), len(batch.slot_names)))
-
-
-def _threads(config: RunConfig) -> int | None:
-    """Of one measuring process."""
-    return 1 if config.measure.executor == "ray" and config.threads is None else config.threads
 
 
 def _configured(source: str, remote: dict[str, Any]) -> Any:
@@ -174,12 +170,14 @@ def plan(experiment: Experiment, known: Known, remeasure: bool = False) -> Plan:
     groups = len({(w.tuning, w.step) for w in thought if w.step is not None})
     workers = max(1, min(known.cores, groups)) if config.measure.executor == "ray" else 1
     corrected = _corrected(thought, noted, done)
-    return Plan(corrected, done, workers, _memory(config, known.shape, workers), _disk(config, known, thought))
+    return Plan(corrected, done, workers, _memory(config, known.shape, workers), _disk(experiment, known, thought))
 
 
 def _is_done(store: Store, work: Work, noted: Mapping[Any, Work]) -> bool:
-    if work.stage == "loading" or work.stage in ("comparing", "report", "reading"):
+    if work.stage in ("loading", "comparing", "report"):
         return work.work in noted
+    if work.stage == "reading":
+        return store.index() is not None
     if work.stage == "training":
         return store.index(_tuning(work.tuning)) is not None
     assert work.step is not None
@@ -214,25 +212,21 @@ def _corrected(thought: list[Work], noted: Mapping[Any, Work], done: frozenset[A
 
 def _pieces(experiment: Experiment, known: Known) -> Iterator[Work]:
     """Everything that the run consists of, with the seconds that it is thought to take on one core."""
-    store, config = experiment.store, experiment.config
+    config = experiment.config
     has_texts = config.data.general_text is not None or config.model.source == EMBEDDED
     costs = Costs(known.shape, known.rates, config.measure, GENERAL_TEXTS if has_texts else 0)
-    first = config.train.seeds[0]
+    trained = replace(costs, rates=known.trained or known.rates)
     reading = known.shape.parameters * (READ_GGUF if config.model.source.endswith(".gguf") else 2e-8)
     if config.series is None:
         yield Work("reading", reading, reading)
+    main = _rows(experiment, known, config.train.seeds[0], [])
     for tuning in experiment.tunings:
-        index, main = store.index(tuning), tuning == first
-        how = config.train if main or (isinstance(tuning, int) and not _at_ends(config, known)) else _ends(config)
         if config.series is None:
-            probes = main and not isinstance(how.checkpoints, int | tuple | str)
-            trained = replace(costs, rates=known.trained or known.rates)
-            yield _piece("training", trained.training(how, known.asked["new"].tokens, probes), tuning_name(tuning))
-        rows = _rows(how, known) if index is None else index["steps"]
-        yield from _of_tuning(config, known, costs, tuning, rows)
-    compared = (COMPARING + EDGE * known.shape.graph.n_edges) * (
-        1 + len(measured_at("circuit", config.measure, _main_rows(experiment, known), first, True))
-    )
+            seconds = trained.training(trained_by(config, tuning, main), known.asked["new"].tokens)
+            yield _piece("training", seconds, tuning_name(tuning))
+        yield from _of_tuning(config, known, costs, tuning, _rows(experiment, known, tuning, main))
+    circuits = measured_at("circuit", config.measure, main, config.train.seeds[0], True)
+    compared = (COMPARING + EDGE * known.shape.graph.n_edges) * (1 + len(circuits))
     yield Work("comparing", compared, compared)
     if config.report.gifs or config.report.static:
         yield Work("report", REPORT, REPORT)
@@ -261,7 +255,7 @@ def _of_tuning(
         last = rows[-1]["step"]
         for step in compared_at(config, rows, tuning, main):
             single = config.compare.single and step == last
-            seconds = costs.causal(known.asked, config.compare, single, main or not _at_ends(config, known))
+            seconds = costs.causal(known.asked, config.compare, single, main or not at_ends(how, rows))
             yield _piece("causal", seconds, name, SHARED, step)
 
 
@@ -270,28 +264,17 @@ def _piece(stage: str, seconds: float, tuning: str, task: str = "", step: int | 
     return Work(stage, seconds, seconds, task, tuning, step)
 
 
-def _rows(how: Any, known: Known) -> list[dict[str, Any]]:
-    """Checkpoints that a training will leave, as its index will have them; where learning decides, evenly spread."""
+def _rows(experiment: Experiment, known: Known, tuning: Tuning, main: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Checkpoints of a fine-tuning as its index has them, or will; where learning decides, evenly spread."""
+    index = experiment.store.index(tuning)
+    if index is not None:
+        return index["steps"]
+    how = trained_by(experiment.config, tuning, main)
     steps = how.checkpoint_steps()
     if how.most_checkpoints > len(steps):
         count = how.most_checkpoints - 1
         steps = sorted({0, *(max(1, round(how.steps * (i + 1) / count)) for i in range(count))})
     return [{"step": step, "bytes": 4 * known.shape.parameters} for step in steps]
-
-
-def _main_rows(experiment: Experiment, known: Known) -> list[dict[str, Any]]:
-    """The checkpoints of the first fine-tuning."""
-    index = experiment.store.index(experiment.config.train.seeds[0])
-    return _rows(experiment.config.train, known) if index is None else index["steps"]
-
-
-def _at_ends(config: RunConfig, known: Known) -> bool:
-    how = config.measure.further_seeds
-    return how == "ends" or (how == "auto" and known.shape.is_large)
-
-
-def _ends(config: RunConfig) -> Any:
-    return config.train.model_copy(update={"checkpoints": (config.train.steps,)})
 
 
 def _memory(config: RunConfig, shape: Shape, workers: int) -> float:
@@ -306,16 +289,16 @@ def _memory(config: RunConfig, shape: Shape, workers: int) -> float:
     return max(process + trained, 2 * process + workers * (process + measured))
 
 
-def _disk(config: RunConfig, known: Known, pieces: list[Work]) -> float:
-    numbers, how = known.shape.parameters, config.train
+def _disk(experiment: Experiment, known: Known, pieces: list[Work]) -> float:
+    config, numbers = experiment.config, known.shape.parameters
     circuits = sum(1 for p in pieces if p.stage == "circuit")
     scores = 4.0 * known.shape.graph.n_edges * config.measure.circuit_pairs * known.asked["new"].givers
     kept = 0.0
     if config.series is None:
+        how, main = config.train, _rows(experiment, known, config.train.seeds[0], [])
         each = 0.02 if how.lora is not None else 4 if how.save == "float32" else 2
-        others = len(config.train.seeds) - 1
-        count = how.most_checkpoints - 1 + others * (1 if _at_ends(config, known) else how.most_checkpoints - 1)
-        kept = numbers * (4 + each * (count + len(config.compare.controls)))
+        later = sum(trained_by(config, tuning, main).most_checkpoints - 1 for tuning in experiment.tunings)
+        kept = numbers * (4 + each * later)
     return kept + circuits * scores + 30e6
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from instar.measure.patching import EXACT_BELOW
-from instar.record.config import MeasureConfig, RunConfig
+from instar.record.config import MeasureConfig, RunConfig, TrainConfig
 from instar.record.store import Tuning
 
 OF_LARGE: dict[str, Any] = {"patching": 6, "circuit": 12, "roles": "ends"}
@@ -28,6 +28,18 @@ def is_large(rows: Sequence[dict[str, Any]]) -> bool:
 def at_ends(how: MeasureConfig, rows: Sequence[dict[str, Any]]) -> bool:
     """Whether seeds after the first are measured at their ends alone; `rows` are of one of them or the first's."""
     return how.further_seeds == "ends" or (how.further_seeds == "auto" and is_large(rows))
+
+
+def trained_by(config: RunConfig, tuning: Tuning, rows: Sequence[dict[str, Any]]) -> TrainConfig:
+    """How one fine-tuning is made: of those that are measured at their ends alone no other checkpoint is kept.
+
+    Args:
+        rows: the first fine-tuning's checkpoints, or those that it will have; not looked at for itself.
+    """
+    own = config.train
+    if tuning == own.seeds[0] or (isinstance(tuning, int) and not at_ends(config.measure, rows)):
+        return own
+    return own.model_copy(update={"checkpoints": (own.steps,)})
 
 
 def measured_at(
