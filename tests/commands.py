@@ -12,9 +12,10 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 def run(words: list[str], env: dict[str, str], cwd: Path | None = None) -> subprocess.CompletedProcess:
@@ -61,20 +62,27 @@ def _serve() -> None:
 
 
 def _command(words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
-    from instar import cli
-
-    code: Any = 70
-    try:
+    def before() -> None:
         for stream, place in ((0, os.devnull), (1, out), (2, err)):
             os.dup2(os.open(place, os.O_RDONLY if stream == 0 else os.O_WRONLY | os.O_CREAT), stream)
         sys.stdin = os.fdopen(0, closefd=False)
-        sys.stdout, sys.stderr = (os.fdopen(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.chdir(cwd)
         os.environ.clear(), os.environ.update(env)
+
+    become(words, before)
+
+
+def become(words: list[str], before: Callable[[], None]) -> NoReturn:
+    """This process, a fork, is `instar WORDS` from here on, after `before`, and ends with its exit code."""
+    from instar import cli
+
+    code: object = 70
+    try:
+        before()
+        sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))  # noqa: SIM115
         sys.argv = ["instar", *words]
         cli.main()
-        code = 0
     except SystemExit as ended:
         code = ended.code or 0
     except BaseException:

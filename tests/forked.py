@@ -6,7 +6,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import instar.report.figures
 import instar.report.page
 import instar.report.terminal
 import instar.workflow.verify
-from instar import cli
+from commands import become
 from small_run import contents as files
 
 SMALLEST = {
@@ -87,22 +86,14 @@ def start(*words: object, before: Callable[[], None] = lambda: None) -> Started:
         pid = os.fork()
     if pid:
         return Started(pid, output)
-    code: object = 70
-    try:
+
+    def own() -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         os.dup2(output.fileno(), 1), os.dup2(output.fileno(), 2)
-        sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", closefd=False) for n in (1, 2))  # noqa: SIM115
-        sys.argv = ["instar", *map(str, words)]
         before()
-        cli.main()
-    except SystemExit as ended:
-        code = ended.code or 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 70)
+
+    become(list(map(str, words)), own)
     raise AssertionError
 
 
