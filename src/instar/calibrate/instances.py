@@ -37,10 +37,11 @@ from instar.workflow.stages import NUMERICS, Pairs, causal_prompts, circuit
 
 Tell = Callable[[int, int, str], None]
 BASES = ("embedded", "seed-2")
+EXCHANGED = 20
 CONFIG = RunConfig(
     data=DataConfig(test_size=300, measure_pairs=64, seed=17),
     measure=MeasureConfig(exact_ends=False),
-    compare=CompareConfig(random_sets=100, exchanged_sets=20, single=False),
+    compare=CompareConfig(random_sets=100, exchanged_sets=EXCHANGED, single=False),
 )
 CHECKED, CHECK_SEED = 200, 23
 FIRST_SEED = 10
@@ -139,8 +140,8 @@ class _Bench:
             Circuit.stored(old_base),
             Circuit.stored(new_tuned),
             random=own.random_sets,
-            exchanged=own.exchanged_sets,
-            single=own.single,
+            exchanged=EXCHANGED,
+            single=False,
         )
         both = {role: (before[role], after[role]) for role in ("old", "new")}
         rules = stored(self.store, self.pairs["new"].task)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from instar.models.load import Model
@@ -139,7 +140,7 @@ def train(
     adapted = None if config.lora is None else _adapted(model, config.lora)
     writer.adapted = adapted
     with store.here.scratch() as scratch, quiet(), whole_products():
-        trainer = _CountingTrainer(
+        trainer = _Trainer(
             model=model.module if adapted is None else adapted,
             args=_arguments(config, seed, str(scratch), model),
             train_dataset=examples,  # pyright: ignore[reportArgumentType] — a list is a dataset to the Trainer
@@ -234,8 +235,9 @@ def _arguments(config: TrainConfig, seed: int, scratch: str, model: Model) -> Tr
     return arguments
 
 
-class _CountingTrainer(Trainer):
-    """Counts the tokens that were trained on; the data loader is a batch ahead and would count too many."""
+class _Trainer(Trainer):
+    """Counts the tokens that were trained on; the data loader is a batch ahead and would count too many. Unembeds only the
+    positions of which some row's next token is taught: an answer's, of whole sentences."""
 
     tokens = 0
 
@@ -243,6 +245,13 @@ class _CountingTrainer(Trainer):
         """One forward and backward pass."""
         self.tokens += int(inputs["attention_mask"].sum())
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] — no outputs are asked for
+        """Mean loss of the batch's taught tokens, in nats."""
+        labels = inputs.pop("labels")[:, 1:]
+        taught = (labels != IGNORED).any(0).nonzero()[:, 0]
+        logits = model(**inputs, logits_to_keep=taught, use_cache=False).logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), labels[:, taught].flatten(), ignore_index=IGNORED)
 
 
 @dataclass

@@ -57,7 +57,7 @@ FIRST = (
     Concession("measure", "further_seeds", lambda value: "ends"),
     Concession("compare", "single", lambda value: False),
     Concession("compare", "random_sets", lambda value: min(value, 30)),
-    Concession("compare", "exchanged_sets", lambda value: min(value, 10)),
+    Concession("compare", "exchanged_sets", lambda value: 10 if value is None else min(value, 10)),
     Concession("measure", "checkpoints", _fewer_places),
     Concession("compare", "checkpoints", lambda value: 2 if value is None else _at_least(1)(value)),
     Concession("compare", "pairs", _at_least(24)),

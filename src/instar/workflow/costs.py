@@ -31,6 +31,8 @@ FIXED = {
 """Seconds, for each giver or group of givers where interventions are done."""
 TEXT = 150
 """Tokens of a text that drift is measured on."""
+TAUGHT = 6
+"""Positions at which some row of a batch has its answer, prompts being of different lengths."""
 CLIPPED, STEPPED, MOVED = 3, 8, 6
 """How often each parameter is read or written in a step: by clipping, by AdamW, and to know how far it has moved."""
 
@@ -126,16 +128,18 @@ class Costs:
         patched = self.rows(n * graph.n_heads * graph.n_layers, of.changed, self.measure.chunk, 0.5)
         return self.rows(REPEATED, 1, REPEATED) + of.givers * (2 * self.rows(n, of.tokens, n) + patched)
 
-    def causal(self, tasks: dict[str, Asked], how: CompareConfig, single: bool, by_layer: bool = True) -> float:
+    def causal(
+        self, tasks: dict[str, Asked], how: CompareConfig, exchanged: int, single: bool, by_layer: bool = True
+    ) -> float:
         """Grafts of both tasks, exchanged outputs, necessity and transfer of the new one."""
         graph = self.shape.graph
         layers, heads = graph.n_layers, graph.n_heads * graph.n_layers
-        whole, own = 8 + how.exchanged_sets, layers if by_layer else 0
+        whole, own = 8 + exchanged, layers if by_layer else 0
         # A layer's, and a head's, is run from there on.
         grafts = whole + 2 * own * 0.5 + (heads * 0.5 + layers if single else 0)
         total = sum(2 * grafts * self.forward(how.pairs, of) for of in tasks.values())
         new, old = tasks["new"], tasks["old"]
-        total += 2 * (4 + how.exchanged_sets + own) * self.forward(how.pairs, new)
+        total += 2 * (4 + exchanged + own) * self.forward(how.pairs, new)
         for of, sets in ((new, 1 + how.random_sets), (old, 1)):
             total += sets * self.rows(how.pairs // 2 * of.givers, of.changed, self.measure.chunk)
         return total + 4 * self.rows(how.pairs // 2 * new.givers, new.changed, self.measure.replay_chunk)
@@ -156,8 +160,9 @@ class Costs:
         probes = isinstance(how.checkpoints, LearningConfig)
         rates, numbers, rows = self.rates, self.shape.parameters, how.batch_size
         blocks = self.shape.graph.n_layers
-        # All positions are unembedded, forwards and backwards.
-        step = blocks * (3 * rates.call + rows * tokens * rates.back) + rows * tokens * 3 * rates.word
+        # What is taught is unembedded, forwards and backwards.
+        taught = tokens if how.loss == "full" else min(tokens, TAUGHT)
+        step = blocks * (3 * rates.call + rows * tokens * rates.back) + rows * taught * 3 * rates.word
         # Clipping, AdamW's two moments, and the distance from step 0.
         step += numbers * rates.number * (CLIPPED + STEPPED + MOVED)
         if probes:

@@ -32,7 +32,7 @@ from instar.tasks.prepare import read_pairs
 from instar.workflow.costs import Asked, Costs, Shape, fixed
 from instar.workflow.experiment import Experiment
 from instar.workflow.rates import Rates, rates
-from instar.workflow.schedule import at_ends, compared_at, measured_at, trained_by
+from instar.workflow.schedule import at_ends, compared_at, depth_of, measured_at, trained_by
 from instar.workflow.sweep import CONTROLLED, GENERAL_TEXTS
 
 BESIDE = {
@@ -252,10 +252,11 @@ def _of_tuning(
                     stage, seconds, name, SHARED if stage == "drift" else known.names[role], step, asked.givers
                 )
     if "circuit" in at and isinstance(tuning, int):
-        last = rows[-1]["step"]
+        last, tests = rows[-1]["step"], depth_of(config.compare, rows)
         for step in compared_at(config, rows, tuning, main):
-            single = config.compare.single and step == last
-            seconds = costs.causal(known.asked, config.compare, single, main or not at_ends(how, rows))
+            single = tests.single and step == last
+            by_layer = main or not at_ends(how, rows)
+            seconds = costs.causal(known.asked, config.compare, tests.exchanged_sets, single, by_layer)
             yield _piece("causal", seconds, name, SHARED, step)
 
 

@@ -8,16 +8,28 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from instar.measure.patching import EXACT_BELOW
-from instar.record.config import MeasureConfig, RunConfig, TrainConfig
+from instar.record.config import CompareConfig, MeasureConfig, RunConfig, TrainConfig
 from instar.record.store import Tuning
 
 OF_LARGE: dict[str, Any] = {"patching": 6, "circuit": 12, "roles": "ends"}
-TESTED = {False: 6, True: 3}
-"""Checkpoints with causal tests; of large models fewer."""
 _FLOAT32 = 4
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How much is tested between the base and a checkpoint, where a configuration may leave it open."""
+
+    checkpoints: int
+    exchanged_sets: int
+    single: bool
+
+
+DEPTH = {False: Depth(checkpoints=6, exchanged_sets=30, single=True), True: Depth(3, 10, single=False)}
+"""Of small and of large models."""
 
 
 def is_large(rows: Sequence[dict[str, Any]]) -> bool:
@@ -63,8 +75,18 @@ def measured_at(
 
 def compared_at(config: RunConfig, rows: Sequence[dict[str, Any]], tuning: Tuning, first: bool) -> list[int]:
     """The steps of a fine-tuning that are compared with its base: some that have circuits, of further seeds the last."""
-    count = config.compare.checkpoints or TESTED[is_large(rows)]
+    count = depth_of(config.compare, rows).checkpoints
     return spaced(measured_at("circuit", config.measure, rows, tuning, first)[1:], count if first else 1)
+
+
+def depth_of(how: CompareConfig, rows: Sequence[dict[str, Any]]) -> Depth:
+    """What is tested, as the configuration says or, where it does not, as the model's size has it."""
+    open_ = DEPTH[is_large(rows)]
+    return Depth(
+        open_.checkpoints if how.checkpoints is None else how.checkpoints,
+        open_.exchanged_sets if how.exchanged_sets is None else how.exchanged_sets,
+        open_.single if how.single is None else how.single,
+    )
 
 
 def spaced(steps: Sequence[int], count: int) -> list[int]:

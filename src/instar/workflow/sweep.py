@@ -36,7 +36,7 @@ from instar.record.keys import digest
 from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.record.times import timed
 from instar.workflow.experiment import Experiment
-from instar.workflow.schedule import at_ends, compared_at, measured_at
+from instar.workflow.schedule import at_ends, compared_at, depth_of, measured_at
 from instar.workflow.stages import NUMERICS, STAGES, Pairs, causal_prompts, options
 
 GENERAL_TEXTS = 64
@@ -115,12 +115,13 @@ def causal_jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> 
     for seed in config.train.seeds if "circuit" in config.measure.stages else ():
         rows, first = experiment.index(seed)["steps"], seed == config.train.seeds[0]
         last = rows[-1]["step"]
-        steps = compared_at(config, rows, seed, first)
+        steps, tests = compared_at(config, rows, seed, first), depth_of(own, rows)
         for row in (r for r in rows if r["step"] in steps and r.get("kept", True)):
             files = [store.measurement("circuit", old, seed, 0), store.measurement("circuit", new, seed, row["step"])]
             if not all(file.exists() for file in files):
                 continue
-            choices = own.model_dump(exclude={"checkpoints", "controls"}) | _reading(config)
+            choices = own.model_dump(include={"pairs", "random_sets"}) | _reading(config)
+            choices |= {"exchanged_sets": tests.exchanged_sets, "single": tests.single}
             choices |= {} if _by_layer(experiment, seed) else {"by_layer": False}
             read = [experiment.read_by(seed, own) for own in (rows[0], row)]
             decides = [*map(store.key_of, files), rows[0]["sha256"], row["sha256"], *read, choices, row["step"] == last]
@@ -314,9 +315,10 @@ class Worker:
         ]
         circuits = [Circuit.stored(dataset) for dataset in measured if dataset is not None]
         own = self.config.compare
+        tests = depth_of(own, self.experiment.index(job.seed)["steps"])
         return causal(
             base, model, causal_prompts(old, own.pairs), causal_prompts(new, own.pairs), *circuits,
-            random=own.random_sets, exchanged=own.exchanged_sets, single=own.single and job.at_an_end,
+            random=own.random_sets, exchanged=tests.exchanged_sets, single=tests.single and job.at_an_end,
             by_layer=_by_layer(self.experiment, job.seed), chunk=self.config.measure.chunk,
         )  # fmt: skip
 

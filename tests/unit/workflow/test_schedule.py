@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from instar.record.config import MeasureConfig, RunConfig
 from instar.workflow.pipeline import _keeps_more
-from instar.workflow.schedule import compared_at, measured_at
+from instar.workflow.schedule import Depth, compared_at, depth_of, measured_at
 
 
 def rows(steps, parameters=1_000):
@@ -75,3 +75,16 @@ def test_causal_tests_are_made_where_there_are_circuits(asked, parameters, expec
     assert len(found) == expected and found[-1] == 80
     assert set(found) < set(measured_at("circuit", config.measure, steps, 0, True))
     assert compared_at(config, steps, 1, False) == [80]
+
+
+@pytest.mark.parametrize(
+    ("asked", "parameters", "expected"),
+    [
+        ({}, 1_000, Depth(6, 30, True)),
+        ({}, 2e7, Depth(3, 10, False)),
+        ({"single": True, "exchanged_sets": 0}, 2e7, Depth(3, 0, True)),
+        ({"single": False, "exchanged_sets": 50}, 1_000, Depth(6, 50, False)),
+    ],
+)
+def test_what_is_left_open_goes_by_the_models_size(asked, parameters, expected):
+    assert depth_of(RunConfig(compare=asked).compare, rows([0, 4], parameters)) == expected

@@ -91,11 +91,15 @@ class CompareConfig(Part):
         default=64, ge=8, le=1_000_000, description="clean prompts a task for grafting and cross-model patching"
     )
     random_sets: int = Field(default=100, ge=0, le=100_000, description="matched random sets of heads for necessity")
-    exchanged_sets: int = Field(
-        default=30, ge=0, le=100_000, description="of these, for grafting and cross-model patching"
+    exchanged_sets: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
+        default=None,
+        description="of these, for grafting and cross-model patching. Left out: 30; of models of ten million parameters "
+        "and more 10",
     )
-    single: bool = Field(
-        default=True, description="graft every single head, and all layers up to each, at the last step"
+    single: bool | None = Field(
+        default=None,
+        description="graft every single head, and all layers up to each, at the last step. Left out: yes; of models of "
+        "ten million parameters and more no",
     )
     controls: tuple[Literal["old", "shuffled"], ...] = Field(
         default=("old", "shuffled"),

@@ -41,7 +41,10 @@ class Part(BaseModel):
     @classmethod
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         inside = value if isinstance(value, list | tuple) else [value]
-        if any(isinstance(v, bool) for v in inside) and cls.model_fields[str(info.field_name)].annotation is not bool:
+        if any(isinstance(v, bool) for v in inside) and cls.model_fields[str(info.field_name)].annotation not in (
+            bool,
+            bool | None,
+        ):
             raise ValueError(
                 "yes, no, true and false are no numbers and no names: write the number, or the name in quotes"
             )
