@@ -32,7 +32,7 @@ from instar.tasks.prepare import read_pairs
 from instar.workflow.costs import Asked, Costs, Shape, fixed
 from instar.workflow.experiment import Experiment
 from instar.workflow.rates import Rates, rates
-from instar.workflow.schedule import at_ends, compared_at, depth_of, measured_at, trained_by
+from instar.workflow.schedule import by_layer, compared_at, depth_of, measured_at, trained_by
 from instar.workflow.sweep import CONTROLLED, GENERAL_TEXTS
 
 BESIDE = {
@@ -255,8 +255,8 @@ def _of_tuning(
         last, tests = rows[-1]["step"], depth_of(config.compare, rows)
         for step in compared_at(config, rows, tuning, main):
             single = tests.single and step == last
-            by_layer = main or not at_ends(how, rows)
-            seconds = costs.causal(known.asked, config.compare, tests.exchanged_sets, single, by_layer)
+            deep = by_layer(config, rows, main, step == last)
+            seconds = costs.causal(known.asked, config.compare, tests.exchanged_sets, single, deep)
             yield _piece("causal", seconds, name, SHARED, step)
 
 

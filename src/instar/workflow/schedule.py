@@ -89,6 +89,12 @@ def depth_of(how: CompareConfig, rows: Sequence[dict[str, Any]]) -> Depth:
     )
 
 
+def by_layer(config: RunConfig, rows: Sequence[dict[str, Any]], first: bool, last: bool) -> bool:
+    """Whether causal tests go layer by layer, too: where learning took place is told of the main fine-tuning, and of a large
+    model at its end."""
+    return (first and (last or not is_large(rows))) or not at_ends(config.measure, rows)
+
+
 def spaced(steps: Sequence[int], count: int) -> list[int]:
     """At most `count` of the steps, evenly, the last among them."""
     every = len(steps) / count

@@ -36,7 +36,7 @@ from instar.record.keys import digest
 from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.record.times import timed
 from instar.workflow.experiment import Experiment
-from instar.workflow.schedule import at_ends, compared_at, depth_of, measured_at
+from instar.workflow.schedule import by_layer, compared_at, depth_of, measured_at
 from instar.workflow.stages import NUMERICS, STAGES, Pairs, causal_prompts, options
 
 GENERAL_TEXTS = 64
@@ -122,19 +122,13 @@ def causal_jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> 
                 continue
             choices = own.model_dump(include={"pairs", "random_sets"}) | _reading(config)
             choices |= {"exchanged_sets": tests.exchanged_sets, "single": tests.single}
-            choices |= {} if _by_layer(experiment, seed) else {"by_layer": False}
+            choices |= {} if by_layer(config, rows, first, row["step"] == last) else {"by_layer": False}
             read = [experiment.read_by(seed, own) for own in (rows[0], row)]
             decides = [*map(store.key_of, files), rows[0]["sha256"], row["sha256"], *read, choices, row["step"] == last]
             key = digest([NUMERICS["causal"], "causal", data_key, config.threads, *decides])
             path = store.measurement("causal", SHARED, seed, row["step"])
             every.append(Job("causal", SHARED, seed, row["step"], path, key, row["step"] == last))
     return every
-
-
-def _by_layer(experiment: Experiment, seed: Tuning) -> bool:
-    """Whether causal tests go layer by layer: where learning took place is told of the main fine-tuning."""
-    how, rows = experiment.config.measure, experiment.index(experiment.store.first_seed)["steps"]
-    return seed == experiment.store.first_seed or not at_ends(how, rows)
 
 
 def _options(stage: str, config: RunConfig) -> dict[str, Any]:
@@ -315,11 +309,12 @@ class Worker:
         ]
         circuits = [Circuit.stored(dataset) for dataset in measured if dataset is not None]
         own = self.config.compare
-        tests = depth_of(own, self.experiment.index(job.seed)["steps"])
+        rows, first = self.experiment.index(job.seed)["steps"], job.seed == self.store.first_seed
+        tests, deep = depth_of(own, rows), by_layer(self.config, rows, first, job.at_an_end)
         return causal(
             base, model, causal_prompts(old, own.pairs), causal_prompts(new, own.pairs), *circuits,
             random=own.random_sets, exchanged=tests.exchanged_sets, single=tests.single and job.at_an_end,
-            by_layer=_by_layer(self.experiment, job.seed), chunk=self.config.measure.chunk,
+            by_layer=deep, chunk=self.config.measure.chunk,
         )  # fmt: skip
 
     def base(self, seed: Tuning) -> Model:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from instar.record.config import MeasureConfig, RunConfig
 from instar.workflow.pipeline import _keeps_more
-from instar.workflow.schedule import Depth, compared_at, depth_of, measured_at
+from instar.workflow.schedule import Depth, by_layer, compared_at, depth_of, measured_at
 
 
 def rows(steps, parameters=1_000):
@@ -88,3 +88,20 @@ def test_causal_tests_are_made_where_there_are_circuits(asked, parameters, expec
 )
 def test_what_is_left_open_goes_by_the_models_size(asked, parameters, expected):
     assert depth_of(RunConfig(compare=asked).compare, rows([0, 4], parameters)) == expected
+
+
+@pytest.mark.parametrize(
+    ("parameters", "first", "last", "seeds", "expected"),
+    [
+        (1_000, True, False, "auto", True),
+        (1_000, False, True, "auto", True),
+        (1_000, False, True, "ends", False),
+        (2e7, True, False, "auto", False),
+        (2e7, True, True, "auto", True),
+        (2e7, False, True, "auto", False),
+        (2e7, False, True, "all", True),
+    ],
+)
+def test_where_causal_tests_go_layer_by_layer(parameters, first, last, seeds, expected):
+    config = RunConfig(measure={"further_seeds": seeds})
+    assert by_layer(config, rows([0, 4], parameters), first, last) is expected
