@@ -120,7 +120,7 @@ def causal_jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> 
             files = [store.measurement("circuit", old, seed, 0), store.measurement("circuit", new, seed, row["step"])]
             if not all(file.exists() for file in files):
                 continue
-            choices = own.model_dump(include={"pairs", "random_sets"}) | _reading(config)
+            choices = own.model_dump(exclude={"checkpoints", "controls"}) | _reading(config)
             choices |= {"exchanged_sets": tests.exchanged_sets, "single": tests.single}
             choices |= {} if by_layer(config, rows, first, row["step"] == last) else {"by_layer": False}
             read = [experiment.read_by(seed, own) for own in (rows[0], row)]
