@@ -8,7 +8,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from instar.measure.patching import EXACT_BELOW
@@ -81,12 +81,8 @@ def compared_at(config: RunConfig, rows: Sequence[dict[str, Any]], tuning: Tunin
 
 def depth_of(how: CompareConfig, rows: Sequence[dict[str, Any]]) -> Depth:
     """What is tested, as the configuration says or, where it does not, as the model's size has it."""
-    open_ = DEPTH[is_large(rows)]
-    return Depth(
-        open_.checkpoints if how.checkpoints is None else how.checkpoints,
-        open_.exchanged_sets if how.exchanged_sets is None else how.exchanged_sets,
-        open_.single if how.single is None else how.single,
-    )
+    said = how.model_dump(include={own.name for own in fields(Depth)}, exclude_none=True)
+    return replace(DEPTH[is_large(rows)], **said)
 
 
 def by_layer(config: RunConfig, rows: Sequence[dict[str, Any]], first: bool, last: bool) -> bool:
