@@ -1,4 +1,4 @@
-"""Our seconds, theirs, and the least that the products would take: `python -m benchmarks --shapes mini embedded`.
+"""Our seconds, theirs, and the least that the products would take: `python -m benchmarks --shapes mini embedded-shallow`.
 
 Every measurement runs in a fresh process with one thread, so that peak memory is its own. This process imports neither
 torch nor transformers: a child's peak would begin at the size of its parent.
@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-SHAPES = ("mini", "embedded", "small", "llama")
+SHAPES = ("mini", "embedded-shallow", "small", "llama")
 SAMPLED = {"small": 24}
 """Patches a site that TransformerLens runs, where all of them take half an hour."""
 KINDS = ("sweeps", "attribution", "direct", "edges", "faithfulness")

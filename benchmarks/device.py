@@ -1,6 +1,6 @@
 """Is a GPU right, and how fast is it: `python -m benchmarks.device --device cuda --out device.json`.
 
-1. `agreement`: every measurement of tiny models of several families and of the embedded one, on the device and on the CPU in
+1. `agreement`: every measurement of tiny models of several families and of `embedded-shallow`, on the device, on the CPU in
    float32, and on the CPU in float64: the largest difference, and which of the two is nearer to float64. TF32 is put on, as
    a training script does, and must change nothing.
 2. `runs`: whole runs on both (proofs, training, checkpoints, every stage, causal tests, comparison, page): stage by stage
@@ -178,13 +178,15 @@ def agreement(report: Report, quick: bool) -> None:
         pair, batch = (base.float(), twins.noisy(base.double(), 0.05).float()), twins.prompts()
         whole = partial(agree, report, family, pair, {"x": batch})
         report.row("agreement", f"{family}: whole", whole)
-    own = instar.load("embedded")
+    own = instar.load("embedded-shallow")
     batches = {
         kind: instar.task("ioi3").batch(own, 4 if quick else 16, 0, counterfactual=kind)
         for kind in ("giver1", "giver2")
     }
     pair = (own.module, twins.noisy(own.module, 0.02))
-    report.row("agreement", "embedded: whole", partial(agree, report, "embedded", pair, batches, own.tokenizer))
+    report.row(
+        "agreement", "embedded-shallow: whole", partial(agree, report, "embedded-shallow", pair, batches, own.tokenizer)
+    )
     report.row("agreement", "TF32", lambda: tf32(report, own, batches["giver1"]))
 
 

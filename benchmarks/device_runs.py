@@ -33,7 +33,7 @@ def runs(report: Any, differences: Any, quick: bool) -> None:
             "lora": {"train": training | {"lora": {"rank": 4}}},
             "bfloat16": {
                 "train": training | {"save": "bfloat16"},
-                "model": {"source": "embedded", "dtype": "bfloat16"},
+                "model": {"source": "embedded-shallow", "dtype": "bfloat16"},
             },
         }
         made = {

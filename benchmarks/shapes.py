@@ -1,6 +1,6 @@
 """Models of random weights, and pairs of random tokens, that the benchmarks run on: speed does not depend on either.
 
-- `small`: GPT-2 small's shape. `mini`: a shape for development. `embedded`: the model that instar brings along.
+- `small`: GPT-2 small's shape. `mini`: a shape for development. `embedded-shallow`: a model that instar brings along.
 - `llama`: grouped-query attention, rotary embedding, gated MLP; the MLP's width makes a block's products cost what a
   block of `small` costs (12 d_model²), so that the two can be compared per FLOP.
 """
@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import instar
 
-NAMES = ("mini", "embedded", "small", "llama")
+NAMES = ("mini", "embedded-shallow", "small", "llama")
 PAIRS, LENGTH = 16, 20
 _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "mini": ("gpt2", {"n_layer": 6, "n_head": 8, "n_embd": 256, "vocab_size": 2000, "n_positions": 64}),
@@ -36,8 +36,8 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def build(name: str) -> Any:
     """The transformers model of a shape, with the eager attention that patterns can be read from."""
-    if name == "embedded":
-        module = instar.load("embedded").module
+    if name == "embedded-shallow":
+        module = instar.load("embedded-shallow").module
         module.set_attn_implementation("eager")
         return module
     kind, sizes = _CONFIGS[name]

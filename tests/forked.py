@@ -25,7 +25,7 @@ from small_run import contents as files
 SMALLEST = {
     "model": "embedded",
     "data": {"train_size": 64, "test_size": 40, "measure_pairs": 8},
-    "train": {"steps": 4, "checkpoints": 2, "learning_rate": 1e-3, "seeds": [0]},
+    "train": {"steps": 4, "checkpoints": 2, "learning_rate": 3e-4, "seeds": [0]},
     "measure": {"stages": ["evaluate", "attribution", "drift"]},
     "compare": {"controls": []},
     "report": {"gifs": False, "static": False},

@@ -125,10 +125,10 @@ def test_a_full_disk_for_the_list_itself(config, unbroken, run, command):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A disk of 12 MB: three checkpoints of 5 MB do not fit."""
+    """A disk of 8 MB: three checkpoints of 3.7 MB do not fit."""
     place = tmp_path / "disk"
     place.mkdir()
-    if os.system(f"mount -t tmpfs -o size=12M none '{place}' 2>/dev/null") != 0:
+    if os.system(f"mount -t tmpfs -o size=8M none '{place}' 2>/dev/null") != 0:
         pytest.skip("this machine allows no mounting; RLIMIT_FSIZE stands for full disks in the other tests")
     yield place
     os.system(f"umount '{place}'")
@@ -137,7 +137,7 @@ def disk(tmp_path):
 def test_space_is_asked_for_before_it_is_needed_and_a_disk_without_any_is_named(config, unbroken, disk):
     out = disk / "out"
     said = instar("train", config, "--out", out, ok=False).said
-    assert "training with 3 checkpoints needs about 16 MB" in said and not (out / "checkpoints").exists()
+    assert "training with 3 checkpoints needs about 11 MB" in said and not (out / "checkpoints").exists()
     with (disk / "filler").open("wb", buffering=0) as filler:
         while True:
             try:

@@ -51,7 +51,7 @@ def test_each_piece_is_one_line(run):
     pairs = run.pairs("ioi3", "giver2", 3)
     assert len(pairs) == 3 and all(p.clean != p.corrupted and p.counterfactual == "giver2" for p in pairs)
     heads = run.heads
-    assert set(heads["task"]) == {"ioi2", "ioi3"} and len(heads) == 2 * 48
+    assert set(heads["task"]) == {"ioi2", "ioi3"} and len(heads) == 2 * 32
     assert heads[heads.task == "ioi3"].change.abs().is_monotonic_decreasing
 
 
@@ -76,7 +76,7 @@ def test_frames_are_tidy_and_hold_the_means(run):
     behaviour, summary = run.frame("evaluate", "ioi3"), run.summary["tasks"]["ioi3"]
     assert behaviour["accuracy_low"].tolist() == pytest.approx(summary["accuracy_low"])
     heads = run.frame("attribution", "ioi3", "heads")
-    assert list(heads.columns) == ["step", "layer", "head", "heads"] and len(heads) == 3 * 6 * 8
+    assert list(heads.columns) == ["step", "layer", "head", "heads"] and len(heads) == 3 * 4 * 8
     row = heads[(heads.step == 4) & (heads.layer == 2) & (heads["head"] == 5)]["heads"].item()
     own = run.measure("attribution", "ioi3")["heads"].sel(step=4, layer=2, head=5)
     assert row == pytest.approx(float(own.mean()), rel=1e-4)

@@ -126,7 +126,7 @@ def test_clicking_and_choosing_a_head_shows_its_attention(opened):
     area = page.locator("#heads-new .nsewdrag").first
     box = area.bounding_box()
     area.click(position={"x": box["width"] * 0.97, "y": box["height"] * 0.97})
-    expect(page.locator("#head")).to_have_value("5.7")
+    expect(page.locator("#head")).to_have_value("3.7")
 
 
 def test_the_numbers_are_those_of_the_summary(opened, run_dir):
@@ -297,7 +297,7 @@ def test_the_verdict_and_both_shares_are_those_of_the_summary(opened, run_dir):
     assert len(rows_of(page, "conditions-table")) == len(found["conditions"])
     table = rows_of(page, "graft-table")
     drawn_sets = page.evaluate("document.getElementById('graft-layers').data.map(t => [t.x, t.y])")
-    for name in ("inside", "outside", "a0", "m5"):
+    for name in ("inside", "outside", "a0", "m3"):
         both = [found["evidence"][f"graft {name} {way}"] for way in ("into", "lost")]
         if both[0]["value"] is None:
             assert table[name][:2] == ["not measurable", "not measurable"]

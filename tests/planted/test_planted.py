@@ -27,13 +27,13 @@ SEED = 3
 def out(tmp_path_factory):
     """All that is judged here, made together: the base's own data and circuit are made once."""
     folder = tmp_path_factory.mktemp("calibrate")
-    every = [Instance("embedded", kind, SEED) for kind in ("rewired", "amplified", *TRAPS)]
+    every = [Instance("embedded-shallow", kind, SEED) for kind in ("rewired", "amplified", *TRAPS)]
     make_all(folder, every, lambda *_: None)
     return folder
 
 
 def judged(out, kind):
-    one = Instance("embedded", kind, SEED)
+    one = Instance("embedded-shallow", kind, SEED)
     evidence, plant = read(out, one)
     return Judged(one, evidence, plant["took"]), plant
 
@@ -60,14 +60,14 @@ def test_no_trap_is_fallen_into(out, trap):
 
 
 def test_what_is_made_is_not_made_again(out):
-    one = Instance("embedded", "tuned = base", SEED)
+    one = Instance("embedded-shallow", "tuned = base", SEED)
     before = (one.folder(out) / "evidence.nc").stat().st_mtime_ns
     make_all(out, [one], lambda *_: None)
     assert made(out, one) and (one.folder(out) / "evidence.nc").stat().st_mtime_ns == before
 
 
 def test_only_the_chosen_slices_are_trained():
-    base = load("embedded")
+    base = load("embedded-shallow")
     tuned = copied(base)
     masks = chosen(tuned, ["a0.h3", "a2.h1"], "qk")
     fine_tune(tuned, [ioi(2)], 0, steps=2, rate=1e-2, only=masks)
@@ -78,7 +78,7 @@ def test_only_the_chosen_slices_are_trained():
 
 
 def test_heads_in_another_order_are_the_same_function():
-    base = load("embedded")
+    base = load("embedded-shallow")
     other = shuffled_heads(base, 0)
     batch = ioi(3).batch(base, n=8)
     logits = [logits_at(m.layout, record(m.layout, batch.clean, batch.mask).final, batch.end) for m in (base, other)]
@@ -100,13 +100,13 @@ def test_the_shipped_calibration_is_the_one_of_the_shipped_thresholds():
 def test_thresholds_are_fixed_on_even_seeds_only(out):
     """Held-out instances with any truth whatever leave the thresholds as they are."""
     row, _ = judged(out, "rewired")
-    even = Judged(Instance("embedded", "rewired", 4), row.evidence, True)
-    odd = Judged(Instance("embedded", "replaced", 5), row.evidence, True)
+    even = Judged(Instance("embedded-shallow", "rewired", 4), row.evidence, True)
+    odd = Judged(Instance("embedded-shallow", "replaced", 5), row.evidence, True)
     assert fixed([even]) == fixed([even, odd])
     assert confusion([even, odd], Thresholds())["right"]["of"] == 1
 
 
 def test_every_kind_has_every_seed_and_no_seed_that_was_looked_at():
-    rows = instances(8, ("embedded", "seed-2"))
+    rows = instances(8, ("embedded-shallow", "seed-2"))
     assert len(rows) == 2 * (8 * len(KINDS) + len(TRAPS)) == len(set(rows))
     assert min(np.array([row.seed for row in rows])) == FIRST_SEED

@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "record": set(),
     "tasks": {"record", "stats"},
     "generate": {"tasks", "record", "progress"},
-    "models": {"tasks", "record"},
+    "models": {"tasks", "record", "stats"},
     "measure": {"models", "tasks", "circuits", "stats", "progress"},
     "training": {"measure", "models", "tasks", "record"},
     "between": {"measure", "models", "tasks", "circuits", "progress"},

@@ -108,7 +108,7 @@ def test_a_run_shows_foreign_names_as_text(tmp_path):
 
 def test_models_and_scores_have_short_names(embedded):
     assert repr(embedded).startswith(
-        "Model('embedded': GPT2LMHeadModel, 6 layers of 8 heads, d_model 128, torch.float32"
+        "Model('embedded': GPT2LMHeadModel, 4 layers of 8 heads, d_model 192, torch.float32"
     )
     edges = instar.edges(embedded, instar.ioi(3).batch(embedded, n=2, seed=0), "eap")
-    assert repr(edges) == "Edges(3,628 edges, method=eap, task=ioi3; a negative score helps the answer)"
+    assert repr(edges) == "Edges(1,519 edges, method=eap, task=ioi3; a negative score helps the answer)"

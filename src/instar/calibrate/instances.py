@@ -7,9 +7,11 @@
 2. Evidence is measured as a run does it: the same stages, the same functions, other pairs than the plants' own.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from instar.compare.baselines import stored
 from instar.compare.evidence import Measured, evidence
 from instar.measure.evaluate import evaluate
 from instar.models.load import Model, load
-from instar.models.organism.recipe import Recipe, make
+from instar.models.organism import FOLDERS
 from instar.record.config import CompareConfig, DataConfig, MeasureConfig, RunConfig
 from instar.record.files import read_json, whole, write_json
 from instar.record.keys import digest
@@ -36,7 +38,7 @@ from instar.tasks.prepare import prepare
 from instar.workflow.stages import NUMERICS, Pairs, causal_prompts, circuit
 
 Tell = Callable[[int, int, str], None]
-BASES = ("embedded", "seed-2")
+BASES = tuple(FOLDERS)
 EXCHANGED = 20
 CONFIG = RunConfig(
     data=DataConfig(test_size=300, measure_pairs=64, seed=17),
@@ -94,7 +96,19 @@ def made(out: Path, one: Instance) -> bool:
 
 def _key(one: Instance) -> str:
     decides = CONFIG.model_dump(mode="json", include={"tasks", "data", "measure", "compare"})
-    return digest([NUMERICS["circuit"], NUMERICS["causal"], one.base, one.kind, one.seed, decides])
+    return digest([NUMERICS["circuit"], NUMERICS["causal"], _weights(one.base), one.kind, one.seed, decides])
+
+
+@cache
+def _weights(base: str) -> str:
+    """The sha256 of a base's weights.
+
+    Raises:
+        ValueError: if it is none of the embedded models.
+    """
+    if base not in FOLDERS:
+        raise ValueError(f"no base {base!r} to plant in; there are {', '.join(FOLDERS)}")
+    return hashlib.sha256((FOLDERS[base] / "model.safetensors").read_bytes()).hexdigest()
 
 
 class _Bench:
@@ -102,7 +116,7 @@ class _Bench:
 
     def __init__(self, out: Path, base: str):
         self.out, self.base = out, base
-        model = load(_base(out, base))
+        model = load(base)
         self.store = Store.create(out / base, CONFIG)
         prepare(self.store, CONFIG.tasks, CONFIG.data, model.tokenizer)
         old, new = task(CONFIG.tasks.old), task(CONFIG.tasks.new)
@@ -153,16 +167,6 @@ class _Bench:
         write_json(folder / "plant.json", {"key": _key(one), "took": plant.took, "checks": plant.checks})
         # Only the bench's own model comes again.
         self.of = {k: v for k, v in self.of.items() if k == self.subject.model.weights}
-
-
-def _base(out: Path, base: str) -> str:
-    """The embedded model, or one trained by the same recipe from another seed, once."""
-    if base == "embedded":
-        return base
-    folder = out / f"base {base}"
-    if not (folder / "facts.json").exists():
-        make(folder, Recipe(seed=int(base.removeprefix("seed-"))))
-    return str(folder)
 
 
 def read(out: Path, one: Instance) -> tuple[xr.Dataset, dict[str, Any]]:

@@ -1,10 +1,12 @@
 """Commands beside a run: which tasks to begin with, two circuits, the embedded model, how often the verdict is right."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from instar.models.organism import FOLDERS
 from instar.progress import say
 
 app = typer.Typer()
@@ -76,15 +78,17 @@ def diff(
 @app.command()
 def organism(
     out: Annotated[Path, typer.Option("--out", help="folder of the new model")] = Path("organism"),
-    seed: Annotated[int, typer.Option(help="seed of weights and text")] = 1,
-    threads: Annotated[int, typer.Option(help="torch threads")] = 2,
+    family: Annotated[Literal["gpt2", "llama"], typer.Option(help="gpt2 is embedded, llama embedded-llama")] = "gpt2",
+    seed: Annotated[int | None, typer.Option(help="seed of weights and text; without: the embedded model's")] = None,
+    threads: Annotated[int, typer.Option(help="torch threads; the embedded models were made with 1")] = 1,
 ) -> None:
-    """Retrain the embedded model from nothing (under 15 minutes on 2 cores)."""
-    from instar.models.organism.recipe import Recipe, make
+    """Retrain an embedded model from nothing (about 15 minutes)."""
+    from instar.models.organism.recipe import RECIPES, make
     from instar.progress import bar, settled
 
+    recipe = replace(RECIPES[family], threads=threads)
     with bar("training the organism") as tell:
-        facts = make(out, Recipe(seed=seed, threads=threads), tell)
+        facts = make(out, recipe if seed is None else replace(recipe, seed=seed), tell)
     settled()
     scores = ", ".join(f"{name} {value:.1%}" for name, value in facts["accuracy"].items())
     say(f"{out}: {scores} on {facts['pairs']:,} held-out pairs; sha256 {facts['sha256 of model.safetensors']}")
@@ -95,7 +99,7 @@ def calibrate(
     out: Annotated[Path, typer.Option("--out", help="folder of the planted instances")] = Path("runs/calibrate"),
     seeds: Annotated[int, typer.Option(help="fine-tuning seeds of each kind, on each base")] = 8,
     quick: Annotated[bool, typer.Option("--quick", help="four seeds (under 45 minutes on 2 cores)")] = False,
-    bases: Annotated[str, typer.Option(help="comma-separated: embedded, seed-N (trained first)")] = "embedded,seed-2",
+    bases: Annotated[str, typer.Option(help="comma-separated names of embedded models")] = ",".join(FOLDERS),
     shipped: Annotated[
         bool, typer.Option("--shipped", help="print what the software was calibrated with; make nothing")
     ] = False,

@@ -89,7 +89,7 @@ def configuration(choices: Choices, tasks: Tasks, module: Any) -> RunConfig:
     given = choices.config or RunConfig.model_validate(SMALL)
     value = given.model_dump(exclude={"model", "tasks", "series", "train"})
     name = getattr(module, "name_or_path", "") or type(module).__name__
-    source = organism.NAME if Path(name) == organism.FOLDER else name
+    source = next((own for own, folder in organism.FOLDERS.items() if Path(name) == folder), name)
     train_file = choices.train_file or given.data.train_file
     value["compare"]["controls"] = []
     value["data"]["train_file"] = None if train_file is None else str(train_file)

@@ -97,8 +97,8 @@ def load(
     """Load and prove a model.
 
     Args:
-        source: "embedded", a folder, a GGUF file, a hub id, or a transformers model that is already in memory: not copied,
-            not changed.
+        source: "embedded" (or "embedded-llama", "embedded-shallow"), a folder, a GGUF file, a hub id, or a transformers model
+            that is already in memory: not copied, not changed.
         tokenizer: the tokenizer (or where it is) of a model in memory; of others, instead of their own.
         revision: the hub revision.
         dtype: "float32", "float64", "bfloat16" or "float16", or torch's own. A model in memory keeps its own.
@@ -248,8 +248,8 @@ def _named(source: Any) -> str:
 
 
 def local(name: str) -> str:
-    """Where a model is to be read from: "embedded" is a folder of the package."""
-    return str(organism.FOLDER) if name == organism.NAME else at_home(name)
+    """Where a model is to be read from: the embedded ones are folders of the package."""
+    return str(organism.FOLDERS[name]) if name in organism.FOLDERS else at_home(name)
 
 
 def _tokenizer_of(where: Source, base: str | None) -> Any:

@@ -48,7 +48,7 @@ def adopt(experiment: Experiment) -> None:
             raise ValueError(f"{source}: its name {why}; --checkpoints needs one name a step, such as checkpoint-500")
         steps[step] = source
     own, seed = config.model, config.train.seeds[0]
-    base = str(organism.FOLDER) if own.source == organism.NAME else own.source
+    base = str(organism.FOLDERS.get(own.source, own.source))
     steps[0] = f"{base}@{own.revision}" if own.revision else base
     known = {
         (row["source"], row.get("revision")): row

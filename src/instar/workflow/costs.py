@@ -80,6 +80,12 @@ class Costs:
         calls = math.ceil(prompts / chunk)
         return blocks * (calls * self.rates.call + prompts * tokens * (self.rates.back if back else self.rates.row))
 
+    @property
+    def behind(self) -> float:
+        """The share of the blocks that is run anew behind a patch, on average over layers: those after its own."""
+        layers = self.shape.graph.n_layers
+        return (layers - 1) / (2 * layers)
+
     def forward(self, prompts: float, of: Asked) -> float:
         """Clean prompts, read."""
         return self.rows(prompts, of.tokens, self.measure.chunk)
@@ -96,10 +102,14 @@ class Costs:
             heads = 3 * graph.n_heads + 2 * graph.n_kv_heads
             # A slot is replayed from where it begins, and one that is the same on both sides not at all.
             entries = graph.n_layers * (3 * of.slots * 0.35 + heads)
-            return of.givers * (2 * self.rows(n, of.tokens, chunk) + self.rows(n * entries, of.changed, chunk, 0.5))
+            return of.givers * (
+                2 * self.rows(n, of.tokens, chunk) + self.rows(n * entries, of.changed, chunk, self.behind)
+            )
         estimated = self.rows(n, of.tokens, chunk, back=True) + self.rows(n, of.tokens, chunk)
         replayed = len(SITES) * 2 * CHECKED * min(CHECKED_PAIRS, n)
-        checked = 0.0 if self.measure.patching == "attribution" else self.rows(replayed, of.changed, 4 * chunk, 0.5)
+        checked = (
+            0.0 if self.measure.patching == "attribution" else self.rows(replayed, of.changed, 4 * chunk, self.behind)
+        )
         return of.givers * (estimated + checked)
 
     def circuit(self, of: Asked) -> float:
@@ -114,7 +124,7 @@ class Costs:
         random = draws * sum(self._live(graph.n_edges * share / 3) for share in GRID[:-1])
         masks = (2 if of.givers > 1 else 1) * own + random
         one = self.rows(n, of.changed, chunk) + n * of.changed * graph.n_edges * self.shape.d_model * self.rates.mac
-        agreed = groups * self.rows(CHECKED_EDGES * AGREED_PAIRS, of.changed, 4 * chunk, 0.5)
+        agreed = groups * self.rows(CHECKED_EDGES * AGREED_PAIRS, of.changed, 4 * chunk, self.behind)
         return of.givers * (scored + summed + masks * one) + agreed
 
     def _live(self, edges: float) -> float:
@@ -125,7 +135,7 @@ class Costs:
     def roles(self, of: Asked) -> float:
         """Random tokens, the task's prompts, and S-inhibition: each head into the layers behind it."""
         n, graph = self.measure.role_pairs, self.shape.graph
-        patched = self.rows(n * graph.n_heads * graph.n_layers, of.changed, self.measure.chunk, 0.5)
+        patched = self.rows(n * graph.n_heads * graph.n_layers, of.changed, self.measure.chunk, self.behind)
         return self.rows(REPEATED, 1, REPEATED) + of.givers * (2 * self.rows(n, of.tokens, n) + patched)
 
     def causal(

@@ -1,13 +1,20 @@
 """The demonstration: the main job on the embedded model, to be done while one waits."""
 
-from instar.record.config import CompareConfig, RunConfig, TrainConfig
+from instar.record.config import CompareConfig, DataConfig, RunConfig, TrainConfig
+
+STEPS, ROWS = 184, 64
 
 
 def demo_config() -> RunConfig:
     """The main job on the embedded model: one seed and one control fine-tuning.
 
-    Its embeddings are frozen. They are tied to the unembedding, and the answers are a few dozen names, so AdamW would push
-    down every name that is not in the training data, and held-out names would pay for that.
+    All weights are trained, the embeddings too. Each row is seen once: with 64 a step, what is learnt of 90 names holds for
+    others.
     """
-    train = TrainConfig(learning_rate=4e-4, freeze_embeddings=True, seeds=(0,))
-    return RunConfig(train=train, compare=CompareConfig(controls=("old",), exchanged_sets=20), threads=2)
+    train = TrainConfig(steps=STEPS, batch_size=ROWS, learning_rate=5e-4, schedule="linear", seeds=(0,))
+    return RunConfig(
+        data=DataConfig(train_size=STEPS * ROWS),
+        train=train,
+        compare=CompareConfig(controls=("old",), exchanged_sets=20),
+        threads=2,
+    )

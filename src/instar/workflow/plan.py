@@ -18,7 +18,7 @@ from instar.models.accounts import gguf_file
 from instar.models.arch import Layout, row
 from instar.models.load import load_tokenizer, local
 from instar.models.memory import empty
-from instar.models.organism import NAME as EMBEDDED
+from instar.models.organism import FOLDERS
 from instar.models.read import Source, configuration
 from instar.record.config import RunConfig
 from instar.record.store import SHARED, Store, Tuning, tuning_name
@@ -213,7 +213,7 @@ def _corrected(thought: list[Work], noted: Mapping[Any, Work], done: frozenset[A
 def _pieces(experiment: Experiment, known: Known) -> Iterator[Work]:
     """Everything that the run consists of, with the seconds that it is thought to take on one core."""
     config = experiment.config
-    has_texts = config.data.general_text is not None or config.model.source == EMBEDDED
+    has_texts = config.data.general_text is not None or config.model.source in FOLDERS
     costs = Costs(known.shape, known.rates, config.measure, GENERAL_TEXTS if has_texts else 0)
     trained = replace(costs, rates=known.trained or known.rates)
     reading = known.shape.parameters * (READ_GGUF if config.model.source.endswith(".gguf") else 2e-8)

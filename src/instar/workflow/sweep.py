@@ -26,7 +26,7 @@ from instar.between.drift import drift
 from instar.circuits.circuit import Circuit
 from instar.models.hub import evict, holds_weights
 from instar.models.load import Model
-from instar.models.organism import NAME as EMBEDDED
+from instar.models.organism import FOLDERS
 from instar.models.organism.corpus import stories
 from instar.progress import Tell, in_words
 from instar.record.config import RunConfig
@@ -336,11 +336,11 @@ class Worker:
 
 @lru_cache(maxsize=1)
 def _general_texts(file: str | None, model: str) -> list[str]:
-    """Text that has nothing to do with the tasks: the user's file, or the embedded model's own corpus."""
+    """Text that has nothing to do with the tasks: the user's file, or the embedded models' own corpus."""
     if file is not None:
         text = Path(file).read_text(encoding="utf-8")
         return [block for block in text.split("\n\n") if block.strip()][:GENERAL_TEXTS]
-    if model == EMBEDDED:
+    if model in FOLDERS:
         source = stories(seed=7)
         return [" ".join(next(source)) for _ in range(GENERAL_TEXTS)]
     return []

@@ -421,7 +421,7 @@ def test_embedded_model_in_time_and_kept_in_a_file(embedded, tmp_path):
     start = time.process_time()
     found = roles(embedded, batches)
     assert time.process_time() - start < 20
-    assert found["s_inhibition"].shape == (2, 16, 6, 8)
+    assert found["s_inhibition"].shape == (2, 16, 4, 8)
     assert {str(found[name].dtype) for name in found} == {"float32"}
     found.to_netcdf(tmp_path / "roles.nc", engine="h5netcdf")
     again = xr.load_dataset(tmp_path / "roles.nc", engine="h5netcdf")

@@ -60,7 +60,7 @@ def test_weights_that_the_files_lack_are_not_made_up(tmp_path, embedded):
 
 def test_weights_of_another_shape_are_refused(tmp_path, embedded):
     config = AutoConfig.from_pretrained(FOLDER)
-    config.n_inner = 96
+    config.n_inner = 48
     model = AutoModelForCausalLM.from_config(config)
     save_file({k: v.clone() for k, v in model.state_dict().items()}, tmp_path / "step-1.safetensors")
     with pytest.raises(ValueError, match="do not fit its configuration"):

@@ -29,7 +29,7 @@ def rows():
 
 def trained(root, rows, tell=lambda *_: None, **options):
     config = TrainConfig(**(OPTIONS | options))
-    store, model, said = Store.create(root, RunConfig(train=config)), load("embedded"), []
+    store, model, said = Store.create(root, RunConfig(train=config)), load("embedded-shallow"), []
     heldout, probed = (tokenize(instar.ioi(3).pairs(20, seed=seed), model.tokenizer) for seed in (1, 3))
     index = train(model, rows, heldout, config, store, 0, 0, Told(tell, lambda _: None, {}, said.append), probed)
     return store, index, said
@@ -112,7 +112,7 @@ def test_differences_are_placed_too(tmp_path, rows):
 
 def test_loss_and_gradient_norm_by_hand(tmp_path, rows):
     store, _, _ = trained(tmp_path, rows[:4], steps=1, checkpoints=1, batch_size=4)
-    model = load("embedded")
+    model = load("embedded-shallow")
     encoded = [encode(row, model.tokenizer, TrainConfig()) for row in rows[:4]]
     batch = collate(encoded, 0)
     module = model.module.double()
@@ -157,7 +157,7 @@ def test_killed_and_begun_again_it_arrives_at_the_same_bytes(placed, tmp_path, r
 
 
 def test_a_task_without_foils_is_refused(tmp_path, rows):
-    model = load("embedded")
+    model = load("embedded-shallow")
     probed = tokenize(instar.ioi(3).pairs(12, seed=3), model.tokenizer)
     object.__setattr__(probed, "foils", torch.full_like(probed.foils, -1))
     config = TrainConfig(**OPTIONS)

@@ -121,7 +121,7 @@ def test_shapes_that_do_not_fit_are_both_named(tmp_path, embedded):
     path = tmp_path / "c.json"
     path.write_text(json.dumps(theirs({"m0->logits": 1.0}, ["input->m0", "m0->logits"])))
     batch = instar.ioi(2).batch(embedded, n=2, seed=0)
-    with pytest.raises(ValueError, match=r"2 layers of 3 heads and 6 layers of 8 heads"):
+    with pytest.raises(ValueError, match=r"2 layers of 3 heads and 4 layers of 8 heads"):
         instar.faithfulness(embedded, batch, Circuit.read(path))
     with pytest.raises(
         ValueError, match=r"4 layers of 4 heads.*\(2 key-value\): read the file of the first with n_kv_heads=2"

@@ -57,7 +57,12 @@ def embedded(tmp_path_factory):
     asked = dict(_drawn(Experiment(store, config), model.tokenizer, False))
     block = sum(p.numel() for n, p in model.module.named_parameters() if ".h.0." in n and p.ndim == 2)
     layout = model.layout
-    shape = Shape(Graph.of(layout), layout.d_model, layout.unembed.weight.shape[0], 1_337_600)
+    shape = Shape(
+        Graph.of(layout),
+        layout.d_model,
+        layout.unembed.weight.shape[0],
+        sum(p.numel() for p in model.module.parameters()),
+    )
     # A "second" is one floating-point operation.
     rates = Rates(0, 2 * block, 6 * block, 2 * layout.d_model * shape.vocabulary, 2, 0, 0)
     return model, store, config, asked, Costs(shape, rates, how)

@@ -18,7 +18,8 @@ class ModelConfig(Part):
     """Which model is fine-tuned."""
 
     source: str = Field(
-        default="embedded", description='"embedded", a folder, a GGUF file, or a hub id; also as id@revision'
+        default="embedded",
+        description='"embedded" (-llama, -shallow), a folder, a GGUF file, or a hub id; also as id@revision',
     )
     revision: str | None = Field(default=None, description="hub revision")
     device: str = Field(default="cpu", description="torch device for training and measuring: cpu, cuda, cuda:1, mps")
@@ -106,7 +107,7 @@ class DataConfig(Part):
     seed: int = Field(default=0, ge=0, lt=SEEDS, description="seed of all prompts")
     allow_leaks: bool = Field(default=False, description="train although test prompts are in the training data")
     general_text: str | None = Field(
-        default=None, description="text file for the divergence; the embedded model has its own"
+        default=None, description="text file for the divergence; the embedded models have their own"
     )
 
     _files_at_home = field_validator("train_file", "general_text", mode="before")(home)
