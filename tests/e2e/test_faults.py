@@ -462,7 +462,7 @@ def test_another_configuration_is_refused_with_its_keys_and_replaces_when_told(u
     before = files(run)
     for command in ("run", "train", "measure", "evaluate", "compare", "report"):
         said = instar(command, other, "--out", run, ok=False).said
-        assert "train.learning_rate: 0.0001 (there: 0.001)" in said, said
+        assert "train.learning_rate: 0.0001 (there: 0.0003)" in said, said
         assert files(run) == before
     assert "--replace makes anew" in instar("run", other, "--out", run, ok=False).said
     instar("run", other, "--out", run, "--replace")

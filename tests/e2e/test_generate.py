@@ -510,11 +510,11 @@ def test_transformers_serve_with_the_embedded_model(transformers_server, tmp_pat
     assert not made.failed and "--max-tokens" in made.stopped and made.facts["calls"] > 4
     made = make(tmp_path, url, **small, rejects=2)
     assert made.failed and "2 answers in a row brought no row" in made.stopped
-    # Nobody writes sixty tokens in a hundredth of a second: the deadline ends it, and the server lives on.
+    # Nobody writes sixty tokens in a thousandth of a second: the deadline ends it, and the server lives on.
     slow = tmp_path / "slow"
     slow.mkdir()
-    made = make(slow, url, **small | {"answer_tokens": 60}, timeout=0.01, failures=2)
-    assert made.failed and "0.01 s (--timeout)" in made.stopped and made.facts["calls"] == 4
+    made = make(slow, url, **small | {"answer_tokens": 60}, timeout=0.001, failures=2)
+    assert made.failed and "0.001 s (--timeout)" in made.stopped and made.facts["calls"] == 4
     # More than its 96 positions: an honest 500, tried again and given up.
     made = make(slow, url, **small | {"answer_tokens": 500}, timeout=60, failures=1, max_requests=8)
     assert made.stopped and made.facts["calls"] > 4
