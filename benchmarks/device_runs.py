@@ -148,15 +148,17 @@ def recorded(report: Any, adapters: bool, options: Result) -> Result:
 
 
 def training(folder: Path, callbacks: list[Any], adapters: bool, **options: Any) -> Trainer:
-    """A fine-tuning of the embedded model with dropout and accumulated gradients."""
-    tokenizer = AutoTokenizer.from_pretrained(organism.FOLDER)
+    """A fine-tuning of `embedded-shallow` with dropout and accumulated gradients."""
+    tokenizer = AutoTokenizer.from_pretrained(organism.FOLDERS["embedded-shallow"])
     rows = [Row(p.clean, p.answer) for p in instar.ioi(3).pairs(64, seed=0, split="train")]
     set_seed(3)
     arguments = TrainingArguments(
         output_dir=str(folder / "trainer"), per_device_train_batch_size=4, gradient_accumulation_steps=2, learning_rate=1e-3,
         seed=3, disable_tqdm=True, max_steps=6, report_to="none", logging_steps=1, save_strategy="no", **options,
     )  # fmt: skip
-    model: Any = AutoModelForCausalLM.from_pretrained(organism.FOLDER, resid_pdrop=0.1, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        organism.FOLDERS["embedded-shallow"], resid_pdrop=0.1, dtype=torch.float32
+    )
     if adapters:
         import peft
 

@@ -1,6 +1,6 @@
 """Seconds, memory and how busy the GPU was, stage by stage, on models of random weights: a part of `benchmarks.device`.
 
-Prompts are the library's, of about twenty tokens by the embedded model's tokenizer; the vocabulary has the real size. What a
+Prompts are the library's, of about twenty tokens by `embedded-shallow`'s tokenizer; the vocabulary has the real size. What a
 random model answers means nothing, what it costs is what a trained one would.
 """
 
@@ -65,7 +65,7 @@ class _Shape:
 
     def __init__(self, report: Any, experiment: Experiment, how: MeasureConfig, shape: str, options: Any):
         self.report, self.experiment, self.how, self.options = report, experiment, how, options
-        self.tokenizer = instar.load("embedded").tokenizer
+        self.tokenizer = instar.load("embedded-shallow").tokenizer
         self.shape = shape
         few, threads = (
             " few" if options.few else "",

@@ -40,7 +40,10 @@ def words() -> list[str]:
 def vocabulary(positions: int) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer in which every word of the corpus is whole."""
     whole = [word.replace(" ", "Ġ") for word in words()]
-    table = {token: i for i, token in enumerate(dict.fromkeys((END_OF_TEXT, *_bytes(), *whole)))}
+    table = {
+        token: i
+        for i, token in enumerate(dict.fromkeys((END_OF_TEXT, *sorted(pre_tokenizers.ByteLevel.alphabet()), *whole)))
+    }
     tokenizer = Tokenizer(models.BPE(vocab=table, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -53,10 +56,6 @@ def names_in(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """The tokens that are names."""
     table = tokenizer.get_vocab()
     return [table[form] for name in NAMES for form in (name, f"Ġ{name}")]
-
-
-def _bytes() -> list[str]:
-    return sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 class Rows(NamedTuple):
