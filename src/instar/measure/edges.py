@@ -17,7 +17,7 @@ from instar.circuits.selection import Selection, select, smallest_size
 from instar.measure.common import about, fitting, numpy, sorted_pieces
 from instar.measure.edge_attribution import ATTRIBUTED, Groups, Rule, edge_scores, groups_of
 from instar.measure.edge_patching import exact_edges
-from instar.measure.faithfulness import curve
+from instar.measure.faithfulness import FINE, curve
 from instar.models.load import Model
 from instar.models.plain import measured
 from instar.models.replay import Engine
@@ -198,7 +198,7 @@ def _smallest(
     Raises:
         ValueError: where b − c is not above 0 (nothing to be faithful to), or no size of the grid is faithful.
     """
-    series = curve(model, batch, edges, selection=selection, signed=signed, random=0)
+    series = curve(model, batch, edges, shares=FINE, selection=selection, signed=signed, random=0)
     f = series["faithfulness"].values
     size = smallest_size(series["size"].values, f, faithfulness)
     if size is None:

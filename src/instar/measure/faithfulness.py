@@ -40,6 +40,8 @@ from instar.stats.scales import effect, usable
 from instar.tasks.batch import Batch
 
 GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+FINE = tuple(float(share) for share in np.geomspace(0.001, 1, 37))
+"""Twelve sizes a decade: where the smallest faithful circuit is looked for."""
 
 
 class Scored(Protocol):

@@ -289,12 +289,17 @@ class Layout:
 
     def _projected(self, layer: int, projection: Projection, name: str) -> Any:
         """Weight [head, d_head, in] or bias [head, d_head] of one projection, cut out of a fused one."""
+        value = getattr(self.projection(layer, projection), name)
+        return None if value is None else self.cut(value, projection, weight=name == "weight")
+
+    def projection(self, layer: int, projection: Projection) -> Any:
+        """The module that projects; one of three, or a fused one."""
+        return self.part(layer, self.arch.qkv["qkv".index(projection) if self.arch.fused == "no" else 0])
+
+    def cut(self, value: Tensor, projection: Projection, weight: bool) -> Float[Tensor, "head d_head *d_model"]:
+        """What of a projection's weight, bias or their like belongs to each head of q, k or v; a view."""
         which = "qkv".index(projection)
-        path = self.arch.qkv[which if self.arch.fused == "no" else 0]
-        value = getattr(self.part(layer, path), name)
-        if value is None:
-            return None
-        value = value.T if self.arch.transposed and name == "weight" else value
+        value = value.T if self.arch.transposed and weight else value
         if self.arch.fused == "interleaved":
             return value.unflatten(0, (self.n_heads, 3, self.d_head))[:, which]
         if self.arch.fused == "columns":

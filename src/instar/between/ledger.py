@@ -1,0 +1,283 @@
+"""The ledger: every nat of what a training gained, booked on a part of the weights and a stretch of the training.
+
+1. Between two consecutive checkpoints the weights go along a straight line, θ(α) = θ₀ + α Δθ, and for any metric m
+   m(θ₁) − m(θ₀) = Σ_g ∫₀¹ ∂m/∂θ_g · Δθ_g dα: additive over parts g of the weights, and over intervals of the training.
+   This is loss-change allocation (arXiv 1909.01440) with a task's metric in the place of the loss; along one line it is
+   integrated gradients in weight space (arXiv 1703.01365).
+2. The integral is taken at Gauss–Legendre nodes, one backward pass each. What it misses of m(θ₁) − m(θ₀), which is measured,
+   is the residual; an interval where it is too large is cut in two.
+3. What is shared (keys and values of a group, an embedding that is the unembedding) is booked on each of its readers
+   (`instar.models.parts`).
+4. Prompts are booked in blocks, so that intervals can be drawn over them.
+
+A part with a booking wrote that much of the gain, *along this path*: by another path from the one model to the other it would
+be booked otherwise, which is why dense checkpoints are better than two ends. Metrics, of clean prompts, higher is better:
+`choosing`, `naming`, `log_probability` (nats) as in `instar.measure.evaluate`, `logit_diff` (logits).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from instar.measure.common import about, candidates_of, foil_values, in_nats, prompts, to
+from instar.models.arch import Layout
+from instar.models.load import Model, weights_now
+from instar.models.parts import Apart, Part, Share, apart, shares
+from instar.models.plain import measuring
+from instar.models.taps import logits_at, record
+from instar.progress import slow
+from instar.tasks.batch import Batch
+
+METRICS = ("choosing", "naming", "log_probability", "logit_diff")
+NODES, BLOCKS, CUTS, CHUNK = 3, 16, 4, 64
+NODES_OF_ONE_LINE = 8
+GAIN_MISSED, METRIC_MISSED = 0.01, 1e-4
+"""A residual is too large above this share of the gain, over √intervals, and above this share of the mean |m|."""
+CONVENTION = (
+    "bookings: integral of the metric's gradient times the change of the weights along the straight line between consecutive "
+    "checkpoints; clean prompts, positive: the part's change raised the metric"
+)
+
+
+def ledger(
+    models: Sequence[Model],
+    batch: Batch,
+    of: str | Sequence[str] = "choosing",
+    *,
+    nodes: int | None = None,
+    blocks: int = BLOCKS,
+) -> xr.Dataset:
+    """What a training wrote where and when.
+
+    Args:
+        models: checkpoints in their order; two are enough, and are one line.
+        batch: pairs; their clean prompts are read, each once.
+        of: `choosing`, `naming`, `log_probability`, `logit_diff`, or several.
+        nodes: backward passes an interval and metric; 3, or 8 on one line.
+        blocks: into how many blocks of prompts bookings are divided.
+
+    Returns:
+        `booked` on `metric, interval, block, part`; `before`, `after` on `metric, interval, block`, all means over the
+        block's prompts, in nats or logits; `prompts` of each block; `residual` and `allowed` on `metric, interval`;
+        `pieces` into which an interval was cut. `part` has its `kind`, `layer` and `head` (−1 for none).
+
+    Raises:
+        ValueError: for an unknown metric, fewer than two models, models of different shapes, or a metric that is not defined.
+    """
+    models = list(models)
+    if len(models) < 2:
+        raise ValueError(f"ledger() got {len(models)} model: it needs what was before a training, and what after")
+    of, nodes = [of] if isinstance(of, str) else list(of), nodes or (NODES if len(models) > 2 else NODES_OF_ONE_LINE)
+    first, last = (read(model, batch, of) for model in (models[0], models[-1]))
+    gain = {name: abs(last[name] - first[name]) / (len(models) - 1) ** 0.5 for name in of}
+    with slow("ledger", len(models) - 1) as advance:
+        pages: list[xr.Dataset] = []
+        for start, end in pairwise(models):
+            pages.append(line(start, end, batch, of, nodes=nodes, blocks=blocks, gain=gain))
+            advance(1)
+    whole = xr.concat(pages, "interval", data_vars="all", coords="minimal", compat="override", combine_attrs="override")
+    return whole.assign(prompts=pages[0]["prompts"])
+
+
+def read(model: Model, batch: Batch, of: Sequence[str]) -> dict[str, float]:
+    """Means of the metrics over the clean prompts."""
+    _check(of)
+    once = _once(batch)
+    found: dict[str, float] = {}
+    with measuring(model.layout), torch.no_grad():
+        for rows in np.array_split(np.arange(len(once)), -(-len(once) // CHUNK)):
+            for name, value in _metrics(*_logits(model.layout, to(once[rows], model.device)), of).items():
+                found[name] = found.get(name, 0.0) + float(value.sum()) / len(once)
+    return found
+
+
+def line(
+    start: Model,
+    end: Model,
+    batch: Batch,
+    of: Sequence[str],
+    *,
+    nodes: int = NODES,
+    blocks: int = BLOCKS,
+    gain: Mapping[str, float] | None = None,
+) -> xr.Dataset:
+    """One interval of `ledger`, whose residual may be a hundredth of `gain` (default: of its own)."""
+    _check(of)
+    if (start.layout.arch, *_shape(start)) != (end.layout.arch, *_shape(end)):
+        raise ValueError(f"{start.name} and {end.name} are not of one shape: no line leads from one to the other")
+    once = _once(batch)
+    divided = [to(once[rows], start.device) for rows in np.array_split(np.arange(len(once)), min(blocks, len(once)))]
+    with measuring(start.layout, end.layout), torch.enable_grad():
+        way = _Line.between(start, end, divided, tuple(of))
+        ends = np.stack([way.value(0.0), way.value(1.0)])
+        own = np.average(ends[1] - ends[0], axis=1, weights=way.sizes)
+        missed = GAIN_MISSED * np.array([abs(x) if gain is None else gain[n] for n, x in zip(of, own, strict=True)])
+        allowed = np.maximum(missed, METRIC_MISSED * np.abs(ends).mean((0, 2)))
+        pages, pieces = way.integrated(0.0, 1.0, ends, allowed, np.polynomial.legendre.leggauss(nodes))
+    booked = np.average(pages.sum(2), axis=1, weights=way.sizes)
+    data = {
+        "booked": (("metric", "block", "part"), pages),
+        "before": (("metric", "block"), ends[0]),
+        "after": (("metric", "block"), ends[1]),
+        "residual": ("metric", own - booked),
+        "allowed": ("metric", allowed),
+        "pieces": pieces,
+        "prompts": ("block", np.array(way.sizes)),
+    }
+    labels = {
+        "kind": [p.kind for p in way.parts],
+        "layer": [p.layer for p in way.parts],
+        "head": [p.head for p in way.parts],
+    }
+    coords = {"metric": list(of), "part": [p.name for p in way.parts], **{k: ("part", v) for k, v in labels.items()}}
+    more = {"base_weights": weights_now(start), "nodes": nodes, "convention": CONVENTION}
+    return xr.Dataset(data, coords=coords).assign_attrs(about(end, once, **more))
+
+
+def _check(of: Sequence[str]) -> None:
+    unknown = [name for name in of if name not in METRICS]
+    if unknown or not of:
+        raise ValueError(f"of: {unknown or of!r} is none of {', '.join(METRICS)}")
+
+
+def _once(batch: Batch) -> Batch:
+    """Each clean prompt once."""
+    return batch[np.sort(np.unique(prompts(batch), return_index=True)[1])]
+
+
+def _shape(model: Model) -> tuple[Any, ...]:
+    return tuple((name, tuple(value.shape)) for name, value in model.module.named_parameters() if "lm_head" not in name)
+
+
+def _logits(layout: Layout, part: Batch) -> tuple[Tensor, Batch]:
+    return logits_at(layout, record(layout, part.clean, part.mask).final, part.end), part
+
+
+def _metrics(logits: Tensor, part: Batch, of: Sequence[str]) -> dict[str, Float[Tensor, " pair"]]:
+    found = {}
+    if set(of) - {"logit_diff"}:
+        found |= in_nats(logits, candidates_of(part.answer, part.foils))
+    if "logit_diff" in of:
+        answer = logits.gather(1, part.answer[:, None])
+        found["logit_diff"] = (answer - foil_values(logits, part.foils)).double().nanmean(1)
+    for name in of:
+        if bool(found[name].isnan().any()):
+            raise ValueError(f"{name}: not defined where a pair has fewer than two candidates; ask for log_probability")
+    return {name: found[name] for name in of}
+
+
+@dataclass  # not frozen: parts are found once
+class _Line:
+    """A working model that goes from one checkpoint's weights to another's, and prompts in blocks."""
+
+    start: Model
+    end: Model
+    working: Apart
+    blocks: list[Batch]
+    of: tuple[str, ...]
+    shares: dict[str, list[Share]]
+    changed: dict[str, Tensor]
+    """By parameter: its change, where there is any."""
+
+    @classmethod
+    def between(cls, start: Model, end: Model, blocks: list[Batch], of: tuple[str, ...]) -> "_Line":
+        working, changed = apart(start.layout), {}
+        for name, value in working.layout.module.named_parameters():
+            delta = working.of(end.layout, name) - working.of(start.layout, name)
+            # What does not change has no booking, and needs no gradient.
+            value.requires_grad_(bool(delta.any()))
+            if value.requires_grad:
+                changed[name] = delta
+        return cls(start, end, working, blocks, of, shares(working.layout), changed)
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """All parts: embeddings, layer by layer, the last norm, the unembedding."""
+        every = dict.fromkeys(p for own in self.shares.values() for share in own for p in share.parts)
+        last = self.working.layout.n_layers
+        return sorted(every, key=lambda p: (last if p.kind == "unembedding" or p.name == "norm" else p.layer, p.head))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Prompts of each block."""
+        return [len(block) for block in self.blocks]
+
+    @torch.no_grad()
+    def go(self, share: float) -> None:
+        """To a place between start (0) and end (1)."""
+        for name, delta in self.changed.items():
+            value = self.working.layout.module.get_parameter(name)
+            value.copy_(self.working.of((self.end if share == 1 else self.start).layout, name))
+            if share not in (0, 1):
+                value.add_(delta, alpha=share)
+
+    @torch.no_grad()
+    def value(self, share: float) -> Float[np.ndarray, "metric block"]:
+        """The metrics there."""
+        self.go(share)
+        found = [_metrics(*_logits(self.working.layout, block), self.of) for block in self.blocks]
+        return np.array([[float(block[name].mean()) for block in found] for name in self.of])
+
+    def integrated(
+        self,
+        low: float,
+        high: float,
+        ends: np.ndarray,
+        allowed: np.ndarray,
+        rule: Sequence[np.ndarray],
+        cuts: int = CUTS,
+    ) -> tuple[Float[np.ndarray, "metric block part"], int]:
+        """Bookings from one place to another, and in how many pieces."""
+        wide = (high - low) / 2
+        taken = [w * wide * self.booked(low + (x + 1) * wide) for x, w in zip(*rule, strict=True)]
+        pages = np.sum(taken, axis=0)
+        residual = np.average(ends[1] - ends[0] - pages.sum(2), axis=1, weights=self.sizes)
+        if cuts == 0 or (np.abs(residual) <= allowed).all():
+            return pages, 1
+        middle = (low + high) / 2
+        half = self.value(middle)
+        left = self.integrated(low, middle, np.stack([ends[0], half]), allowed / 2, rule, cuts - 1)
+        right = self.integrated(middle, high, np.stack([half, ends[1]]), allowed / 2, rule, cuts - 1)
+        return left[0] + right[0], left[1] + right[1]
+
+    def booked(self, share: float) -> Float[np.ndarray, "metric block part"]:
+        """The metrics' gradients at a place times the change, by part."""
+        page = np.zeros((len(self.of), len(self.blocks), len(self.parts)))
+        if not self.changed:
+            return page
+        self.go(share)
+        with self._booking(page) as turn:
+            for b, block in enumerate(self.blocks):
+                found = _metrics(*_logits(self.working.layout, block), self.of)
+                for m, name in enumerate(self.of):
+                    turn(m, b)
+                    found[name].mean().backward(retain_graph=m + 1 < len(self.of))
+        return page
+
+    @contextmanager
+    def _booking(self, page: np.ndarray) -> Iterator[Callable[[int, int], None]]:
+        """While open, gradients are multiplied by the change, booked, and dropped as they come."""
+        index, place = {part: i for i, part in enumerate(self.parts)}, [0, 0]
+
+        def write(name: str, value: Tensor) -> None:
+            assert value.grad is not None
+            product, value.grad = value.grad * self.changed[name], None
+            for share in self.shares[name]:
+                # Rows in the model's own precision, their sum in float64.
+                sums = share.cut(product).flatten(1).double().sum(1).cpu().numpy()
+                np.add.at(page[*place], [index[part] for part in share.parts], sums)
+
+        with ExitStack() as stack:
+            for name in self.changed:
+                value = self.working.layout.module.get_parameter(name)
+                stack.callback(value.register_post_accumulate_grad_hook(partial(write, name)).remove)
+            yield lambda metric, block: place.__setitem__(slice(0, 2), [metric, block])
