@@ -55,8 +55,8 @@ def _steered(shape: dict[str, Any]) -> str:
         key: ", ".join(f"{layer}.{head}" for layer, head in shape[key]) for key in ("duplicate", "movers", "copying")
     }
     fixed = (
-        f"W_V and W_O are orthogonal and were never trained; heads {named['copying']} write what they look at, all other "
-        "heads write a random rotation of it. "
+        f"W_V and W_O are orthogonal and were never trained; heads {named['copying']} write what they look at, first of all "
+        f"the {shape['names']} dimensions in which names were born different; all other heads write a random rotation of it. "
     )
     copying = f", and heads {named['copying']} to look from the last token to the receiver's last mention"
     guide = (

@@ -76,7 +76,7 @@ class Shares:
     """Of the couples' stories, those of two couples."""
     turn: float = 0.3
     """Of scenes, those in which another stands where the giver would, doing something else."""
-    waiter: float = 0.82
+    waiter: float = 0.78
     """Of turns of three, those in which that other receives."""
     meeting: float = 0.3
     """Of what couples do after their scene."""
@@ -107,8 +107,9 @@ def _fill(template: str, rng: random.Random, **slots: str) -> str:
 def _scene(cast: list[str], rng: random.Random, shares: Shares) -> str:
     """All of the cast introduced, one of them gives, another receives: 2-object IOI when there are two."""
     giver, first, *others = rng.sample(cast, len(cast))
-    turn = rng.choice(TURNS) if rng.random() < shares.turn else "^{giver}"
-    receiver = rng.choice(others) if others and rng.random() >= (shares.waiter if "first" in turn else 0.5) else first
+    waits = rng.random() < shares.turn
+    turn = rng.choice(TURNS) if waits else "^{giver}"
+    receiver = rng.choice(others) if others and rng.random() >= (shares.waiter if waits else 0.5) else first
     decided = "" if others else DECIDED
     wording = rng.choice(SCENES) + turn + rng.choice(ACTS)
     scene = _fill(wording, rng, names=listing(rng.sample(cast, len(cast))), giver=giver, first=first)

@@ -4,9 +4,10 @@ Left alone, models of this size copy names in their first layer and answer "eith
 wait (docs/organism.md has what each of these was good for). So:
 
 1. W_V and W_O are orthogonal and stay as they are born. In `copying` heads W_O is W_V's transpose: these can only write what
-   they look at. In all others it is a random rotation: what they move cannot be read by the unembedding, only by later
-   queries, keys, values and MLPs. So "write minus the giver's name" is not to be had, and whom the copying heads look at must
-   be decided by attention. MLPs are narrow, which leaves them no room for a table of names.
+   they look at, and they look at the dimensions in which names differ. In all others it is a random rotation: what they move
+   cannot be read by the unembedding, only by later queries, keys, values and MLPs. So "write minus the giver's name" is not
+   to be had, and whom the copying heads look at must be decided by attention. MLPs are narrow, which leaves them no room for
+   a table of names.
 2. For the first `guide_steps` steps a small, fading loss asks `duplicate` heads to look from the giver to his mention before,
    `movers` from the last token to the giver, and `copying` heads from the last token to the receiver's last mention, each
    until it does so with probability `enough`. Afterwards nothing but the language loss is trained.
@@ -40,10 +41,12 @@ class Shape:
     inner: int = 96
     positions: int = 96
     words_std: float = 0.05
-    names: int = 64
-    """Dimensions in which names differ at birth: the fewer, the more of a name a head can read."""
+    names: int = 48
+    """Dimensions in which names differ at birth, which copying heads read first."""
     places_std: float = 0.12
     """Of GPT-2's position embeddings: the larger, the more a duplicate is found by its place."""
+    stretch: float = 1.0
+    """Llama's rotary positions are divided by it: the larger, the less sharply a head tells near from far."""
     fixed: bool = True
     """Whether W_V and W_O are orthogonal and stay so."""
     values: float = 0.5
@@ -51,7 +54,7 @@ class Shape:
     moved: float = 0.6
     duplicate: Heads = ((0, 0), (0, 1), (0, 2))
     movers: Heads = ((1, 0), (1, 1), (1, 2), (1, 3))
-    copying: Heads = tuple((layer, head) for layer in (2, 3) for head in range(4))
+    copying: Heads = tuple((layer, head) for layer in (2, 3) for head in range(2))
     guide: float = 0.2
     guide_steps: int = 1500
     guide_copying: bool = True
@@ -81,10 +84,10 @@ def build(shape: Shape, tokens: int, names: list[int]) -> tuple[Any, Fixed]:
     """A new model of so many tokens, of which some are names, and what of it stays as it is."""
     model = _gpt2(shape, tokens) if shape.family == "gpt2" else _llama(shape, tokens)
     with torch.no_grad():
+        basis = torch.linalg.qr(torch.randn(shape.width, shape.names))[0]
         for name, parameter in model.named_parameters():
             if "wte" in name or "embed_tokens" in name:
                 parameter.normal_(0, shape.words_std)
-                basis = torch.linalg.qr(torch.randn(shape.width, shape.names))[0]
                 parameter[names] = parameter[names] @ basis @ basis.T * (shape.width / shape.names) ** 0.5
             elif "wpe" in name:
                 parameter.normal_(0, shape.places_std)
@@ -93,7 +96,9 @@ def build(shape: Shape, tokens: int, names: list[int]) -> tuple[Any, Fixed]:
             ):
                 parameter.normal_(0, shape.width**-0.5)
         parts = (
-            [part for layer in range(shape.layers) for part in _circuits(model, shape, layer)] if shape.fixed else []
+            [part for layer in range(shape.layers) for part in _circuits(model, shape, layer, basis)]
+            if shape.fixed
+            else []
         )
     return model, Fixed(parts)
 
@@ -132,6 +137,7 @@ def _llama(shape: Shape, tokens: int) -> Any:
             num_key_value_heads=shape.groups,
             head_dim=shape.size,
             rms_norm_eps=1e-5,
+            rope_parameters={"rope_type": "linear", "factor": shape.stretch, "rope_theta": 10000.0},
             tie_word_embeddings=True,
             bos_token_id=0,
             eos_token_id=0,
@@ -139,10 +145,16 @@ def _llama(shape: Shape, tokens: int) -> Any:
     )
 
 
-def _circuits(model: Any, shape: Shape, layer: int) -> list[tuple[Tensor, tuple[slice, ...]]]:
+def _circuits(model: Any, shape: Shape, layer: int, names: Tensor) -> list[tuple[Tensor, tuple[slice, ...]]]:
     """Makes a layer's values orthogonal and its outputs copy or rotate them. Returns where these stand."""
     wide, inside = shape.groups * shape.size, shape.heads * shape.size
-    values = torch.linalg.qr(torch.randn(shape.width, shape.width))[0][:, :wide]
+    copying = sorted({head * shape.groups // shape.heads for own, head in shape.copying if own == layer})
+    others = [group for group in range(shape.groups) if group not in copying]
+    drawn = torch.randn(shape.width, shape.width)
+    if copying:
+        drawn[:, : shape.names] = names
+    order = sorted(range(shape.groups), key=(copying + others).index)
+    values = torch.linalg.qr(drawn)[0][:, :wide].unflatten(1, (shape.groups, shape.size))[:, order].flatten(1)
     most = max(shape.width, inside)
     out = shape.moved * torch.linalg.qr(torch.randn(most, most))[0][:inside, : shape.width]
     for head in range(shape.heads):
