@@ -48,6 +48,7 @@ _HOME = {
     "residual_learning": "instar.between.exchange",
     "roles": "instar.measure.roles",
     "set_patching": "instar.measure.paths",
+    "shapley": "instar.between.shapley",
     "task": "instar.tasks.library",
     "verdict": "instar.compare.verdict",
 }

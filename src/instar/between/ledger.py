@@ -28,7 +28,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from instar.measure.common import about, candidates_of, foil_values, in_nats, prompts, to
+from instar.measure.common import about, metrics, once, to
 from instar.models.arch import Layout
 from instar.models.load import Model, weights_now
 from instar.models.parts import Apart, Part, Share, apart, shares
@@ -37,7 +37,6 @@ from instar.models.taps import logits_at, record
 from instar.progress import slow
 from instar.tasks.batch import Batch
 
-METRICS = ("choosing", "naming", "log_probability", "logit_diff")
 NODES, BLOCKS, CUTS, CHUNK = 3, 16, 4, 64
 NODES_OF_ONE_LINE = 8
 GAIN_MISSED, METRIC_MISSED = 0.01, 1e-4
@@ -90,13 +89,12 @@ def ledger(
 
 def read(model: Model, batch: Batch, of: Sequence[str]) -> dict[str, float]:
     """Means of the metrics over the clean prompts."""
-    _check(of)
-    once = _once(batch)
+    batch = once(batch)
     found: dict[str, float] = {}
     with measuring(model.layout), torch.no_grad():
-        for rows in np.array_split(np.arange(len(once)), -(-len(once) // CHUNK)):
-            for name, value in _metrics(*_logits(model.layout, to(once[rows], model.device)), of).items():
-                found[name] = found.get(name, 0.0) + float(value.sum()) / len(once)
+        for rows in np.array_split(np.arange(len(batch)), -(-len(batch) // CHUNK)):
+            for name, value in metrics(*_logits(model.layout, to(batch[rows], model.device)), of).items():
+                found[name] = found.get(name, 0.0) + float(value.sum()) / len(batch)
     return found
 
 
@@ -111,11 +109,11 @@ def line(
     gain: Mapping[str, float] | None = None,
 ) -> xr.Dataset:
     """One interval of `ledger`, whose residual may be a hundredth of `gain` (default: of its own)."""
-    _check(of)
     if (start.layout.arch, *_shape(start)) != (end.layout.arch, *_shape(end)):
         raise ValueError(f"{start.name} and {end.name} are not of one shape: no line leads from one to the other")
-    once = _once(batch)
-    divided = [to(once[rows], start.device) for rows in np.array_split(np.arange(len(once)), min(blocks, len(once)))]
+    batch = once(batch)
+    rows = np.array_split(np.arange(len(batch)), min(blocks, len(batch)))
+    divided = [to(batch[own], start.device) for own in rows]
     with measuring(start.layout, end.layout), torch.enable_grad():
         way = _Line.between(start, end, divided, tuple(of))
         ends = np.stack([way.value(0.0), way.value(1.0)])
@@ -140,18 +138,7 @@ def line(
     }
     coords = {"metric": list(of), "part": [p.name for p in way.parts], **{k: ("part", v) for k, v in labels.items()}}
     more = {"base_weights": weights_now(start), "nodes": nodes, "convention": CONVENTION}
-    return xr.Dataset(data, coords=coords).assign_attrs(about(end, once, **more))
-
-
-def _check(of: Sequence[str]) -> None:
-    unknown = [name for name in of if name not in METRICS]
-    if unknown or not of:
-        raise ValueError(f"of: {unknown or of!r} is none of {', '.join(METRICS)}")
-
-
-def _once(batch: Batch) -> Batch:
-    """Each clean prompt once."""
-    return batch[np.sort(np.unique(prompts(batch), return_index=True)[1])]
+    return xr.Dataset(data, coords=coords).assign_attrs(about(end, batch, **more))
 
 
 def _shape(model: Model) -> tuple[Any, ...]:
@@ -160,19 +147,6 @@ def _shape(model: Model) -> tuple[Any, ...]:
 
 def _logits(layout: Layout, part: Batch) -> tuple[Tensor, Batch]:
     return logits_at(layout, record(layout, part.clean, part.mask).final, part.end), part
-
-
-def _metrics(logits: Tensor, part: Batch, of: Sequence[str]) -> dict[str, Float[Tensor, " pair"]]:
-    found = {}
-    if set(of) - {"logit_diff"}:
-        found |= in_nats(logits, candidates_of(part.answer, part.foils))
-    if "logit_diff" in of:
-        answer = logits.gather(1, part.answer[:, None])
-        found["logit_diff"] = (answer - foil_values(logits, part.foils)).double().nanmean(1)
-    for name in of:
-        if bool(found[name].isnan().any()):
-            raise ValueError(f"{name}: not defined where a pair has fewer than two candidates; ask for log_probability")
-    return {name: found[name] for name in of}
 
 
 @dataclass  # not frozen: parts are found once
@@ -224,7 +198,7 @@ class _Line:
     def value(self, share: float) -> Float[np.ndarray, "metric block"]:
         """The metrics there."""
         self.go(share)
-        found = [_metrics(*_logits(self.working.layout, block), self.of) for block in self.blocks]
+        found = [metrics(*_logits(self.working.layout, block), self.of) for block in self.blocks]
         return np.array([[float(block[name].mean()) for block in found] for name in self.of])
 
     def integrated(
@@ -257,7 +231,7 @@ class _Line:
         self.go(share)
         with self._booking(page) as turn:
             for b, block in enumerate(self.blocks):
-                found = _metrics(*_logits(self.working.layout, block), self.of)
+                found = metrics(*_logits(self.working.layout, block), self.of)
                 for m, name in enumerate(self.of):
                     turn(m, b)
                     found[name].mean().backward(retain_graph=m + 1 < len(self.of))

@@ -105,6 +105,37 @@ def in_nats(
     return {"naming": among - every, "choosing": choosing, "log_probability": answer - every}
 
 
+METRICS = ("choosing", "naming", "log_probability", "logit_diff")
+
+
+def metrics(
+    logits: Float[Tensor, "pair vocabulary"], part: Batch, of: Sequence[str]
+) -> dict[str, Float[Tensor, " pair"]]:
+    """Of `METRICS`, what is asked of the last token's logits, in float64; gradients flow.
+
+    Raises:
+        ValueError: for a metric that is unknown or not defined for a pair.
+    """
+    unknown = [name for name in of if name not in METRICS]
+    if unknown or not of:
+        raise ValueError(f"of: {unknown or of!r} is none of {', '.join(METRICS)}")
+    found = {}
+    if set(of) - {"logit_diff"}:
+        found |= in_nats(logits, candidates_of(part.answer, part.foils))
+    if "logit_diff" in of:
+        answer = logits.gather(1, part.answer[:, None])
+        found["logit_diff"] = (answer - foil_values(logits, part.foils)).cpu().double().nanmean(1)
+    for name in of:
+        if bool(found[name].isnan().any()):
+            raise ValueError(f"{name}: not defined where a pair has fewer than two candidates; ask for log_probability")
+    return {name: found[name] for name in of}
+
+
+def once(batch: Batch) -> Batch:
+    """Each clean prompt once."""
+    return batch[np.sort(np.unique(prompts(batch), return_index=True)[1])]
+
+
 @dataclass(frozen=True)
 class Readout:
     """The direction in the normed residual stream whose dot product is the logit difference, and its offset."""

@@ -155,7 +155,10 @@ def test_our_own_files_say_their_sign():
 @pytest.mark.parametrize("count", [2, 3])
 def test_real_scores_look_right_by_their_convention_and_reversed_by_the_other(embedded, count, tmp_path):
     """Two-object IOI is mastered, three-object IOI is not; a head that helps most is the largest in only one of them."""
-    scored = instar.edges(embedded, instar.ioi(count).batch(embedded, n=16, seed=0), method="eap")
+    batch = instar.ioi(count).batch(
+        embedded, n=16, seed=0, counterfactual=f"giver{count - 1}"
+    )  # the one that it looks at
+    scored = instar.edges(embedded, batch, method="eap")
     names = scored.graph.names(scored.graph.exists)
     values = dict(zip(names, scored.scores[scored.graph.exists].tolist(), strict=True))
     path = tmp_path / "s.json"
