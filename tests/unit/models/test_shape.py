@@ -76,6 +76,25 @@ def test_names_differ_in_few_dimensions(tokenizer):
     assert float(own.std()) == pytest.approx(shape.words_std, rel=0.05)
 
 
+@pytest.mark.parametrize("family", RECIPES)
+def test_copying_heads_of_a_layer_read_all_in_which_names_differ_and_other_layers_do_not(family, tokenizer):
+    shape, model, _ = born(family, tokenizer)
+    names = model.get_input_embeddings().weight.detach()[names_in(tokenizer)]
+    assert torch.linalg.matrix_rank(names) == shape.names
+    for layer in range(shape.layers):
+        heads = [head for own, head in shape.copying if own == layer] or [0, 2]
+        read = torch.cat([value_and_output(model, shape, layer, head)[0].detach() for head in heads], 1) / shape.values
+        kept = (names @ read).square().sum() / names.square().sum()
+        assert float(kept) == pytest.approx(1, abs=1e-4) if layer > 1 else float(kept) < 0.6, layer
+
+
+def test_heads_that_are_not_guided_write_as_much_as_is_asked(tokenizer):
+    shape, model, _ = born("llama", tokenizer)
+    for head, gain in ((0, shape.moved), (7, shape.idle)):
+        out = value_and_output(model, shape, 1, head)[1].detach()
+        assert float(out.norm() / shape.size**0.5) == pytest.approx(gain * (shape.width / 256) ** 0.5, rel=0.1)
+
+
 def test_the_guide_is_nothing_where_it_is_followed_and_counted_by_hand_elsewhere():
     shape = replace(RECIPES["gpt2"].shape, enough=0.5)
     gifts = torch.tensor([[0, 5, 4, 1, 2]])  # row, last token, giver, his mention before, the receiver's

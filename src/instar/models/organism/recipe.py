@@ -55,9 +55,18 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "gpt2": Recipe(),
     "llama": Recipe(
-        shape=Shape(family="llama", groups=4, size=32, enough=0.7, movers=tuple((1, head) for head in range(6))),
-        shares=Shares(couples=0.64, three=0.26, waiter=0.45, meeting=0.15, company=0.08, meeting_of_three=0.15),
-        steps=4400,
+        shape=Shape(
+            family="llama",
+            groups=4,
+            size=32,
+            enough=0.7,
+            idle=0.15,
+            movers=tuple((1, head) for head in range(5)),
+            copying=((2, 0), (2, 2), (3, 0), (3, 2)),
+        ),
+        shares=Shares(couples=0.64, three=0.26, waiter=0.58, meeting=0.15, company=0.08, meeting_of_three=0.15),
+        steps=4000,
+        weight_decay=0.15,
     ),
 }
 

@@ -45,13 +45,13 @@ class Shape:
     """Dimensions in which names differ at birth, which copying heads read first."""
     places_std: float = 0.12
     """Of GPT-2's position embeddings: the larger, the more a duplicate is found by its place."""
-    stretch: float = 1.0
-    """Llama's rotary positions are divided by it: the larger, the less sharply a head tells near from far."""
     fixed: bool = True
     """Whether W_V and W_O are orthogonal and stay so."""
     values: float = 0.5
     copied: float = 1.0
     moved: float = 0.6
+    idle: float = 0.6
+    """Gains: of W_V (`values`), and of W_O in copying heads, in the others that are guided, and in the rest."""
     duplicate: Heads = ((0, 0), (0, 1), (0, 2))
     movers: Heads = ((1, 0), (1, 1), (1, 2), (1, 3))
     copying: Heads = tuple((layer, head) for layer in (2, 3) for head in range(2))
@@ -137,7 +137,6 @@ def _llama(shape: Shape, tokens: int) -> Any:
             num_key_value_heads=shape.groups,
             head_dim=shape.size,
             rms_norm_eps=1e-5,
-            rope_parameters={"rope_type": "linear", "factor": shape.stretch, "rope_theta": 10000.0},
             tie_word_embeddings=True,
             bos_token_id=0,
             eos_token_id=0,
@@ -158,9 +157,12 @@ def _circuits(model: Any, shape: Shape, layer: int, names: Tensor) -> list[tuple
     most = max(shape.width, inside)
     out = shape.moved * torch.linalg.qr(torch.randn(most, most))[0][:inside, : shape.width]
     for head in range(shape.heads):
+        own = slice(head * shape.size, (head + 1) * shape.size)
         if (layer, head) in shape.copying:
             group = head * shape.groups // shape.heads * shape.size
-            out[head * shape.size : (head + 1) * shape.size] = shape.copied * values.T[group : group + shape.size]
+            out[own] = shape.copied * values.T[group : group + shape.size]
+        elif (layer, head) not in shape.duplicate + shape.movers:
+            out[own] *= shape.idle / shape.moved
     if shape.family == "gpt2":
         block = model.transformer.h[layer].attn
         block.c_attn.weight[:, -wide:] = shape.values * values
