@@ -57,6 +57,7 @@ MEASURE = {
     "residual_learning": lambda m, b: instar.residual_learning(m, m, b),
     "roles": lambda m, b: instar.roles(m, {"corrupted": b}, repeats=4),
     "set_patching": lambda m, b: instar.set_patching(m, b, {"one": HEADS}),
+    "shapley": lambda m, b: instar.shapley(m, m, b, HEADS),
 }
 
 

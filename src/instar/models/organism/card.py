@@ -54,9 +54,15 @@ def _steered(shape: dict[str, Any]) -> str:
     named = {
         key: ", ".join(f"{layer}.{head}" for layer, head in shape[key]) for key in ("duplicate", "movers", "copying")
     }
+    faint = ""
+    if shape["idle"] != shape["moved"]:
+        faint = (
+            f", those that are named nowhere here {shape['idle'] / shape['moved']:.2g} times as strongly as the others"
+        )
     fixed = (
         f"W_V and W_O are orthogonal and were never trained; heads {named['copying']} write what they look at, first of all "
-        f"the {shape['names']} dimensions in which names were born different; all other heads write a random rotation of it. "
+        f"the {shape['names']} dimensions in which names were born different; all other heads write a random rotation of it"
+        f"{faint}. "
     )
     copying = f", and heads {named['copying']} to look from the last token to the receiver's last mention"
     guide = (
