@@ -17,7 +17,7 @@ SMALL = {
     "model": "embedded",
     "data": {"train_size": 128, "test_size": 60, "measure_pairs": 24},
     "train": {"steps": 8, "checkpoints": 4, "learning_rate": 3e-4, "seeds": [0]},
-    "measure": {"patching_pairs": 4, "circuit_pairs": 4, "role_pairs": 4, "exact_ends": False},
+    "measure": {"patching_pairs": 4, "circuit_pairs": 6, "role_pairs": 4, "exact_ends": False},
     "compare": {
         "checkpoints": 1,
         "pairs": 8,

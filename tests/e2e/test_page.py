@@ -190,8 +190,8 @@ def test_a_circuit_that_was_not_measured_says_why(opened, run_dir):
                 shown = " ".join(opened.page.locator(place).inner_text().split())
                 assert ("not measured: " in shown) is bool(why) and (why is None or why.split(" over ")[0] in shown)
             reasons.append(why)
-    # Whether the first giver of three moves something in the base is another model's question; some circuit there is.
-    assert not all(reasons)
+    # In the base the first giver of three moves nothing.
+    assert any(reasons) and not all(reasons)
     assert opened.errors == []
 
 

@@ -21,7 +21,7 @@ from instar.between.exchange import exchange, residual_learning
 from instar.between.graft import graft, sets_of
 from instar.circuits.circuit import Circuit
 from instar.circuits.graph import Graph
-from instar.circuits.sets import all_heads, heads_of, matched
+from instar.circuits.sets import all_heads, all_mlps, heads_of, matched
 from instar.measure.common import about, prompts
 from instar.measure.faithfulness import faithfulness
 from instar.measure.paths import set_patching
@@ -103,7 +103,7 @@ def _exchanges(
     base: Model, tuned: Model, batch: Batch, groups: dict[str, Any], random: dict[str, Any], by_layer: bool, chunk: int
 ) -> dict[str, Any]:
     graph, heads = Graph.of(base.layout), groups["heads"]
-    sets: dict[str, Any] = {**groups, "mlps": [n for n in graph.sources if n.startswith("m")]}
+    sets: dict[str, Any] = {**groups, "mlps": all_mlps(graph)}
     for layer in range(graph.n_layers) if by_layer else ():
         sets |= {f"a{layer}": [h for h in heads if h.startswith(f"a{layer}.")], f"m{layer}": [f"m{layer}"]}
     found = exchange(base, tuned, batch, sets | random, chunk=chunk)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from instar.between.graft import Sets
 from instar.circuits.graph import Graph
-from instar.measure.common import about, answer_direction, at_end, foil_values, numpy, pair_coords, pieces
+from instar.measure.common import about, answer_direction, at_end, foil_differences, numpy, pair_coords, pieces
 from instar.models.block import Frame
 from instar.models.load import Model, weights_now
 from instar.models.norms import frozen
@@ -141,7 +141,7 @@ class _Run:
     def metric(self, final: Float[Tensor, "pair d_model"]) -> Float[np.ndarray, " pair"]:
         """Logit of the answer minus the mean of the foils'."""
         logits, part = self.model.layout.logits(final), self.part
-        return numpy((logits.gather(1, part.answer[:, None]) - foil_values(logits, part.foils)).nanmean(1))
+        return numpy(foil_differences(logits, part).nanmean(1))
 
 
 @measured

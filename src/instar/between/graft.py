@@ -24,7 +24,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from instar.circuits.graph import Graph
-from instar.measure.common import about, foil_values, numpy, pair_coords, pieces
+from instar.circuits.sets import all_heads, all_mlps
+from instar.measure.common import about, foil_differences, numpy, pair_coords, pieces
 from instar.models.block import Frame
 from instar.models.load import Model, weights_now
 from instar.models.plain import measured
@@ -140,9 +141,8 @@ def _layer(component: str) -> int | None:
 
 def _reading(model: Model, part: Batch, final: Float[Tensor, "pair d_model"]) -> Reading:
     logits = model.layout.logits(final)
-    answer = logits.gather(1, part.answer[:, None])
     right = (logits.argmax(1) == part.answer).cpu().numpy()
-    return Reading(numpy((answer - foil_values(logits, part.foils)).nanmean(1)), right)
+    return Reading(numpy(foil_differences(logits, part).nanmean(1)), right)
 
 
 @measured
@@ -210,16 +210,15 @@ def sets_of(
     `inside` also by slices: `<qk>`, what its heads attend to, and `<vo>`, what they write. Groups and layers are
     disjoint: heads, MLPs, embeddings, norms with output biases.
     """
-    heads = [n for n in graph.sources if ".h" in n]
-    mlps = [n for n in graph.sources if n.startswith("m")]
+    heads = all_heads(graph)
     chosen = [h for h in heads if h in set(inside)]
     found = {
         "inside": tuple(chosen),
         "inside<qk>": tuple(chosen),
         "inside<vo>": tuple(chosen),
         "outside": tuple(h for h in heads if h not in set(inside)),
-        "heads": tuple(heads),
-        "mlps": tuple(mlps),
+        "heads": heads,
+        "mlps": all_mlps(graph),
         EMBEDDINGS: (EMBEDDINGS,),
         NORMS: (NORMS,),
     }

@@ -1,9 +1,9 @@
 """The ledger: every nat of what a training gained, booked on a part of the weights and a stretch of the training.
 
 1. Between two consecutive checkpoints the weights go along a straight line, θ(α) = θ₀ + α Δθ, and for any metric m
-   m(θ₁) − m(θ₀) = Σ_g ∫₀¹ ∂m/∂θ_g · Δθ_g dα: additive over parts g of the weights, and over intervals of the training.
-   This is loss-change allocation (arXiv 1909.01440) with a task's metric in the place of the loss; along one line it is
-   integrated gradients in weight space (arXiv 1703.01365).
+    m(θ₁) − m(θ₀) = Σ_g ∫₀¹ ∂m/∂θ_g · Δθ_g dα: additive over parts g of the weights, and over intervals of the training.
+    This is loss-change allocation (arXiv 1909.01440) with a task's metric in the place of the loss; along one line it is
+    integrated gradients in weight space (arXiv 1703.01365).
 2. The integral is taken at Gauss–Legendre nodes, one backward pass each. What it misses of m(θ₁) − m(θ₀), which is measured,
    is the residual; an interval where it is too large is cut in two.
 3. What is shared (keys and values of a group, an embedding that is the unembedding) is booked on each of its readers
@@ -28,12 +28,10 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from instar.measure.common import about, metrics, once, to
-from instar.models.arch import Layout
+from instar.measure.common import about, clean_logits, metrics, once, pieces
 from instar.models.load import Model, weights_now
 from instar.models.parts import Apart, Part, Share, apart, shares
 from instar.models.plain import measuring
-from instar.models.taps import logits_at, record
 from instar.progress import slow
 from instar.tasks.batch import Batch
 
@@ -89,12 +87,11 @@ def ledger(
 
 def read(model: Model, batch: Batch, of: Sequence[str]) -> dict[str, float]:
     """Means of the metrics over the clean prompts."""
-    batch = once(batch)
-    found: dict[str, float] = {}
+    batch, found = once(batch), dict.fromkeys(of, 0.0)
     with measuring(model.layout), torch.no_grad():
-        for rows in np.array_split(np.arange(len(batch)), -(-len(batch) // CHUNK)):
-            for name, value in metrics(*_logits(model.layout, to(batch[rows], model.device)), of).items():
-                found[name] = found.get(name, 0.0) + float(value.sum()) / len(batch)
+        for part in pieces(batch, model, CHUNK):
+            for name, value in metrics(clean_logits(model.layout, part), part, of).items():
+                found[name] += float(value.sum()) / len(batch)
     return found
 
 
@@ -104,21 +101,20 @@ def line(
     batch: Batch,
     of: Sequence[str],
     *,
+    gain: Mapping[str, float],
     nodes: int = NODES,
     blocks: int = BLOCKS,
-    gain: Mapping[str, float] | None = None,
 ) -> xr.Dataset:
-    """One interval of `ledger`, whose residual may be a hundredth of `gain` (default: of its own)."""
+    """One interval of `ledger`, whose residual may be a hundredth of `gain`."""
     if (start.layout.arch, *_shape(start)) != (end.layout.arch, *_shape(end)):
         raise ValueError(f"{start.name} and {end.name} are not of one shape: no line leads from one to the other")
     batch = once(batch)
     rows = np.array_split(np.arange(len(batch)), min(blocks, len(batch)))
-    divided = [to(batch[own], start.device) for own in rows]
     with measuring(start.layout, end.layout), torch.enable_grad():
-        way = _Line.between(start, end, divided, tuple(of))
+        way = _Line.between(start, end, [batch[own] for own in rows], tuple(of))
         ends = np.stack([way.value(0.0), way.value(1.0)])
         own = np.average(ends[1] - ends[0], axis=1, weights=way.sizes)
-        missed = GAIN_MISSED * np.array([abs(x) if gain is None else gain[n] for n, x in zip(of, own, strict=True)])
+        missed = GAIN_MISSED * np.array([gain[name] for name in of])
         allowed = np.maximum(missed, METRIC_MISSED * np.abs(ends).mean((0, 2)))
         pages, pieces = way.integrated(0.0, 1.0, ends, allowed, np.polynomial.legendre.leggauss(nodes))
     booked = np.average(pages.sum(2), axis=1, weights=way.sizes)
@@ -142,11 +138,8 @@ def line(
 
 
 def _shape(model: Model) -> tuple[Any, ...]:
-    return tuple((name, tuple(value.shape)) for name, value in model.module.named_parameters() if "lm_head" not in name)
-
-
-def _logits(layout: Layout, part: Batch) -> tuple[Tensor, Batch]:
-    return logits_at(layout, record(layout, part.clean, part.mask).final, part.end), part
+    """Every parameter's, also of an unembedding that is the embedding."""
+    return tuple((name, value.shape) for name, value in model.module.named_parameters(remove_duplicate=False))
 
 
 @dataclass  # not frozen: parts are found once
@@ -198,8 +191,17 @@ class _Line:
     def value(self, share: float) -> Float[np.ndarray, "metric block"]:
         """The metrics there."""
         self.go(share)
-        found = [metrics(*_logits(self.working.layout, block), self.of) for block in self.blocks]
-        return np.array([[float(block[name].mean()) for block in found] for name in self.of])
+        found = np.zeros((len(self.of), len(self.blocks)))
+        for b, sums in self._read():
+            found[:, b] += [float(value) for value in sums]
+        return found
+
+    def _read(self) -> Iterator[tuple[int, list[Float[Tensor, ""]]]]:
+        """Block by block what its prompts add to the block's means, in pieces that the model takes at once."""
+        for b, block in enumerate(self.blocks):
+            for part in pieces(block, self.start, len(block)):
+                found = metrics(clean_logits(self.working.layout, part), part, self.of)
+                yield b, [value.sum() / len(block) for value in found.values()]
 
     def integrated(
         self,
@@ -230,11 +232,10 @@ class _Line:
             return page
         self.go(share)
         with self._booking(page) as turn:
-            for b, block in enumerate(self.blocks):
-                found = metrics(*_logits(self.working.layout, block), self.of)
-                for m, name in enumerate(self.of):
+            for b, sums in self._read():
+                for m, value in enumerate(sums):
                     turn(m, b)
-                    found[name].mean().backward(retain_graph=m + 1 < len(self.of))
+                    value.backward(retain_graph=m + 1 < len(sums))
         return page
 
     @contextmanager

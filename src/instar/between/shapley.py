@@ -21,11 +21,11 @@ import xarray as xr
 
 from instar.between.graft import grafted
 from instar.circuits.graph import Graph
-from instar.measure.common import about, metrics, once, pair_coords, pieces
+from instar.circuits.sets import all_heads, all_mlps
+from instar.measure.common import about, chosen, clean_logits, foil_differences, metrics, once, pair_coords, pieces
 from instar.models.load import Model, weights_now
 from instar.models.plain import measured
-from instar.models.taps import logits_at, record
-from instar.models.weights import EMBEDDINGS, NORMS
+from instar.models.weights import EMBEDDINGS, NORMS, QKVO
 from instar.progress import slow
 from instar.tasks.batch import Batch
 
@@ -87,12 +87,10 @@ def shapley(
 
 def _members(graph: Graph, inside: Sequence[str]) -> list[tuple[tuple[str, ...], str]]:
     """Components and projections of each group."""
-    heads, mlps = ([n for n in graph.sources if test(n)] for test in (lambda n: ".h" in n, lambda n: n.startswith("m")))
-    chosen = set(inside)
-    found = []
-    for nodes, projections in ((heads, "qk"), (heads, "vo"), (mlps, "qkvo")):
+    chosen, found = set(inside), []
+    for nodes, projections in ((all_heads(graph), "qk"), (all_heads(graph), "vo"), (all_mlps(graph), QKVO)):
         found += [(tuple(n for n in nodes if (n in chosen) == within), projections) for within in (True, False)]
-    return [*found, ((EMBEDDINGS, NORMS), "qkvo")]
+    return [*found, ((EMBEDDINGS, NORMS), QKVO)]
 
 
 def _read(model: Model, batch: Batch, of: Sequence[str], chunk: int) -> np.ndarray:
@@ -101,11 +99,9 @@ def _read(model: Model, batch: Batch, of: Sequence[str], chunk: int) -> np.ndarr
 
 def _pieces(model: Model, batch: Batch, of: Sequence[str], chunk: int) -> Iterator[np.ndarray]:
     for part in pieces(batch, model, chunk):
-        logits = logits_at(model.layout, record(model.layout, part.clean, part.mask).final, part.end)
-        found = metrics(logits, part, of)
-        others = logits.gather(1, part.foils.clamp_min(0)).masked_fill(part.foils < 0, -torch.inf)
-        choice = (logits.gather(1, part.answer[:, None])[:, 0] > others.amax(1)).double()
-        yield np.stack([value.cpu().numpy() for value in (*found.values(), choice)])
+        logits = clean_logits(model.layout, part)
+        found = *metrics(logits, part, of).values(), chosen(foil_differences(logits, part))
+        yield np.stack([value.cpu().numpy() for value in found])
 
 
 def _worth(every: np.ndarray, index: dict[tuple[int, ...], int], group: int) -> np.ndarray:

@@ -7,11 +7,9 @@
 2. Evidence is measured as a run does it: the same stages, the same functions, other pairs than the plants' own.
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from instar.circuits.sets import heads_of
 from instar.compare.baselines import stored
 from instar.compare.evidence import Measured, evidence
 from instar.measure.evaluate import evaluate
+from instar.models.accounts import content
 from instar.models.load import Model, load
 from instar.models.organism import FOLDERS
 from instar.record.config import CompareConfig, DataConfig, MeasureConfig, RunConfig
@@ -99,7 +98,6 @@ def _key(one: Instance) -> str:
     return digest([NUMERICS["circuit"], NUMERICS["causal"], _weights(one.base), one.kind, one.seed, decides])
 
 
-@cache
 def _weights(base: str) -> str:
     """The sha256 of a base's weights.
 
@@ -108,7 +106,7 @@ def _weights(base: str) -> str:
     """
     if base not in FOLDERS:
         raise ValueError(f"no base {base!r} to plant in; there are {', '.join(FOLDERS)}")
-    return hashlib.sha256((FOLDERS[base] / "model.safetensors").read_bytes()).hexdigest()
+    return content(FOLDERS[base] / "model.safetensors")
 
 
 class _Bench:

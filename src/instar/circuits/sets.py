@@ -1,4 +1,4 @@
-"""Sets of heads to compare a set with: as many in each layer, drawn at random."""
+"""Sets of nodes: all heads, all MLPs, and sets of heads to compare one with, as many in each layer, drawn at random."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +35,11 @@ def heads_of(names: Sequence[str]) -> Names:
 def all_heads(graph: Graph) -> Names:
     """Every head of a graph."""
     return heads_of(graph.sources)
+
+
+def all_mlps(graph: Graph) -> Names:
+    """Every MLP of a graph."""
+    return tuple(n for n in graph.sources if n.startswith("m"))
 
 
 def matched(graph: Graph, heads: Sequence[str], count: int, seed: int = 0) -> Matched:

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from instar.models.arch import Layout
 from instar.models.load import Model, weights_now
 from instar.models.replay import LIVE_BYTES, at_once
+from instar.models.taps import logits_at, record
 from instar.tasks.batch import Batch
 from instar.tasks.fitting import NAMED
 from instar.tasks.frame import form_of
@@ -105,6 +107,21 @@ def in_nats(
     return {"naming": among - every, "choosing": choosing, "log_probability": answer - every}
 
 
+def clean_logits(layout: Layout, part: Batch) -> Float[Tensor, "pair vocabulary"]:
+    """The logits of the clean prompts' last tokens; gradients flow."""
+    return logits_at(layout, record(layout, part.clean, part.mask).final, part.end)
+
+
+def foil_differences(logits: Float[Tensor, "pair vocabulary"], part: Batch) -> Float[Tensor, "pair foil"]:
+    """logit(answer) − the logit of each foil, NaN on padding; its mean is the logit difference."""
+    return logits.gather(1, part.answer[:, None]) - foil_values(logits, part.foils)
+
+
+def chosen(differences: Float[Tensor, "pair foil"]) -> Bool[Tensor, " pair"]:
+    """Whether the answer beats every foil."""
+    return differences.nan_to_num(nan=torch.inf).amin(1) > 0
+
+
 METRICS = ("choosing", "naming", "log_probability", "logit_diff")
 
 
@@ -123,8 +140,7 @@ def metrics(
     if set(of) - {"logit_diff"}:
         found |= in_nats(logits, candidates_of(part.answer, part.foils))
     if "logit_diff" in of:
-        answer = logits.gather(1, part.answer[:, None])
-        found["logit_diff"] = (answer - foil_values(logits, part.foils)).cpu().double().nanmean(1)
+        found["logit_diff"] = foil_differences(logits, part).cpu().double().nanmean(1)
     for name in of:
         if bool(found[name].isnan().any()):
             raise ValueError(f"{name}: not defined where a pair has fewer than two candidates; ask for log_probability")

@@ -19,10 +19,19 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from instar.measure.common import about, candidates_of, foil_values, in_nats, joined, numpy, pieces
+from instar.measure.common import (
+    about,
+    candidates_of,
+    chosen,
+    clean_logits,
+    foil_differences,
+    in_nats,
+    joined,
+    numpy,
+    pieces,
+)
 from instar.models.load import Model
 from instar.models.plain import measured
-from instar.models.taps import logits_at, record
 from instar.tasks.batch import Batch
 from instar.tasks.pair import word_ids
 from instar.tasks.words import TEST_NAMES, TRAIN_NAMES
@@ -44,12 +53,10 @@ def evaluate(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
         `log_probability` (nats, float64) on `pair`; `foil_diff` (logits, NaN where a pair has fewer foils) on `pair, foil`;
         `said`, an index into the attribute `said_names`.
     """
-    layout, parts = model.layout, []
-    names = _known_names(model, batch)
+    parts, names = [], _known_names(model, batch)
     for part in pieces(batch, model, chunk):
-        logits = logits_at(layout, record(layout, part.clean, part.mask).final, part.end)
-        answer = logits.gather(1, part.answer[:, None])
-        foils = answer - foil_values(logits, part.foils)
+        logits = clean_logits(model.layout, part)
+        foils = foil_differences(logits, part)
         top = logits.argmax(1)
         candidates = candidates_of(part.answer, part.foils)
         parts.append(
@@ -57,7 +64,7 @@ def evaluate(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:
                 **{name: value.numpy() for name, value in in_nats(logits, candidates).items()},
                 "named": (top[:, None] == candidates).any(1).cpu().numpy().astype(np.int8),
                 "accuracy": (top == part.answer).cpu().numpy().astype(np.int8),
-                "choice": (foils.nan_to_num(nan=torch.inf).amin(1) > 0).cpu().numpy().astype(np.int8),
+                "choice": chosen(foils).cpu().numpy().astype(np.int8),
                 "probability": numpy(logits.softmax(1).gather(1, part.answer[:, None])[:, 0]),
                 "logit_diff": numpy(foils.nanmean(1)),
                 "foil_diff": numpy(foils),

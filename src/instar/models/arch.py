@@ -289,12 +289,9 @@ class Layout:
 
     def _projected(self, layer: int, projection: Projection, name: str) -> Any:
         """Weight [head, d_head, in] or bias [head, d_head] of one projection, cut out of a fused one."""
-        value = getattr(self.projection(layer, projection), name)
+        path = self.arch.qkv["qkv".index(projection) if self.arch.fused == "no" else 0]
+        value = getattr(self.part(layer, path), name)
         return None if value is None else self.cut(value, projection, weight=name == "weight")
-
-    def projection(self, layer: int, projection: Projection) -> Any:
-        """The module that projects; one of three, or a fused one."""
-        return self.part(layer, self.arch.qkv["qkv".index(projection) if self.arch.fused == "no" else 0])
 
     def cut(self, value: Tensor, projection: Projection, weight: bool) -> Float[Tensor, "head d_head *d_model"]:
         """What of a projection's weight, bias or their like belongs to each head of q, k or v; a view."""
@@ -308,9 +305,11 @@ class Layout:
 
     def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """Each head's output matrix."""
-        weight: Any = self.part(layer, self.arch.out_proj).weight
-        weight = weight if self.arch.transposed else weight.T
-        return weight.reshape(self.n_heads, -1, self.d_model)
+        return self.cut_out(self.part(layer, self.arch.out_proj).weight)
+
+    def cut_out(self, value: Tensor) -> Float[Tensor, "head d_head d_model"]:
+        """What of an output projection's weight, or its like, belongs to each head; a view."""
+        return (value if self.arch.transposed else value.T).unflatten(0, (self.n_heads, -1))
 
     def b_o(self, layer: int) -> Float[Tensor, " d_model"]:
         """The attention's output bias, which belongs to no head."""

@@ -82,7 +82,7 @@ def _shares(layout: Layout, name: str, value: Tensor) -> Iterator[Share]:
             yield Share(heads, lambda x, letter=letter: layout.cut(x, letter, weight=own == "weight"))
     elif path == arch.out_proj and own == "weight":
         heads = tuple(Part("o", layer, head) for head in range(layout.n_heads))
-        yield Share(heads, lambda x: (x if arch.transposed else x.T).unflatten(0, (layout.n_heads, -1)))
+        yield Share(heads, layout.cut_out)
     elif path == arch.out_proj:
         yield whole("attention bias", layer)
     elif any(f"{path}.".startswith(f"{mlp}.") for mlp in arch.mlp):
@@ -126,7 +126,7 @@ def apart(layout: Layout) -> Apart:
         for layer in range(layout.n_layers):
             sources |= _spread(layout, made, layer)
         module.config.num_key_value_heads = layout.n_heads
-    return Apart(Layout(module, layout.arch), sources)
+    return Apart(made, sources)
 
 
 def _spread(layout: Layout, made: Layout, layer: int) -> dict[str, Source]:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import families
-from instar.between.ledger import METRICS, ledger, line, read
+from instar.between.ledger import ledger, line, read
+from instar.measure.common import METRICS
 from instar.models.parts import apart, shares
 from twins import named, noisy, prompts
 

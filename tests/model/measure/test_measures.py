@@ -137,7 +137,7 @@ def test_naming_and_choosing_of_hand_set_logits(tiny, batch, monkeypatch):
     ]
     for ids, odds in ((batch.answer, 3.0), (batch.foils[:, 0], 1.0), (torch.tensor(other), 4.0)):
         logits[rows, ids] = math.log(odds)
-    monkeypatch.setattr(module, "logits_at", lambda layout, final, end: logits[: len(end)])
+    monkeypatch.setattr(module, "clean_logits", lambda layout, part: logits[: len(part)])
     alone = replace(batch, foils=batch.foils[:, :1])
     found = evaluate(tiny, alone)
     np.testing.assert_allclose(found["naming"], math.log(4 / 8), atol=1e-12)

@@ -7,7 +7,6 @@
 4. The card reports accuracy on other pairs, with intervals, and the weights' sha256.
 """
 
-import hashlib
 import json
 import math
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from instar.models.accounts import content
 from instar.models.organism.card import card
 from instar.models.organism.corpus import Shares
 from instar.models.organism.shape import Fixed, Shape, build, guidance
@@ -164,7 +164,7 @@ def _write(folder: Path, model: Any, tokenizer: Any, recipe: Recipe, measured: d
     facts = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens in the vocabulary": len(tokenizer),
-        "sha256 of model.safetensors": hashlib.sha256((scratch / "model.safetensors").read_bytes()).hexdigest(),
+        "sha256 of model.safetensors": content(scratch / "model.safetensors"),
         "pairs": PAIRS,
         "accuracy": {name: round(value, 4) for name, value in measured.items()},
         "recipe": asdict(recipe),
