@@ -17,7 +17,7 @@ from pkgutil import iter_modules
 from jaxtyping import install_import_hook
 
 # What a public function is given it checks itself: its own message names a wrong argument better than a type checker's.
-OWN_MESSAGES = {"patching", "paths", "edges", "faithfulness", "causal"}
+OWN_MESSAGES = {"patching", "paths", "edges", "faithfulness", "causal", "reuse"}
 CHECKED = ("measure", "between", "models")
 with install_import_hook([*(f"instar.{room}" for room in CHECKED), "instar.tasks.batch"], "beartype.beartype"):
     import instar.tasks.batch

@@ -9,6 +9,7 @@ from typing import Any
 __version__ = "0.3.0"
 
 _HOME = {
+    "Answer": "instar.compare.answer",
     "Batch": "instar.tasks.batch",
     "Circuit": "instar.circuits.circuit",
     "CircuitCallback": "instar.live.callback",
@@ -23,6 +24,7 @@ _HOME = {
     "Store": "instar.record.store",
     "Task": "instar.tasks.task",
     "Verdict": "instar.compare.verdict",
+    "answer": "instar.workflow.answering",
     "attention": "instar.measure.attention",
     "attribution": "instar.measure.direct_attribution",
     "audit": "instar.tasks.audit",
@@ -46,6 +48,7 @@ _HOME = {
     "path_patching": "instar.measure.paths",
     "recorder": "instar.live.recorder",
     "residual_learning": "instar.between.exchange",
+    "reuse": "instar.between.reuse",
     "roles": "instar.measure.roles",
     "set_patching": "instar.measure.paths",
     "shapley": "instar.between.shapley",

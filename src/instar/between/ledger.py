@@ -5,7 +5,7 @@
     This is loss-change allocation (arXiv 1909.01440) with a task's metric in the place of the loss; along one line it is
     integrated gradients in weight space (arXiv 1703.01365).
 2. The integral is taken at Gauss–Legendre nodes, one backward pass each. What it misses of m(θ₁) − m(θ₀), which is measured,
-   is the residual; an interval where it is too large is cut in two.
+   is the residual; where it is too large more nodes are taken, and then the interval is cut in two.
 3. What is shared (keys and values of a group, an embedding that is the unembedding) is booked on each of its readers
    (`instar.models.parts`).
 4. Prompts are booked in blocks, so that intervals can be drawn over them.
@@ -36,7 +36,7 @@ from instar.progress import slow
 from instar.tasks.batch import Batch
 
 NODES, BLOCKS, CUTS, CHUNK = 3, 16, 4, 64
-NODES_OF_ONE_LINE = 8
+NODES_OF_ONE_LINE = MANY_NODES = 8
 GAIN_MISSED, METRIC_MISSED = 0.01, 1e-4
 """A residual is too large above this share of the gain, over √intervals, and above this share of the mean |m|."""
 CONVENTION = (
@@ -101,11 +101,11 @@ def line(
     batch: Batch,
     of: Sequence[str],
     *,
-    gain: Mapping[str, float],
+    gain: Mapping[str, float] | None = None,
     nodes: int = NODES,
     blocks: int = BLOCKS,
 ) -> xr.Dataset:
-    """One interval of `ledger`, whose residual may be a hundredth of `gain`."""
+    """One interval of `ledger`, whose residual may be a hundredth of `gain`; of its own change, by default."""
     if (start.layout.arch, *_shape(start)) != (end.layout.arch, *_shape(end)):
         raise ValueError(f"{start.name} and {end.name} are not of one shape: no line leads from one to the other")
     batch = once(batch)
@@ -114,9 +114,9 @@ def line(
         way = _Line.between(start, end, [batch[own] for own in rows], tuple(of))
         ends = np.stack([way.value(0.0), way.value(1.0)])
         own = np.average(ends[1] - ends[0], axis=1, weights=way.sizes)
-        missed = GAIN_MISSED * np.array([gain[name] for name in of])
+        missed = GAIN_MISSED * (np.abs(own) if gain is None else np.array([gain[name] for name in of]))
         allowed = np.maximum(missed, METRIC_MISSED * np.abs(ends).mean((0, 2)))
-        pages, pieces = way.integrated(0.0, 1.0, ends, allowed, np.polynomial.legendre.leggauss(nodes))
+        pages, pieces = way.integrated(0.0, 1.0, ends, allowed, (nodes, max(nodes, MANY_NODES)))
     booked = np.average(pages.sum(2), axis=1, weights=way.sizes)
     data = {
         "booked": (("metric", "block", "part"), pages),
@@ -209,20 +209,22 @@ class _Line:
         high: float,
         ends: np.ndarray,
         allowed: np.ndarray,
-        rule: Sequence[np.ndarray],
+        nodes: tuple[int, ...],
         cuts: int = CUTS,
     ) -> tuple[Float[np.ndarray, "metric block part"], int]:
-        """Bookings from one place to another, and in how many pieces."""
-        wide = (high - low) / 2
-        taken = [w * wide * self.booked(low + (x + 1) * wide) for x, w in zip(*rule, strict=True)]
-        pages = np.sum(taken, axis=0)
-        residual = np.average(ends[1] - ends[0] - pages.sum(2), axis=1, weights=self.sizes)
-        if cuts == 0 or (np.abs(residual) <= allowed).all():
+        """Bookings from one place to another, and in how many pieces: with as many nodes as are needed, or by halves."""
+        wide, pages = (high - low) / 2, np.zeros(0)
+        for rule in map(np.polynomial.legendre.leggauss, dict.fromkeys(nodes)):
+            pages = np.sum([w * wide * self.booked(low + (x + 1) * wide) for x, w in zip(*rule, strict=True)], axis=0)
+            residual = np.average(ends[1] - ends[0] - pages.sum(2), axis=1, weights=self.sizes)
+            if (np.abs(residual) <= allowed).all():
+                return pages, 1
+        if cuts == 0:
             return pages, 1
         middle = (low + high) / 2
         half = self.value(middle)
-        left = self.integrated(low, middle, np.stack([ends[0], half]), allowed / 2, rule, cuts - 1)
-        right = self.integrated(middle, high, np.stack([half, ends[1]]), allowed / 2, rule, cuts - 1)
+        left = self.integrated(low, middle, np.stack([ends[0], half]), allowed / 2, nodes[-1:], cuts - 1)
+        right = self.integrated(middle, high, np.stack([half, ends[1]]), allowed / 2, nodes[-1:], cuts - 1)
         return left[0] + right[0], left[1] + right[1]
 
     def booked(self, share: float) -> Float[np.ndarray, "metric block part"]:

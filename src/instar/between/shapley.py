@@ -10,7 +10,7 @@ Under grouped queries keys and values that heads inside and outside share come w
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from itertools import combinations
 from math import comb
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
 from instar.between.graft import grafted
 from instar.circuits.graph import Graph
@@ -25,7 +26,7 @@ from instar.circuits.sets import all_heads, all_mlps
 from instar.measure.common import about, chosen, clean_logits, foil_differences, metrics, once, pair_coords, pieces
 from instar.models.load import Model, weights_now
 from instar.models.plain import measured
-from instar.models.weights import EMBEDDINGS, NORMS, QKVO
+from instar.models.weights import EMBEDDINGS, NORMS, QKVO, weights
 from instar.progress import slow
 from instar.tasks.batch import Batch
 
@@ -54,35 +55,58 @@ def shapley(
 
     Returns:
         `value` on `metric, group, pair` (nats, logits, or points of choice accuracy); `base`, `tuned` on `metric, pair`;
-        `coalition_value` on `metric, coalition, pair`, with `member` on `coalition, group`. Each clean prompt once.
+        `coalition_value` on `metric, coalition, pair`, with `member` on `coalition, group`; `moved` (‖Δθ‖²) and `parameters`
+        on `group`. Each clean prompt once.
 
     Raises:
         ValueError: for a metric that is not known or not defined, or models of different shapes.
     """
     batch, members = once(batch), _members(Graph.of(base.layout), inside)
-    coalitions = [some for size in range(len(GROUPS) + 1) for some in combinations(range(len(GROUPS)), size)]
-    values = []
-    with slow("coalitions of grafts", len(coalitions)) as advance:
-        for some in coalitions:
-            with ExitStack() as stack:
-                for i in some:
-                    components, projections = members[i]
-                    if components:
-                        stack.enter_context(grafted(base, tuned, components, projections))
-                values.append(_read(base, batch, of, chunk))
+    own, theirs = ([weights(model.layout, *some) for some in members] for model in (base, tuned))
+    sizes = np.array([sum(w.numel() for w in group) for group in own])
+    moved = [_distance(*two) for two in zip(own, theirs, strict=True)]
+    values: dict[tuple[int, ...], np.ndarray] = {}
+    with slow("coalitions of grafts", 2 ** len(GROUPS)) as advance:
+        # What is large is put in first, so that it is put in least often.
+        for some in _coalitions(base, tuned, [(i, *members[i]) for i in np.argsort(-sizes).tolist()]):
+            values[tuple(sorted(some))] = _read(base, batch, of, chunk)
             advance(1)
-    every = np.stack(values, 1)
-    index = {some: i for i, some in enumerate(coalitions)}
+    coalitions = [some for size in range(len(GROUPS) + 1) for some in combinations(range(len(GROUPS)), size)]
+    every, index = np.stack([values[some] for some in coalitions], 1), {some: i for i, some in enumerate(coalitions)}
     data: dict[str, Any] = {
         "value": (("metric", "group", "pair"), np.stack([_worth(every, index, i) for i in range(len(GROUPS))], 1)),
         "base": (("metric", "pair"), every[:, 0]),
         "tuned": (("metric", "pair"), every[:, -1]),
         "coalition_value": (("metric", "coalition", "pair"), every),
         "member": (("coalition", "group"), np.array([[i in some for i in range(len(GROUPS))] for some in coalitions])),
+        "moved": ("group", np.array(moved)),
+        "parameters": ("group", sizes),
     }
     coords = {**pair_coords(batch), "metric": [*of, "choice"], "group": list(GROUPS)}
     more = {"base_weights": weights_now(base), "inside": list(inside), "convention": CONVENTION}
     return xr.Dataset(data, coords=coords).assign_attrs(about(tuned, batch, **more))
+
+
+def _distance(own: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """Squared."""
+    return sum(float(((a - b).double() ** 2).sum()) for a, b in zip(own, theirs, strict=True))
+
+
+Group = tuple[int, tuple[str, ...], str]
+"""A group's number, its components and their projections."""
+
+
+def _coalitions(
+    base: Model, tuned: Model, groups: Sequence[Group], some: tuple[int, ...] = ()
+) -> Iterator[tuple[int, ...]]:
+    """Every coalition, one after another, while it is grafted in the base."""
+    if not groups:
+        yield some
+        return
+    (number, components, projections), rest = groups[0], groups[1:]
+    yield from _coalitions(base, tuned, rest, some)
+    with grafted(base, tuned, components, projections) if components else nullcontext():
+        yield from _coalitions(base, tuned, rest, (*some, number))
 
 
 def _members(graph: Graph, inside: Sequence[str]) -> list[tuple[tuple[str, ...], str]]:

@@ -73,6 +73,15 @@ def top(graph: Graph, value: np.ndarray, n: int, selection: Selection = "top") -
     return mask.reshape(graph.exists.shape)
 
 
+def at_least(graph: Graph, value: np.ndarray, n: int) -> Mask:
+    """The best edges of which at least `n` are left after pruning: as few as do it, or all there are."""
+    low, high = min(n, graph.n_edges), graph.n_edges
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if graph.pruned(top(graph, value, middle)).sum() >= n else (middle + 1, high)
+    return graph.pruned(top(graph, value, low))
+
+
 def _greedy(graph: Graph, value: np.ndarray, n: int) -> Mask:
     """From the logits up: the best edge into a node that is already there, `n` times."""
     mask = np.zeros(graph.exists.shape, bool)

@@ -248,6 +248,45 @@ def compare(
 
 
 @app.command()
+def answer(
+    base: Annotated[str, typer.Argument(help='the base: "embedded", a folder, a GGUF file, or a hub id')],
+    tuned: Annotated[str, typer.Argument(help="what it was fine-tuned to: a folder, a file, or a hub revision")],
+    old: Annotated[
+        str, typer.Option(help="the task the base has mastered: of the library, or a file of pairs")
+    ] = "ioi2",
+    new: Annotated[str, typer.Option(help="the task it was fine-tuned on")] = "ioi3",
+    pairs: Annotated[int, typer.Option(help="held-out prompts a task, at most")] = 128,
+    out: Annotated[Path | None, typer.Option("--out", help="the run directory; left out: runs/answer-TUNED")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    remeasure: Remeasure = False,
+    replace: Replace = False,
+    trust_remote_code: TrustRemote = False,
+) -> None:
+    """Transformed, extended or formed, and how it was written: from two models and pairs of both tasks."""
+    from instar.record.config import RunConfig
+    from instar.report.terminal import show_answer
+    from instar.workflow.answering import there_are
+    from instar.workflow.experiment import Experiment
+    from instar.workflow.pipeline import run_all
+
+    count = there_are((old, new), base, pairs)
+    chosen: dict[str, Any] = {
+        "model": {"source": base, **_given(device=device, dtype=dtype, trust_remote_code=trust_remote_code or None)},
+        "tasks": {"old": old, "new": new},
+        "series": {"checkpoints": tuned},
+        "data": {"test_size": count, "measure_pairs": min(count, 96)},
+        "measure": {"stages": ["evaluate", "ledger"]},
+        "compare": {"tests": ["reuse", "shapley"], "controls": []},
+        "report": {"gifs": False, "static": False},
+    }
+    place = out or Path("runs") / f"answer-{Path(tuned).stem or 'tuned'}"
+    experiment = Experiment.create(place, RunConfig.checked(chosen, "answer"), replace)
+    summary = run_all(experiment, remeasure)
+    _end(experiment, lambda: show_answer(summary), failed=bool(summary["failed"]))
+
+
+@app.command()
 def report(run: Run, out: Beside = None) -> None:
     """The page, the figures and the animations; what does not verify is drawn, and marked."""
     from instar.workflow.pipeline import report_stage

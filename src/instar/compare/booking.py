@@ -3,7 +3,7 @@
 1. Bookings of the chosen parts and intervals of the training are added up; they add up to the gain, but for the residual.
 2. In the metric's unit always; as a share of the gain where the gain's own interval excludes 0. A share may be negative or
    above 1: parts may undo each other.
-3. Intervals are of blocks of prompts, resampled. Fewer than 24 prompts have none.
+3. Intervals are of blocks of prompts, resampled, and expanded for there being few. Fewer than 24 prompts have none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -59,8 +59,8 @@ def booked(
     if not over_time:
         pages, gains, dims = pages.sum(1), gains.sum(1), ("group",)
     whole = gains.sum(1) if over_time else gains
-    gain = bootstrap_ratio(whole, prompts)
-    mean, share = bootstrap_ratio(pages, prompts), bootstrap_ratio(pages, whole)
+    gain = bootstrap_ratio(whole, prompts, few=True)
+    mean, share = (bootstrap_ratio(pages, below, few=True) for below in (prompts, whole))
     few = prompts.sum() < ENOUGH_PROMPTS
     unknown = not (gain.low > 0 or gain.high < 0)
     data = (

@@ -196,7 +196,9 @@ def reader(edge: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The value with lists for tuples and None for what is not finite: JSON has neither."""
+    """The value with lists for tuples and arrays, and None for what is not finite: JSON has neither."""
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
     if isinstance(value, dict):
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, tuple | list):

@@ -9,6 +9,7 @@ import xarray as xr
 
 from instar import __version__
 from instar.compare import baselines
+from instar.compare.answered import answers
 from instar.compare.behaviour import behaviour, bounds
 from instar.compare.changed import changed_heads, changed_layers
 from instar.compare.checkpoints import diffs, verdicts
@@ -30,6 +31,8 @@ class Compared:
     controls: Sequence[str]
     places: Mapping[str, Collection[int]]
     """The steps at which each stage was to be measured."""
+    ours: bool = True
+    """Whether the training is instar's own."""
 
 
 def summarise(store: Store, of: Compared, failures: list[dict[str, Any]], key: str = "") -> dict[str, Any]:
@@ -65,6 +68,7 @@ def summarise(store: Store, of: Compared, failures: list[dict[str, Any]], key: s
         "diff": diffs(store, tasks, steps, of.controls),
         "dynamics": dynamics(store, tasks, seeds, steps),
         "controls": controls,
+        "answer": answers(store, tasks, seeds, controls, of.ours),
         "verdict": verdict,
     }
     store.write_json(store.summary, summary, key=key)

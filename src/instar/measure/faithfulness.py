@@ -76,12 +76,12 @@ def faithfulness(
             raise ValueError(f"the circuit and the model are not of the same graph: {circuit.graph.other(graph)}")
     masks = [np.zeros(graph.exists.shape, bool), *(circuit.mask for circuit in given)]
     batch = batch.aligned()
-    values, clean = _metrics(model, batch, masks, ablation, chunk)
+    values, clean = metrics_of_masks(model, batch, masks, ablation, chunk)
     return _dataset(model, batch, values, clean, masks, ablation)
 
 
 @torch.no_grad()
-def _metrics(
+def metrics_of_masks(
     model: Model, batch: Batch, masks: Sequence[Mask], ablation: Ablation, chunk: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The metric [mask, pair] of each circuit, and of the clean prompts [pair]."""
@@ -210,10 +210,12 @@ def _curves(
 def _of_some(
     model: Model, batch: Batch, masks: Sequence[Mask], ablation: Ablation, chunk: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`_metrics`, without running the circuits of all edges: they are the model."""
+    """`metrics_of_masks`, without running the circuits of all edges: they are the model."""
     exists = Graph.of(model.layout).exists
     whole = np.array([np.array_equal(mask, exists) for mask in masks])
-    some, clean = _metrics(model, batch, [m for m, all_ in zip(masks, whole, strict=True) if not all_], ablation, chunk)
+    some, clean = metrics_of_masks(
+        model, batch, [m for m, all_ in zip(masks, whole, strict=True) if not all_], ablation, chunk
+    )
     values = np.broadcast_to(clean, (len(masks), len(clean))).copy()
     values[~whole] = some
     return values, clean
@@ -261,7 +263,7 @@ def completeness(
     for removed in sets.values():
         masks += [_without(graph, circuit.mask, removed), _without(graph, graph.exists, removed)]
     batch = batch.aligned()
-    values, clean = _metrics(model, batch, masks, ablation, chunk)
+    values, clean = metrics_of_masks(model, batch, masks, ablation, chunk)
     f = _dataset(model, batch, values, clean, masks, ablation)["faithfulness"].values.reshape(-1, 2)
     return xr.Dataset(
         {
@@ -313,7 +315,7 @@ def minimality(
     masks += [mask & ~graph.mask([name]) for name in names]
     masks += [mask | graph.mask([outside[i]]) for i in extra]
     batch = batch.aligned()
-    values, clean = _metrics(model, batch, masks, ablation, chunk)
+    values, clean = metrics_of_masks(model, batch, masks, ablation, chunk)
     f = _dataset(model, batch, values, clean, masks, ablation)["faithfulness"].values
     contribution, added = f[0] - f[1 : 1 + len(names)], f[1 + len(names) :] - f[0]
     smaller = (np.abs(added)[None] < np.abs(contribution)[:, None]).mean(1)

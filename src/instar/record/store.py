@@ -46,7 +46,9 @@ Tuning = int | str
 """One fine-tuning: a seed of the main one, or the name of a control."""
 SHARED = "shared"
 """The task name of measurements that belong to no task."""
-SCHEMA = 3
+SCHEMA = 4
+READ = (3, SCHEMA)
+"""Of summary.json: 3 has no answer."""
 """Of summary.json."""
 _MEASURED = re.compile(r"step-(\d{6,})\.nc")
 
@@ -190,7 +192,7 @@ class Store:
             raise FileNotFoundError(f"{self.root} has no summary.json; run `instar compare {self.root}` first")
         found = self.read_json(self.summary)
         schema = found.get("schema") if isinstance(found, dict) else None
-        if schema != SCHEMA:
+        if schema not in READ:
             raise ValueError(
                 f"{self.summary} has schema {str(schema)[:40]}, and this instar reads {SCHEMA}; `instar compare {self.root}` "
                 "makes one"

@@ -138,7 +138,15 @@ def _spread(count: int, most: int | None) -> list[int]:
 def show_summary(summary: dict[str, Any]) -> None:
     """Behaviour, the verdict, what moved, and health: about a screenful; the page has the rest."""
     show_accuracy(summary, most=SHOWN)
-    show_verdict(summary)
+    if summary.get("answer"):
+        show_answer(summary)
+        if verdict := summary.get("verdict"):
+            console.print(
+                f"heads alone, by grafting and patching (the verdict of 0.3): {verdict['kind']}; see the page"
+            )
+        _show_beside(summary)
+    else:
+        show_verdict(summary)
     new = summary["new"]
     moved = [row for kind in ("layers", "heads") for row in summary["changed"][kind][new] if row["moved"]]
     moved = sorted(moved, key=lambda row: -abs(row["change"]))[:2]
@@ -159,6 +167,60 @@ def show_summary(summary: dict[str, Any]) -> None:
         console.print(text, style="red")
 
 
+def show_answer(summary: dict[str, Any]) -> None:
+    """The headline, what it rests on, and what is ruled out, mixed and open."""
+    found = summary.get("answer")
+    if not found:
+        console.print("\nNo answer: no checkpoint was tested for reuse of the old circuit.")
+        return
+    console.print(f"\n{found['headline']}", style="bold")
+    for name, own in found["reuse"].items():
+        console.print(
+            f"  {name}: {own['word']}; reuse {_bounds(own['reuse'])} with {own['edges']} of {own['of']} edges; alone the old "
+            f"circuit does {_bounds(own['old'])}, the new one {_bounds(own['new'])}, {own['floor_is'] or 'a floor'} "
+            f"{_plain(own['floor'])}"
+        )
+    _show_written(found["written"])
+    for kind in ("ruled_out", "mixed", "open"):
+        for line in found[kind][:MISSING]:
+            console.print(f"  {kind.replace('_', ' ')}: {line}")
+        if len(found[kind]) > MISSING:
+            console.print(f"  … and {len(found[kind]) - MISSING} more")
+    console.print(found["caveat"], style="dim")
+
+
+def _show_written(written: dict[str, Any] | None) -> None:
+    """Every part's bookings beside what grafts say."""
+    if not written:
+        return
+    rows = written["parts"]
+    columns = [
+        Column("written in", [(row["part"],) for row in rows], "left"),
+        Column("nats", [_booked(row["booked"])[:1] for row in rows]),
+        Column("share", [_booked(row["share"]) for row in rows]),
+        Column("by grafts", [_booked(row["shapley"]) for row in rows]),
+        Column("‖Δθ‖²", [(_share_of(row["moved"]),) for row in rows]),
+        Column("size", [(_share_of(row["parameters"]),) for row in rows]),
+    ]
+    gain, way = _bounds(written["gain"]), "one straight line" if written["intervals"] == 1 else "the training's path"
+    show_columns(console, f"the gain in {written['metric']}, {gain} nats, booked along {way} (95 %)", columns)
+
+
+def _booked(own: dict[str, float | None]) -> tuple[str, ...]:
+    value, low, high = (own[k] for k in ("value", "low", "high"))
+    if value is None:
+        return ("–",)
+    return (f"{value:.2f}",) if low is None or high is None else (f"{value:.2f}", f"[{low:.2f}, {high:.2f}]")
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _share_of(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
+
+
 def show_verdict(summary: dict[str, Any]) -> None:
     """The verdict with what is open, every checkpoint's kind, the key layers by grafting, and the controls."""
     found = summary.get("verdict")
@@ -175,6 +237,11 @@ def show_verdict(summary: dict[str, Any]) -> None:
         along = "; ".join(f"{kind} at step {', '.join(str(row['step']) for row in rows)}" for kind, rows in runs)
         across = "" if found["across_seeds"] in found["text"] else " " + found["across_seeds"]
         console.print(f"by checkpoint: {along}.{across}")
+    _show_beside(summary)
+
+
+def _show_beside(summary: dict[str, Any]) -> None:
+    """The key layers by grafting, and the controls."""
     _show_key((summary.get("dynamics") or {}).get("key"))
     ends = []
     for own in (summary.get("controls") or {}).values():

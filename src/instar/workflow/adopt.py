@@ -3,7 +3,8 @@
 1. Braces are expanded as a shell does: `{1000,2000}` and `{1000..9000..1000}`. A folder or file that is here by the very name
    wins over what the name would mean as a pattern; `[{]` and `[[]` are a brace and a bracket in any case.
 2. What matches here is a checkpoint; a name with an `@` that does not, and is no pattern, is a hub id and its revision.
-3. The step is the number that the folder's, the file's or the revision's name ends in; the base is step 0.
+3. The step is the number that the folder's, the file's or the revision's name ends in; the base is step 0. A single one
+   whose name has none is step 1.
 4. What identifies the weights is kept with each: sha256 of the files, or the commit of the revision.
 Nothing is copied and no weights are read from a hub here; a checkpoint that cannot be read is found out when it is measured.
 """
@@ -41,8 +42,10 @@ def adopt(experiment: Experiment) -> None:
     assert config.series is not None
     assert config.series.checkpoints is not None
     steps: dict[int, str] = {}
-    for source in sources(config.series.checkpoints):
-        step = _step(source)
+    found = sources(config.series.checkpoints)
+    for source in found:
+        # One tuned model is after the base, whatever its name.
+        step = _step(source) or int(len(found) == 1)
         if step == 0 or step in steps:
             why = f"has the same step as {steps[step]}" if step in steps else "does not end in a step above 0"
             raise ValueError(f"{source}: its name {why}; --checkpoints needs one name a step, such as checkpoint-500")

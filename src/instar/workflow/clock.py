@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from instar.progress import console, settled, whole
-from instar.record.config import Stage
+from instar.record.config import Stage, Test
 from instar.record.times import NAME
 from instar.report.planned import in_short, line
 from instar.workflow.experiment import Experiment
 from instar.workflow.plan import Known, Plan, plan
 
-MADE = {"training", "causal", *get_args(Stage)}
+MADE = {"training", *get_args(Test), *get_args(Stage)}
 """Work that is planned for; the rest comes with it."""
 
 

@@ -11,22 +11,25 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from instar.between.ledger import BLOCKS, NODES
 from instar.circuits.graph import Graph
 from instar.measure.edges import CHECKED_EDGES
 from instar.measure.edges import CHECKED_PAIRS as AGREED_PAIRS
-from instar.measure.faithfulness import GRID
+from instar.measure.faithfulness import FINE, GRID
 from instar.measure.patching import CHECKED, CHECKED_PAIRS, EXACT_BELOW, SITES
 from instar.record.config import CompareConfig, LearningConfig, MeasureConfig, TrainConfig
 from instar.training.learning import SHARE
 from instar.training.train import PROBES
 from instar.workflow.rates import Rates
+from instar.workflow.schedule import LEDGER_PROMPTS
 from instar.workflow.stages import MANY_EDGES, RANDOM
 
 REPEATED = 16 * 50
 """Rows of the random tokens that roles of heads are read from."""
 FIXED = {
     **{"evaluate": 0.1, "lens": 0.06, "attribution": 0.1, "attention": 0.12, "patching": 0.1, "circuit": 0.4},
-    **{"roles": 0.1, "drift": 0.1, "loading": 0.1, "causal": 1.0, "training": 0.5},
+    **{"roles": 0.1, "drift": 0.1, "loading": 0.1, "causal": 1.0, "training": 0.5, "ledger": 0.2, "reuse": 0.5},
+    "shapley": 0.2,
 }
 """Seconds, for each giver or group of givers where interventions are done."""
 TEXT = 150
@@ -154,6 +157,27 @@ class Costs:
             total += sets * self.rows(how.pairs // 2 * of.givers, of.changed, self.measure.chunk)
         return total + 4 * self.rows(how.pairs // 2 * new.givers, new.changed, self.measure.replay_chunk)
 
+    def ledger(self, of: Asked, prompts: int, metrics: int) -> float:
+        """One interval: gradients at each node, for each metric and block of prompts, multiplied by the change."""
+        blocks = min(BLOCKS, prompts)
+        read = 2 * self.rows(prompts, of.tokens, math.ceil(prompts / blocks))
+        back = NODES * metrics * self.rows(prompts, of.tokens, math.ceil(prompts / blocks), back=True)
+        return read + back + NODES * metrics * blocks * self.shape.parameters * 6 * self.rates.number
+
+    def reuse(self, tasks: dict[str, Asked], prompts: int, draws: int) -> float:
+        """Scores of both tasks, circuits of all sizes, and as many with permuted heads and without others, at two sizes."""
+        n, chunk, graph, points = prompts // 3, self.measure.replay_chunk, self.shape.graph, self.measure.edge_steps
+        old, new = tasks["old"], tasks["new"]
+        scored = sum(points * self.rows(n * of.givers, of.changed, chunk, back=True) for of in (old, new))
+        one = self.rows(n, new.changed, chunk) + n * new.changed * graph.n_edges * self.shape.d_model * self.rates.mac
+        sized = sum(self._live(graph.n_edges * share) for share in FINE)
+        small = (2 * (draws + 20) + 10) * self._live(graph.n_edges * 0.03)
+        return scored + new.givers * one * (sized + small + draws)
+
+    def shapley(self, of: Asked, prompts: int) -> float:
+        """Every coalition of seven groups, run."""
+        return 128 * (self.forward(prompts, of) + self.shape.parameters * 0.5 * self.rates.number)
+
     def of_stage(self, stage: str, of: Asked, pairs: int, inside: int) -> float:
         """One stage of one task on one checkpoint."""
         found: dict[str, Callable[[], float]] = {
@@ -162,6 +186,7 @@ class Costs:
             "circuit": lambda: self.circuit(of),
             "roles": lambda: self.roles(of),
             "drift": self.drift,
+            "ledger": lambda: self.ledger(of, LEDGER_PROMPTS[self.shape.is_large], 2),
         }
         return found[stage]() if stage in found else self.forward(inside, of)
 

@@ -56,7 +56,8 @@ def _commands(experiment: Experiment) -> Iterator[tuple[str, str]]:
     if config.series is not None:
         # Somebody else's training: nothing here can train another seed of it, or a control.
         return
-    if not replace(store, lenient=True).read_summary().get("verdict"):
+    summary = replace(store, lenient=True).read_summary()
+    if not summary.get("verdict") and not summary.get("answer"):
         return
     seeds, controls = config.train.seeds, config.compare.controls
     if len(seeds) < SEEDS:

@@ -18,7 +18,7 @@ from instar.circuits.circuit import Circuit
 from instar.compare.behaviour import EVERY, behaviour
 from instar.compare.verdict import Verdict
 from instar.notebook import block, facts, lines, paragraph, some, table
-from instar.record.config import RunConfig, Stage
+from instar.record.config import RunConfig, Stage, Test
 from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.tasks.pair import Pair
 from instar.tasks.prepare import read_pairs
@@ -27,8 +27,8 @@ from instar.workflow.experiment import Experiment
 if TYPE_CHECKING:
     from instar.models.load import Model
 
-WITHOUT_TASK = ("drift", "causal")
-STAGES = (*get_args(Stage), "causal")
+WITHOUT_TASK = ("drift", *get_args(Test))
+STAGES = (*get_args(Stage), *get_args(Test))
 SAMPLES = ("pair", "text", "sequence", "evaluated", "new_ablated", "old_ablated")
 """Dimensions that a frame averages over."""
 NUMBERED = ("said", "prompt", "wording", "_prompt", "_wording")
@@ -83,6 +83,17 @@ class Run:
         nan = {n: {k: np.nan if v is None else v for k, v in i.items()} for n, i in found["evidence"].items()}
         kept = {k: found[k] for k in ("kind", "text", "conditions", "would_change")}
         return Verdict(**kept, missing=tuple(found["missing"]), evidence=nan)
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        """The answer on the first seed's last tested checkpoint, and every tested one's in short (docs/formats.md)."""
+        found = self.summary.get("answer")
+        if found is None:
+            raise FileNotFoundError(
+                f"{self.root}: there is no answer: no checkpoint was tested for reuse of the old circuit; make it with: "
+                f"{self.experiment.command('compare')}"
+            )
+        return found
 
     @property
     def tasks(self) -> dict[str, str]:
@@ -280,6 +291,8 @@ class Run:
                 return found | {"summary": str(error)}
             own = ((n, t["accuracy"]) for n, t in summary["tasks"].items())
             found["accuracy, base to last"] = "; ".join(f"{n} {a[0]:.1%} to {a[-1]:.1%}" for n, a in own)
+            if answer := summary.get("answer"):
+                found["answer"] = f"{answer['headline']} (step {answer['step']})"
             verdict = summary["verdict"]
             found["verdict"] = f"{verdict['kind']} (step {verdict['step']})" if verdict else "none: no causal tests"
         if self.store.report("index.html").exists():

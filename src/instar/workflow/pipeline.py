@@ -18,7 +18,7 @@ from instar.models.accounts import read_by
 from instar.models.load import Model, load_tokenizer, local
 from instar.models.memory import release
 from instar.progress import bar, console
-from instar.record.config import CONTROLS, LearningConfig, Stage, TrainConfig
+from instar.record.config import CONTROLS, LearningConfig, Stage, Test, TrainConfig
 from instar.record.contents import Damaged
 from instar.record.keys import digest, made_with
 from instar.record.store import SHARED, Store, Tuning, tuning_name
@@ -34,7 +34,7 @@ from instar.workflow.adopt import adopt
 from instar.workflow.clock import foreseen
 from instar.workflow.experiment import Experiment
 from instar.workflow.schedule import measured_at, trained_by
-from instar.workflow.sweep import Failure, causal_jobs, jobs, sweep
+from instar.workflow.sweep import Failure, jobs, pairwise_jobs, sweep
 from instar.workflow.wordings import answered
 
 NUMERICS = 1
@@ -257,9 +257,9 @@ def _measure_all(experiment: Experiment, stages: tuple[str, ...] | None, remeasu
     todo = [job for job in todo if stages is None or job.stage in stages]
     with bar("measuring") as tell:
         failures = sweep(experiment, todo, tell, remeasure)
-    pairwise = causal_jobs(experiment, prepared.names, prepared.key) if stages is None else []
+    pairwise = pairwise_jobs(experiment, prepared.names, prepared.key) if stages is None else []
     if pairwise:
-        with bar("causal tests between checkpoints") as tell:
+        with bar("tests between checkpoints") as tell:
             failures += sweep(experiment, pairwise, tell, remeasure)
     for failure in failures:
         console.print(
@@ -273,7 +273,7 @@ def _measure_all(experiment: Experiment, stages: tuple[str, ...] | None, remeasu
 
 def _forget_vanished(experiment: Experiment, there: set[tuple[Tuning, int]]) -> None:
     """Remove measurements of checkpoints that a series no longer has: they would stand in it as if they were there."""
-    store, stages, gone = experiment.store, (*get_args(Stage), "causal"), []
+    store, stages, gone = experiment.store, (*get_args(Stage), *get_args(Test)), []
     tasks = [*(store.prepared() or {"counterfactuals": {}})["counterfactuals"], SHARED]
     for seed, stage, task in product(experiment.tunings, stages, tasks):
         steps = [step for step in store.measured_steps(stage, task, seed) if (seed, step) not in there]
@@ -288,7 +288,7 @@ def compare_stage(experiment: Experiment, failures: list[Failure] | None = None)
     store, config = experiment.store, experiment.config
     seeds, rows = config.train.seeds, (store.index() or {"steps": []})["steps"]
     places = {s: measured_at(s, config.measure, rows, seeds[0], True) for s in config.measure.stages if rows}
-    of = Compared(config.model.source, experiment.tasks, seeds, config.compare.controls, places)
+    of = Compared(config.model.source, experiment.tasks, seeds, config.compare.controls, places, config.series is None)
     with store.owned():
         if failures is None:
             known = store.read_json(store.failed) if store.failed.exists() else []

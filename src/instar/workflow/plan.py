@@ -32,12 +32,21 @@ from instar.tasks.prepare import read_pairs
 from instar.workflow.costs import Asked, Costs, Shape, fixed
 from instar.workflow.experiment import Experiment
 from instar.workflow.rates import Rates, rates
-from instar.workflow.schedule import by_layer, compared_at, depth_of, measured_at, trained_by
+from instar.workflow.schedule import (
+    by_layer,
+    compared_at,
+    depth_of,
+    is_large,
+    ledger_prompts,
+    measured_at,
+    trained_by,
+)
 from instar.workflow.sweep import CONTROLLED, GENERAL_TEXTS
 
 BESIDE = {
     **{"training": 1.1, "loading": 1.5, "evaluate": 1.15, "lens": 1.05, "attribution": 1.1, "attention": 1.3},
     **{"patching": 0.8, "circuit": 1.2, "roles": 0.75, "drift": 1.6, "causal": 1.5},
+    **dict.fromkeys(("ledger", "reuse", "shapley"), 1.0),
 }
 """Seconds for each that is counted."""
 REPORT, COMPARING, EDGE, READ_GGUF = 45.0, 4.0, 8e-5, 2e-7
@@ -251,13 +260,26 @@ def _of_tuning(
                 yield _piece(
                     stage, seconds, name, SHARED if stage == "drift" else known.names[role], step, asked.givers
                 )
-    if "circuit" in at and isinstance(tuning, int):
-        last, tests = rows[-1]["step"], depth_of(config.compare, rows)
+    if isinstance(tuning, int):
         for step in compared_at(config, rows, tuning, main):
-            single = tests.single and step == last
-            deep = by_layer(config, rows, main, step == last)
-            seconds = costs.causal(known.asked, config.compare, tests.exchanged_sets, single, deep)
-            yield _piece("causal", seconds, name, SHARED, step)
+            yield from _tests(config, known, costs, rows, (name, step, main), "circuit" in at)
+
+
+def _tests(
+    config: RunConfig, known: Known, costs: Costs, rows: list[dict[str, Any]], at: tuple[str, int, bool], circuits: bool
+) -> Iterator[Work]:
+    """What is tested between the base and one checkpoint."""
+    name, step, main = at
+    last, tests, how = step == rows[-1]["step"], depth_of(config.compare, rows), config.compare
+    if circuits and "causal" in how.tests:
+        deep = by_layer(config, rows, main, last)
+        seconds = costs.causal(known.asked, how, tests.exchanged_sets, tests.single and last, deep)
+        yield _piece("causal", seconds, name, SHARED, step)
+    if "reuse" in how.tests:
+        yield _piece("reuse", costs.reuse(known.asked, tests.reuse_prompts, tests.draws), name, SHARED, step)
+        if "shapley" in how.tests and (last or not is_large(rows)):
+            seconds = costs.shapley(known.asked["new"], ledger_prompts(config.measure, rows))
+            yield _piece("shapley", seconds, name, SHARED, step)
 
 
 def _piece(stage: str, seconds: float, tuning: str, task: str = "", step: int | None = None, givers: int = 1) -> Work:

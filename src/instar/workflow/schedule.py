@@ -15,7 +15,7 @@ from instar.measure.patching import EXACT_BELOW
 from instar.record.config import CompareConfig, MeasureConfig, RunConfig, TrainConfig
 from instar.record.store import Tuning
 
-OF_LARGE: dict[str, Any] = {"patching": 6, "circuit": 12, "roles": "ends"}
+OF_LARGE: dict[str, Any] = {"patching": 6, "circuit": 12, "roles": "ends", "ledger": 12}
 _FLOAT32 = 4
 
 
@@ -26,9 +26,15 @@ class Depth:
     checkpoints: int
     exchanged_sets: int
     single: bool
+    reuse_prompts: int
+    draws: int
 
 
-DEPTH = {False: Depth(checkpoints=6, exchanged_sets=30, single=True), True: Depth(3, 10, single=False)}
+DEPTH = {
+    False: Depth(6, 30, single=True, reuse_prompts=96, draws=100),
+    True: Depth(3, 10, single=False, reuse_prompts=36, draws=30),
+}
+LEDGER_PROMPTS = {False: 48, True: 24}
 """Of small and of large models."""
 
 
@@ -63,6 +69,15 @@ def measured_at(
         rows: its checkpoints, as its index has them.
         first: whether it is the main one.
     """
+    if stage == "ledger":
+        # Of an interval, and so of all but the first.
+        return [step for step in _measured_at(stage, how, rows, tuning, first) if step != rows[0]["step"]]
+    return _measured_at(stage, how, rows, tuning, first)
+
+
+def _measured_at(
+    stage: str, how: MeasureConfig, rows: Sequence[dict[str, Any]], tuning: Tuning, first: bool
+) -> list[int]:
     steps = [row["step"] for row in rows]
     if isinstance(tuning, str):
         return steps[-1:]
@@ -74,15 +89,27 @@ def measured_at(
 
 
 def compared_at(config: RunConfig, rows: Sequence[dict[str, Any]], tuning: Tuning, first: bool) -> list[int]:
-    """The steps of a fine-tuning that are compared with its base: some that have circuits, of further seeds the last."""
+    """The steps of a fine-tuning that are compared with its base: some that have circuits, of further seeds the last.
+
+    Where the gain is booked at fewer, they are among these: what was written until then is known.
+    """
     count = depth_of(config.compare, rows).checkpoints
-    return spaced(measured_at("circuit", config.measure, rows, tuning, first)[1:], count if first else 1)
+    steps = measured_at("circuit", config.measure, rows, tuning, first)[1:]
+    if "ledger" in config.measure.stages:
+        booked = measured_at("ledger", config.measure, rows, tuning, first)
+        steps = [step for step in steps if step in booked] or steps[-1:]
+    return spaced(steps, count if first else 1)
 
 
 def depth_of(how: CompareConfig, rows: Sequence[dict[str, Any]]) -> Depth:
     """What is tested, as the configuration says or, where it does not, as the model's size has it."""
     said = how.model_dump(include={own.name for own in fields(Depth)}, exclude_none=True)
     return replace(DEPTH[is_large(rows)], **said)
+
+
+def ledger_prompts(how: MeasureConfig, rows: Sequence[dict[str, Any]]) -> int:
+    """How many prompts the gain is booked on."""
+    return how.ledger_prompts or LEDGER_PROMPTS[is_large(rows)]
 
 
 def by_layer(config: RunConfig, rows: Sequence[dict[str, Any]], first: bool, last: bool) -> bool:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import xarray as xr
@@ -32,7 +32,7 @@ from instar.measure.lens import lens
 from instar.measure.patching import SITES, patching
 from instar.measure.roles import roles
 from instar.models.load import Model
-from instar.record.config import MeasureConfig
+from instar.record.config import MeasureConfig, Stage, Test
 from instar.record.store import Store
 from instar.stats.scales import effect, usable, why_not
 from instar.tasks.align import intervened, out_of_line
@@ -302,7 +302,7 @@ STAGES: dict[str, Measurement] = {
 }
 
 
-NUMERICS: dict[str, int] = dict.fromkeys((*STAGES, "drift", "causal"), 1) | {"evaluate": 2, "circuit": 3}
+NUMERICS: dict[str, int] = dict.fromkeys((*get_args(Stage), *get_args(Test)), 1) | {"evaluate": 2, "circuit": 3}
 """Raised when a stage's numbers change for the same inputs: what was measured before is then made again."""
 
 

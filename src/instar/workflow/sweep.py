@@ -8,11 +8,12 @@
 5. Causal tests between step 0 and a checkpoint need the circuits of both, so their jobs are known only once these are there.
 """
 
+import json
 import logging
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +24,11 @@ import torch
 
 from instar.between.causal import causal
 from instar.between.drift import drift
+from instar.between.ledger import NODES, NODES_OF_ONE_LINE, line, read
+from instar.between.reuse import Draws, reuse
+from instar.between.shapley import shapley
 from instar.circuits.circuit import Circuit
+from instar.models.coordinates import in_coordinates_of
 from instar.models.hub import evict, holds_weights
 from instar.models.load import Model
 from instar.models.organism import FOLDERS
@@ -35,12 +40,16 @@ from instar.record.directory import NoRoom
 from instar.record.keys import digest
 from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.record.times import timed
+from instar.tasks.batch import Batch
 from instar.workflow.experiment import Experiment
-from instar.workflow.schedule import by_layer, compared_at, depth_of, measured_at
+from instar.workflow.mastered import mastered
+from instar.workflow.schedule import by_layer, compared_at, depth_of, is_large, ledger_prompts, measured_at
 from instar.workflow.stages import NUMERICS, STAGES, Pairs, causal_prompts, options
 
 GENERAL_TEXTS = 64
-CONTROLLED = ("evaluate", "circuit", "drift")
+LEDGER_BLOCKS = 8
+"""Of prompts, in a run: each is one more backward pass."""
+CONTROLLED = ("evaluate", "circuit", "drift", "ledger")
 """What is measured of a control fine-tuning."""
 
 
@@ -92,7 +101,12 @@ def jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Jo
             at_an_end, weights = row["step"] in ends, (row["sha256"], experiment.read_by(seed, row))
             for stage in (s for s in stages if row["step"] in places[s]):
                 choices = [chosen[stage], *([at_an_end] if stage == "circuit" else [])]
-                for task in [SHARED] if stage == "drift" else tasks:
+                if stage == "ledger":
+                    before = before_it(config, index["steps"], seed, first, row["step"])
+                    choices += [before["step"], before["sha256"], ledger_prompts(config.measure, index["steps"])]
+                # Of two models that somebody else made, the new task's gain is what is asked.
+                booked = tasks[1:] if len(index["steps"]) == 2 and config.series is not None else tasks
+                for task in [SHARED] if stage == "drift" else booked if stage == "ledger" else tasks:
                     decides = [*base, *weights, choices]
                     key = digest([NUMERICS[stage], stage, task, data_key, *decides])
                     path = store.measurement(stage, task, seed, row["step"])
@@ -105,6 +119,45 @@ def jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Jo
     for job in every:
         once.setdefault(job.path, job)
     return list(once.values())
+
+
+def before_it(
+    config: RunConfig, rows: Sequence[dict[str, Any]], seed: Tuning, first: bool, step: int
+) -> dict[str, Any]:
+    """The checkpoint at which the ledger's interval begins that ends at a step: the one before of those that are booked."""
+    booked = {rows[0]["step"], *measured_at("ledger", config.measure, rows, seed, first)}
+    earlier = [row for row in rows if row["step"] < step and row["step"] in booked and row.get("kept", True)]
+    return earlier[-1] if earlier else rows[0]
+
+
+def pairwise_jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Job]:
+    """All tests between the base and a checkpoint, of every chosen checkpoint: of further seeds the last one only."""
+    tasks, tests = list(tasks), experiment.config.compare.tests
+    found = causal_jobs(experiment, tasks, data_key) if "causal" in tests else []
+    return found + (_answer_jobs(experiment, data_key) if "reuse" in tests else [])
+
+
+def _answer_jobs(experiment: Experiment, data_key: str) -> list[Job]:
+    """Reuse and Shapley shares: the second takes the old task's circuit from the first."""
+    store, config, every = experiment.store, experiment.config, []
+    for seed in config.train.seeds:
+        rows, first = experiment.index(seed)["steps"], seed == config.train.seeds[0]
+        steps, last = compared_at(config, rows, seed, first), rows[-1]["step"]
+        for row in (r for r in rows if r["step"] in steps and r.get("kept", True)):
+            depth = depth_of(config.compare, rows)
+            own = {"others": config.compare.others, "prompts": depth.reuse_prompts, "draws": depth.draws}
+            own |= {"edges": config.measure.edges, "chunk": config.measure.replay_chunk} | _reading(config)
+            read = [experiment.read_by(seed, one) for one in (rows[0], row)]
+            decides: list[Any] = [data_key, config.threads, rows[0]["sha256"], row["sha256"], read, own]
+            for stage in ("reuse", "shapley"):
+                # The grafts of a large model are made where its training ended.
+                if stage not in config.compare.tests or (stage == "shapley" and is_large(rows) and row["step"] != last):
+                    continue
+                decides += [ledger_prompts(config.measure, rows)] if stage == "shapley" else []
+                key = digest([NUMERICS[stage], stage, *decides])
+                path = store.measurement(stage, SHARED, seed, row["step"])
+                every.append(Job(stage, SHARED, seed, row["step"], path, key, row["step"] == last))
+    return every
 
 
 def causal_jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Job]:
@@ -120,7 +173,7 @@ def causal_jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> 
             files = [store.measurement("circuit", old, seed, 0), store.measurement("circuit", new, seed, row["step"])]
             if not all(file.exists() for file in files):
                 continue
-            choices = own.model_dump(exclude={"checkpoints", "controls"}) | _reading(config)
+            choices = own.model_dump(include={"pairs", "random_sets", "exchanged_sets", "single"}) | _reading(config)
             choices |= {"exchanged_sets": tests.exchanged_sets, "single": tests.single}
             choices |= {} if by_layer(config, rows, first, row["step"] == last) else {"by_layer": False}
             read = [experiment.read_by(seed, own) for own in (rows[0], row)]
@@ -233,6 +286,8 @@ class Worker:
         self.experiment, self.store, self.config = experiment, experiment.store, experiment.config
         self.bases: dict[Tuning, Model] = {}
         self.pairs: dict[str, Pairs] = {}
+        self.others: dict[str, Batch] | None = None
+        self.gains: dict[tuple[Tuning, str, int], dict[str, float]] = {}
 
     def measure(self, group: list[Job]) -> Failure | None:
         seed, step = group[0].seed, group[0].step
@@ -273,8 +328,10 @@ class Worker:
     def _made(self, base: Model, model: Model, pairs: dict[str, Pairs], job: Job) -> Any:
         if job.stage == "drift":
             return drift(base, model, *self._general(base))
-        if job.stage == "causal":
-            return self._causal(base, model, job)
+        if job.stage in ("causal", "reuse", "shapley"):
+            return self._pairwise(base, model, job)
+        if job.stage == "ledger":
+            return self._ledger(base, model, self._pairs(job.task, model.tokenizer, pairs), job)
         own = self._pairs(job.task, model.tokenizer, pairs)
         return STAGES[job.stage](model, own, self.config.measure, job.at_an_end)
 
@@ -295,7 +352,32 @@ class Worker:
         """A task's pairs, tokenised once for what shares `kept`."""
         return kept.setdefault(task, Pairs(self.store, task, tokenizer, self.config.data.measure_pairs))
 
-    def _causal(self, base: Model, model: Model, job: Job) -> Any:
+    def _ledger(self, base: Model, model: Model, pairs: Pairs, job: Job) -> Any:
+        rows, first = self.experiment.index(job.seed)["steps"], job.seed == self.store.first_seed
+        before = before_it(self.config, rows, job.seed, first, job.step)["step"]
+        start = base if before == rows[0]["step"] else self.experiment.checkpoint(job.seed, before, like=base)
+        if self.config.series is not None:
+            start, model = (in_coordinates_of(base, one)[0] for one in (start, model))
+        batch = pairs.batch(count=ledger_prompts(self.config.measure, rows))
+        one_line = before == rows[0]["step"] and len(rows) == 2
+        of = ("choosing", "logit_diff") if job.task == self.experiment.tasks["new"] else ("logit_diff",)
+        nodes = NODES_OF_ONE_LINE if one_line else NODES
+        found = line(start, model, batch, of, gain=self._gain(base, job, batch, of), nodes=nodes, blocks=LEDGER_BLOCKS)
+        return found.assign_attrs(from_step=before)
+
+    def _gain(self, base: Model, job: Job, batch: Batch, of: Sequence[str]) -> dict[str, float]:
+        """The whole training's, over √intervals: what a residual is compared with."""
+        rows = self.experiment.index(job.seed)["steps"]
+        last = next(row["step"] for row in reversed(rows) if row.get("kept", True))
+        if (known := self.gains.get((job.seed, job.task, last))) is None:
+            end = base if last == rows[0]["step"] else self.experiment.checkpoint(job.seed, last, like=base)
+            before, after = (read(one, batch, of) for one in (base, end))
+            known = {name: abs(after[name] - before[name]) / max(1, len(rows) - 1) ** 0.5 for name in of}
+            self.gains[job.seed, job.task, last] = known
+        return known
+
+    def _pairwise(self, base: Model, model: Model, job: Job) -> Any:
+        """Tests between the base and a checkpoint."""
         if model.tokenizer is not base.tokenizer:
             raise ValueError(
                 "causal tests put one model's activations and weights into the other, and this checkpoint's own tokenizer "
@@ -303,6 +385,34 @@ class Worker:
             )
         names = (self.store.prepared() or {})["counterfactuals"]
         old, new = (self._pairs(name, base.tokenizer, self.pairs) for name in names)
+        if job.stage == "causal":
+            return self._causal(base, model, old, new, job)
+        model, coordinates = in_coordinates_of(base, model)
+        rows, how = self.experiment.index(job.seed)["steps"], self.config.measure
+        if job.stage == "shapley":
+            known = self.store.read_measurement("reuse", SHARED, job.seed, job.step)
+            if known is None:
+                raise ValueError("Shapley shares are of the old task's circuit, and reuse, which has it, is not there")
+            batch = new.batch(count=ledger_prompts(how, rows))
+            return shapley(base, model, batch, json.loads(known.attrs["inside"]), chunk=how.chunk)
+        depth = depth_of(self.config.compare, rows)
+        count, draws = depth.reuse_prompts, depth.draws
+        found = reuse(
+            base, model, old.batch(0, count // 3, tuple(old.givers), aligned=True),
+            {kind: new.batch(0, count, (kind,), aligned=True) for kind in new.givers}, others=self._others(base),
+            draws=Draws(draws, max(8, draws // 5), draws), method=how.edges, chunk=how.replay_chunk,
+        )  # fmt: skip
+        return found.assign_attrs(coordinates=coordinates.said, coordinates_shared=int(coordinates.shared))
+
+    def _others(self, base: Model) -> dict[str, Batch]:
+        """Pairs of other tasks that the base has mastered."""
+        if self.others is None:
+            asked = self.config.compare.others
+            count = depth_of(self.config.compare, self.experiment.index(self.store.first_seed)["steps"]).reuse_prompts
+            self.others = mastered(base, asked, (self.store.prepared() or {})["counterfactuals"], max(12, count // 3))
+        return self.others
+
+    def _causal(self, base: Model, model: Model, old: Pairs, new: Pairs, job: Job) -> Any:
         measured = [
             self.store.read_measurement("circuit", pairs.task, job.seed, step)
             for pairs, step in ((old, 0), (new, job.step))

@@ -14,7 +14,7 @@ from instar.record.directory import PARTS
 from instar.record.netcdf import plain_attrs
 from instar.workflow.experiment import Experiment
 from instar.workflow.pipeline import data_stage
-from instar.workflow.sweep import Worker, causal_jobs, jobs
+from instar.workflow.sweep import Worker, jobs, pairwise_jobs
 
 CLOSE = 1e-4
 """Of a variable's largest value: what another processor or another version of torch may differ by."""
@@ -68,7 +68,10 @@ def _again(experiment: Experiment, sample: int, seed: int, tell: Tell) -> Iterat
     store = experiment.store
     try:
         prepared = data_stage(experiment, told=True)
-        todo = [*jobs(experiment, prepared.names, prepared.key), *causal_jobs(experiment, prepared.names, prepared.key)]
+        todo = [
+            *jobs(experiment, prepared.names, prepared.key),
+            *pairwise_jobs(experiment, prepared.names, prepared.key),
+        ]
     except (Damaged, FileNotFoundError) as error:
         yield str(error)
         return

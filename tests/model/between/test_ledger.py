@@ -156,7 +156,7 @@ def test_a_change_in_the_unembedding_alone_has_a_closed_form():
     np.testing.assert_allclose(own, expected, atol=1e-6)
 
 
-def test_two_halves_of_a_line_are_the_line_and_a_poor_interval_is_cut():
+def test_two_halves_of_a_line_are_the_line_and_a_poor_interval_gets_more_nodes_or_is_cut(monkeypatch):
     base, tuned = pair("gpt2", size=0.1)
     middle = copy.deepcopy(base.module)
     with torch.no_grad():
@@ -165,6 +165,9 @@ def test_two_halves_of_a_line_are_the_line_and_a_poor_interval_is_cut():
     whole = ledger([base, tuned], prompts(), nodes=24)
     halves = ledger([base, named(middle, "middle"), tuned], prompts(), nodes=24)
     np.testing.assert_allclose(booked(whole), booked(halves), atol=1e-6)
+    refined = line(base, tuned, prompts(), ["choosing"], nodes=1, gain={"choosing": 1e-3})
+    assert int(refined["pieces"]) == 1 and abs(float(refined["residual"][0])) <= float(refined["allowed"][0])
+    monkeypatch.setattr("instar.between.ledger.MANY_NODES", 1)
     cut = line(base, tuned, prompts(), ["choosing"], nodes=1, gain={"choosing": 1e-3})
     assert int(cut["pieces"]) > 1
     assert abs(float(cut["residual"][0])) <= float(cut["allowed"][0]) or int(cut["pieces"]) == 16

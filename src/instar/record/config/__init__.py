@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from instar.record.config.inputs import Column, DataConfig, ModelConfig, SeriesConfig, TasksConfig
-from instar.record.config.measure import CONTROLS, CompareConfig, MeasureConfig, ReportConfig, Stage
+from instar.record.config.measure import CONTROLS, CompareConfig, MeasureConfig, ReportConfig, Stage, Test
 from instar.record.config.part import Part
 from instar.record.config.train import LearningConfig, LoraConfig, TrainConfig
 from instar.record.explain import faults
@@ -19,7 +19,7 @@ from instar.record.foreign import yaml_of
 
 __all__ = [
     "CONTROLS", "Column", "CompareConfig", "DataConfig", "LearningConfig", "LoraConfig", "MeasureConfig", "ModelConfig",
-    "ReportConfig", "RunConfig", "SeriesConfig", "Stage", "TasksConfig", "TrainConfig",
+    "ReportConfig", "RunConfig", "SeriesConfig", "Stage", "TasksConfig", "Test", "TrainConfig",
 ]  # fmt: skip
 
 

@@ -6,12 +6,13 @@ from pydantic import Field, field_validator, model_validator
 
 from instar.record.config.part import MANY, Part, different, listed
 
-Stage = Literal["evaluate", "lens", "attribution", "attention", "patching", "circuit", "roles", "drift"]
+Stage = Literal["evaluate", "lens", "attribution", "attention", "patching", "circuit", "roles", "drift", "ledger"]
+Test = Literal["causal", "reuse", "shapley"]
 CONTROLS = {"old": "more of the old task", "shuffled": "shuffled answers"}
 """Fine-tunings that a change of circuits is to be compared with."""
 
 
-Dear = Literal["patching", "circuit", "roles"]
+Dear = Literal["patching", "circuit", "roles", "ledger"]
 """Stages that need not be measured at every checkpoint: they take most of the time."""
 Places = Literal["all", "ends"] | Annotated[int, Field(ge=2, le=MANY)]
 """At how many of a series' checkpoints."""
@@ -21,15 +22,15 @@ class MeasureConfig(Part):
     """What is measured at every checkpoint."""
 
     stages: tuple[Stage, ...] = Field(
-        default=("evaluate", "lens", "attribution", "attention", "patching", "circuit", "roles", "drift"),
+        default=("evaluate", "lens", "attribution", "attention", "patching", "circuit", "roles", "drift", "ledger"),
         description="measurements, in this order",
     )
     examples: int = Field(default=2, ge=0, le=10_000, description="prompts whose whole attention patterns are kept")
     checkpoints: dict[Dear, Places] = Field(
         default_factory=dict,
         description="at how many checkpoints interventions are measured, evenly spread, the first and last among them: "
-        "{patching: 6, circuit: 12, roles: ends}, or one for all three. Left out: all; of models of ten million parameters "
-        "and more as in this example",
+        "{patching: 6, circuit: 12, roles: ends, ledger: 12}, or one for all four. Left out: all; of models of ten million "
+        "parameters and more as in this example",
     )
     further_seeds: Literal["auto", "ends", "all"] = Field(
         default="auto",
@@ -55,6 +56,13 @@ class MeasureConfig(Part):
     )
     role_pairs: int = Field(
         default=16, ge=4, le=1_000_000, description="pairs, for each giver, that heads' roles are read from"
+    )
+    ledger_prompts: int | None = Field(
+        default=None,
+        ge=4,
+        le=1_000_000,
+        description="prompts a task that the gain is booked on, and grafts for the answer. Left out: 48; of models of ten "
+        "million parameters and more 24",
     )
     exact_ends: bool = Field(
         default=True,
@@ -87,6 +95,26 @@ class CompareConfig(Part):
         description="checkpoints compared with the base, the last among them. Left out: 6; of models of ten million "
         "parameters and more 3",
     )
+    tests: tuple[Test, ...] = Field(
+        default=("causal", "reuse", "shapley"),
+        description="what is tested between the base and a checkpoint: grafts and exchanged outputs, whether the new skill "
+        "runs on the old circuit, Shapley shares of grafts",
+    )
+    reuse_prompts: Annotated[int, Field(ge=12, le=1_000_000)] | None = Field(
+        default=None,
+        description="prompts, for each giver, a third of which scores edges, a third chooses the size, and a third tells "
+        "what circuits do. Left out: 96; of models of ten million parameters and more 36",
+    )
+    draws: Annotated[int, Field(ge=20, le=100_000)] | None = Field(
+        default=None,
+        description="circuits with permuted heads that reuse is compared with, and sets of other edges. Left out: 100; of "
+        "models of ten million parameters and more 30",
+    )
+    others: tuple[str, ...] | None = Field(
+        default=None,
+        description="other tasks whose circuits reuse is compared with. Left out: up to three of the library's that the base "
+        "has mastered",
+    )
     pairs: int = Field(
         default=64, ge=8, le=1_000_000, description="clean prompts a task for grafting and cross-model patching"
     )
@@ -107,6 +135,8 @@ class CompareConfig(Part):
     )
 
     _controls_in_short = field_validator("controls", mode="before")(listed)
+    _tests_in_short = field_validator("tests", "others", mode="before")(listed)
+    _tests_once = field_validator("tests")(different)
     _controls_once = field_validator("controls")(different)
 
 

@@ -1,0 +1,233 @@
+"""How and when a gain was written: the ledger's bookings by part of the model, beside what grafts say of the same parts.
+
+1. Seven groups: W_Q, W_K and W_V, W_O of the heads inside the old task's circuit and outside it, MLPs alike, and the rest
+   (embeddings, norms, output biases); and the four parts they are of. In the metric's unit, and as shares of the gain where
+   its own interval excludes 0. Shares may be negative or above 1: parts may undo each other.
+2. Beside each booking stand its Shapley share of grafts and the two one-at-a-time grafts, of the same prompts and metric;
+   how far the part's weights moved, and how large it is.
+3. A part is *named* where the lower bounds of its share by the ledger and of its share by grafts both exceed δ. Where the two
+   intervals do not overlap, it is said which and why: an interaction (the two grafts differ), or the path.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from instar.compare.booking import ENOUGH_PROMPTS, SLICES, booked
+from instar.stats.intervals import Interval, bootstrap_mean, bootstrap_ratio, expanded, resamples
+
+PARTS = ("Q,K", "V,O", "MLPs", "the rest")
+IN_WORDS = {
+    "Q,K": "re-aimed",
+    "V,O": "strengthened",
+    "MLPs": "rewritten in MLPs",
+    "the rest": "by embeddings and norms",
+}
+NAMED = 0.1
+"""δ: a share of the gain from which a part is named."""
+MIXED_UP = 5.0
+"""Times the gain: where bookings add up to more, regardless of sign, the two models have no coordinates in common."""
+LISTED = 10
+NOTHING = Interval(float("nan"), float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
+class PartOf:
+    """One part's row: nats or logits, and shares of the gain."""
+
+    part: str
+    booked: Interval
+    share: Interval
+    shapley: Interval
+    """Share by grafts, averaged over orders."""
+    into: Interval
+    """Share that comes with this part's tuned weights alone."""
+    lost: Interval
+    """Share that goes with this part's base weights alone."""
+    moved: float
+    """Share of ‖Δθ‖²."""
+    parameters: float
+    """Share of the parameters."""
+    named: bool
+    disagrees: str
+    """Where ledger and grafts differ: why, as far as is known."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """How a gain was written."""
+
+    metric: str
+    gain: Interval
+    parts: tuple[PartOf, ...]
+    """The four parts, then the seven groups."""
+    nodes: tuple[dict[str, Any], ...]
+    """Heads, MLPs and the rest with the largest bookings: `node`, `booked`, `share` with bounds, `grows`."""
+    layers: tuple[dict[str, Any], ...]
+    """Every layer's booking, by size."""
+    half: tuple[float, float, float] | None
+    """The step by which half of the gain was written, with bounds; None on one line."""
+    intervals: int
+    """Stretches of training; 1: a straight line between two models, and another path would book it otherwise."""
+    residual: float
+    """Share of the gain that is booked on no part."""
+    churn: float
+    """Σ|bookings| over the stretches, times the gain."""
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The parts that are named, the largest first."""
+        found = [one for one in self.parts[: len(PARTS)] if one.named]
+        return tuple(one.part for one in sorted(found, key=lambda one: -one.share.value))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self) | {"named": list(self.named)}
+
+
+def written(
+    ledger: xr.Dataset, inside: Sequence[str], shapley: xr.Dataset | None, metric: str = "choosing",
+    steps: Sequence[int] = (),
+) -> Written:  # fmt: skip
+    """What a ledger says of a gain, beside grafts.
+
+    Args:
+        inside: heads and MLPs of the old task's circuit.
+        steps: the steps at which the ledger's intervals end, the first interval's beginning before them; none on one line.
+    """
+    names = [str(p) for p in ledger["part"].values]
+    kinds = [SLICES.get(str(kind), "the rest") for kind in ledger["kind"].values]
+    seven = [_group(part, kind, set(inside)) for part, kind in zip(names, kinds, strict=True)]
+    rows = []
+    for labels in (kinds, seven):
+        own = booked(ledger, _by(names, labels), metric)
+        order = PARTS if labels is kinds else sorted({*seven} - {*PARTS})
+        rows += [_part(own, group, shapley, metric) for group in order if group in own["group"].values]
+    gain = _interval(booked(ledger, "kind", metric), "gain")
+    pages = _per_block(ledger, metric)
+    moved = _gains(ledger, metric)
+    # Of nothing there are no shares.
+    whole = float(abs(moved.sum())) or np.nan
+    residual, churn = float(abs((pages.sum(2) - moved).sum())) / whole, float(np.abs(pages.sum(0)).sum()) / whole
+    return Written(
+        metric, gain, tuple(rows), _nodes(ledger, metric), _layers(ledger, metric), _half(ledger, metric, steps),
+        ledger.sizes["interval"], residual, churn,
+    )  # fmt: skip
+
+
+def _group(part: str, kind: str, inside: set[str]) -> str:
+    """Which of the seven groups."""
+    return kind if kind == "the rest" else f"{kind} {'inside' if _node(part) in inside else 'outside'}"
+
+
+def _node(part: str) -> str:
+    """`a3.h7` of `a3.h7.q`, `m3` of `m3.in`."""
+    return part.rpartition(".")[0] or part
+
+
+def _by(names: Sequence[str], labels: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    return {group: [n for n, own in zip(names, labels, strict=True) if own == group] for group in dict.fromkeys(labels)}
+
+
+def _part(own: xr.Dataset, group: str, shapley: xr.Dataset | None, metric: str) -> PartOf:
+    row = own.sel(group=group)
+    share, grafts = _interval(row, "share"), _Grafts.of(shapley, group, metric)
+    agrees, why = shapley is None or _agree(share, grafts.shapley), ""
+    carries = share.low > NAMED and (shapley is None or grafts.shapley.low > NAMED)
+    if not agrees and max(abs(share.value), abs(grafts.shapley.value)) > NAMED:
+        apart = grafts.into.high < grafts.lost.low or grafts.lost.high < grafts.into.low
+        why = "an interaction: alone it brings and takes other shares" if apart else "the path: grafts go straight"
+    return PartOf(
+        group, _interval(row, "booked"), share, grafts.shapley, grafts.into, grafts.lost, grafts.moved, grafts.parameters,
+        bool(carries), why,
+    )  # fmt: skip
+
+
+def _agree(share: Interval, worth: Interval) -> bool:
+    """The same sign, and intervals that overlap."""
+    return bool(share.low <= worth.high and worth.low <= share.high and share.value * worth.value > 0)
+
+
+@dataclass(frozen=True)
+class _Grafts:
+    """What grafts say of a part."""
+
+    shapley: Interval
+    into: Interval
+    lost: Interval
+    moved: float
+    parameters: float
+
+    @classmethod
+    def of(cls, found: xr.Dataset | None, group: str, metric: str) -> "_Grafts":
+        """Its Shapley share, the two grafts of the whole of it, its share of the distance and of the parameters."""
+        if found is None:
+            return cls(NOTHING, NOTHING, NOTHING, np.nan, np.nan)
+        mine = np.array([name == group or name.startswith(f"{group} ") for name in found["group"].values.tolist()])
+        own, member = found.sel(metric=metric), found["member"].values.astype(bool)
+        base, tuned = own["base"].values, own["tuned"].values
+        alone, without = (int(np.flatnonzero((member == some).all(1))[0]) for some in (mine, ~mine))
+        value = own["value"].transpose("pair", "group").values[:, mine].sum(1)
+        coalition = own["coalition_value"].transpose("coalition", "pair").values
+        shares, whole = [NOTHING] * 3, bootstrap_mean(tuned - base)
+        if whole.low > 0 or whole.high < 0:
+            moved = np.stack([value, coalition[alone] - base, tuned - coalition[without]], 1)
+            ratio = bootstrap_ratio(moved, tuned - base)
+            shares = [Interval(*(float(getattr(ratio, k)[i]) for k in ("value", "low", "high"))) for i in range(3)]
+        moved, size = (float(found[k].values[mine].sum() / found[k].values.sum()) for k in ("moved", "parameters"))
+        return cls(shares[0], shares[1], shares[2], moved, size)
+
+
+def _interval(row: xr.Dataset, name: str) -> Interval:
+    return Interval(*(float(row[f"{name}{end}"]) for end in ("", "_low", "_high")))
+
+
+def _per_block(ledger: xr.Dataset, metric: str) -> np.ndarray:
+    """Sums over prompts [block, interval, part]."""
+    weight = ledger["prompts"].values.astype(float)
+    return ledger["booked"].sel(metric=metric).transpose("block", "interval", "part").values * weight[:, None, None]
+
+
+def _gains(ledger: xr.Dataset, metric: str) -> np.ndarray:
+    """Sums over prompts [block, interval]."""
+    own = ledger.sel(metric=metric)
+    weight = ledger["prompts"].values.astype(float)
+    return (own["after"] - own["before"]).transpose("block", "interval").values * weight[:, None]
+
+
+def _nodes(ledger: xr.Dataset, metric: str) -> tuple[dict[str, Any], ...]:
+    """The nodes with the largest bookings, and in which half of the stretches each was written."""
+    own = booked(ledger, "head", metric)
+    order = np.argsort(-np.abs(own["booked"].values), kind="stable")[:LISTED]
+    return tuple(_row("node", own.isel(group=int(i))) for i in order)
+
+
+def _layers(ledger: xr.Dataset, metric: str) -> tuple[dict[str, Any], ...]:
+    own = booked(ledger, "layer", metric)
+    order = np.argsort(-np.abs(own["booked"].values), kind="stable")
+    return tuple(_row("layer", own.isel(group=int(i))) for i in order)
+
+
+def _row(what: str, own: xr.Dataset) -> dict[str, Any]:
+    return {what: str(own["group"].values), "booked": _interval(own, "booked"), "share": _interval(own, "share")}
+
+
+def _half(ledger: xr.Dataset, metric: str, steps: Sequence[int]) -> tuple[float, float, float] | None:
+    """The first step from which on half of the whole gain is there, with bounds over blocks."""
+    gains = _gains(ledger, metric)
+    few = ledger["prompts"].values.sum() < ENOUGH_PROMPTS
+    if len(steps) < 2 or len(steps) != gains.shape[1] or few:
+        return None
+    drawn = np.concatenate([gains.mean(0)[None], resamples(len(gains)) @ gains])
+    so_far = drawn.cumsum(1)
+    if (so_far[:, -1] <= 0).mean() > 0.025 or so_far[0, -1] <= 0:
+        return None
+    beyond = so_far >= so_far[:, -1:] / 2
+    stays = np.logical_and.accumulate(beyond[:, ::-1], axis=1)[:, ::-1].argmax(1)
+    at = np.asarray(steps, float)[stays]
+    tail = expanded(len(gains))
+    low, high = np.quantile(at[1:], [tail, 1 - tail], method="nearest")
+    return float(at[0]), float(low), float(high)

@@ -1,0 +1,120 @@
+"""The whole answer from two models: `instar.answer(base, tuned, old, new)`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from instar.between.ledger import ledger
+from instar.between.reuse import DRAWS, LEAST_PROMPTS, Draws, reuse
+from instar.between.shapley import shapley
+from instar.compare.answer import Answer, Found
+from instar.compare.answer import answer as judged
+from instar.measure.common import once
+from instar.measure.evaluate import evaluate
+from instar.models.coordinates import in_coordinates_of
+from instar.models.load import Model, load, load_tokenizer
+from instar.record.config import DataConfig
+from instar.tasks.align import intervened
+from instar.tasks.baselines import of_task
+from instar.tasks.batch import Batch, tokenize
+from instar.tasks.library import task
+from instar.tasks.pair import Pair
+from instar.tasks.task import Task
+from instar.workflow.mastered import mastered
+
+BOOKED = 64
+"""Prompts that the gain is booked on, and grafted."""
+Asked = str | Path | Task | Batch | Mapping[str, Batch]
+
+
+def answer(
+    base: Model | str | Path,
+    tuned: Model | str | Path,
+    old: Asked,
+    new: Asked,
+    *,
+    prompts: int = 96,
+    draws: Draws = DRAWS,
+    grafts: bool = True,
+    seed: int = 0,
+) -> Answer:
+    """Was the base's circuit of the old task transformed or extended, or a new one formed, and how was the gain written?
+
+    From two models alone: the ledger goes on the straight line between them, and nothing is said of when. A run
+    (`instar run`) or a series of checkpoints (`instar compare`) says more.
+
+    Args:
+        base: what was before the fine-tuning; `tuned`: what after; models, folders or hub ids.
+        old: the task that the base has mastered; `new`: the one that it was fine-tuned on. A task, its name in the library,
+            a file of pairs, a batch, or one batch for each counterfactual.
+        prompts: of each counterfactual, a third each to score edges, to choose the circuit's size, and to run circuits.
+        grafts: also Shapley shares (128 grafts), beside the ledger.
+
+    Raises:
+        ValueError: for models of different shapes, or too few pairs.
+    """
+    first = base if isinstance(base, Model) else load(str(base))
+    last = tuned if isinstance(tuned, Model) else load(str(tuned), like=first)
+    last, coordinates = in_coordinates_of(first, last)
+    (before, _), (after, rules) = (_asked(one, first, prompts, seed) for one in (old, new))
+    some_old = {kind: batch[slice(0, max(LEAST_PROMPTS, prompts // 3))] for kind, batch in before.items()}
+    own = next(iter(after.values()))
+    kinds = {next(iter(batches.values())).task: list(batches) for batches in (before, after)}
+    found = reuse(
+        first, last, some_old, after, others=mastered(first, None, kinds, prompts // 3), draws=draws, seed=seed
+    )
+    found = found.assign_attrs(coordinates=coordinates.said, coordinates_shared=int(coordinates.shared))
+    some = once(own)[slice(0, BOOKED)]
+    inside = json.loads(found.attrs["inside"])
+    behaviour = {
+        role: (evaluate(first, batch), evaluate(last, batch))
+        for role, batch in (("old", next(iter(before.values()))), ("new", own))
+    }
+    return judged(
+        Found(
+            behaviour, found, ledger([first, last], some, ("choosing", "logit_diff")),
+            shapley(first, last, some, inside) if grafts else None, rules,
+        )
+    )  # fmt: skip
+
+
+def _asked(given: Asked, base: Model, count: int, seed: int) -> tuple[dict[str, Batch], list[dict[str, Any]]]:
+    """Batches by counterfactual, of the same prompts; and rules that need no circuit where there are rows for it."""
+    if isinstance(given, Batch):
+        return {given.counterfactual: given.aligned()}, []
+    if isinstance(given, Mapping):
+        return {name: batch.aligned() for name, batch in given.items()}, []
+    own = (given if isinstance(given, Task) else task(str(given))).fit(base.tokenizer)
+    rows = {kind: _pairs(own, count, seed, kind) for kind in intervened(list(own.counterfactuals))}
+    batches = {kind: tokenize(pairs, base.tokenizer, task=own.name).aligned() for kind, pairs in rows.items()}
+    # Baselines are right or not on the very pairs of the first batch.
+    tested = next(iter(batches.values())).pairs
+    return batches, [asdict(rule) for rule in of_task(own, tested, DataConfig().train_size, seed)]
+
+
+def _pairs(own: Task, count: int, seed: int, kind: str) -> list[Pair]:
+    """As many as are asked for, or all that a file has.
+
+    Raises:
+        ValueError: where there are not even the fewest.
+    """
+    with suppress(ValueError):
+        return own.pairs(count, seed, "test", kind)
+    found, low, high = own.pairs(min(count, LEAST_PROMPTS), seed, "test", kind), min(count, LEAST_PROMPTS), count
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            found, low = own.pairs(middle, seed, "test", kind), middle
+        except ValueError:
+            high = middle
+    return found
+
+
+def there_are(specs: Sequence[str], base: str, most: int) -> int:
+    """How many prompts every counterfactual of these tasks has, `most` at most; no weights are read."""
+    tokenizer = load_tokenizer(base)
+    tasks = [task(spec).fit(tokenizer) for spec in specs]
+    return min(len(_pairs(own, most, 0, kind)) for own in tasks for kind in own.counterfactuals)

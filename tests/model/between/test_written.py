@@ -1,0 +1,108 @@
+"""How a gain was written, of changes whose place is known; and the whole answer of two models."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import instar
+from instar.between.reuse import Draws
+from instar.compare.answer import MOST_WORDS, headline
+from instar.compare.reused import Reuse
+from instar.compare.written import PARTS, written
+from instar.measure.common import clean_logits, metrics
+from instar.stats.intervals import Interval
+from instar.tasks.library import task
+from twins import named
+
+INSIDE = ["a0.h0", "a1.h0", "m1"]
+
+
+@pytest.fixture(scope="module")
+def base():
+    return instar.load("embedded")
+
+
+@pytest.fixture(scope="module")
+def prompts(base):
+    return task("ioi3").batch(base, 24, 3)
+
+
+def towards(base, prompts, *names, size=0.02):
+    """The base with these parameters moved up the gradient of choosing: a gain that they alone hold."""
+    module = copy.deepcopy(base.module)
+    model = instar.Model(**{**vars(base), "module": module, "layout": type(base.layout)(module, base.layout.arch)})
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)
+    with torch.enable_grad():
+        metrics(clean_logits(model.layout, prompts), prompts, ["choosing"])["choosing"].mean().backward()
+    with torch.no_grad():
+        for name, own in module.named_parameters():
+            gradient, own.grad = own.grad, None
+            if any(part in name for part in names):
+                own.add_(size * gradient / gradient.abs().max())
+            own.requires_grad_(False)
+    return named(module, "tuned")
+
+
+def of(base, tuned, prompts, **options):
+    ledger = instar.ledger([base, tuned], prompts, "choosing", nodes=4, blocks=6)
+    return written(ledger, INSIDE, instar.shapley(base, tuned, prompts, INSIDE, ("choosing",)), **options)
+
+
+def test_a_gain_in_mlps_is_named_so_and_nothing_else_is(base, prompts):
+    own = of(base, towards(base, prompts, "mlp"), prompts)
+    parts = {one.part: one for one in own.parts}
+    assert own.named == ("MLPs",) and own.gain.low > 0
+    assert parts["MLPs"].share.value == pytest.approx(1, abs=0.01) and parts["MLPs"].shapley.value == pytest.approx(
+        1, abs=1e-6
+    )
+    assert all(parts[p].booked.value == 0 for p in PARTS if p != "MLPs")
+    assert parts["MLPs"].moved == pytest.approx(1) and own.residual < 0.01
+    inside, outside = parts["MLPs inside"], parts["MLPs outside"]
+    assert inside.share.value + outside.share.value == pytest.approx(parts["MLPs"].share.value)
+
+
+def test_parts_add_up_and_so_do_layers_and_steps(base, prompts):
+    middle, end = (towards(base, prompts, "attn", size=s) for s in (0.0003, 0.0006))
+    ledger = instar.ledger([base, middle, end], prompts, "choosing", blocks=6)
+    own = written(ledger, INSIDE, None, steps=(10, 20))
+    assert sum(one.booked.value for one in own.parts[: len(PARTS)]) == pytest.approx(
+        own.gain.value, abs=0.01 * own.gain.value
+    )
+    assert sum(row["booked"].value for row in own.layers) == pytest.approx(own.gain.value, abs=0.01 * own.gain.value)
+    assert own.intervals == 2 and own.half is not None and own.half[0] in (10.0, 20.0)
+    assert all(np.isnan(one.shapley.value) for one in own.parts) and 1 <= own.churn < 3
+
+
+@pytest.fixture(scope="module")
+def found(base):
+    return instar.answer(base, base, "ioi2", "ioi3", prompts=24, draws=Draws(20, 5, 20), grafts=False)
+
+
+def test_the_answer_of_a_model_that_learnt_nothing(found):
+    assert found.kind == "no new ability" and found.reuse == () and "No new ability" in found.headline
+    assert len(found.headline.split()) <= MOST_WORDS and found.as_dict()["kind"] == "no new ability"
+
+
+def test_a_headline_keeps_to_its_length_and_says_what_differs(found):
+    def runs(kind, word, value):
+        share = Interval(value, value - 0.05, value + 0.05)
+        return Reuse(
+            kind, word, 40, 400, share, share, share, share, 0.0, "its heads permuted", 0.1, 0.9, share, share, share, share,
+            share, (), {}, [],
+        )  # fmt: skip
+
+    can = replace(found.ability, new=True)
+    both = replace(
+        found, kind="extended", ability=can, reuse=(runs("giver1", "formed", 0.1), runs("giver2", "transformed", 0.95))
+    )
+    text = headline(both)
+    assert (
+        text.startswith("Extended: giver 2 on the old circuit, giver 1 on new edges")
+        and len(text.split()) <= MOST_WORDS
+    )
+    alone = headline(replace(both, kind="transformed", reuse=both.reuse[1:]))
+    assert alone.startswith("Transformed: the new skill runs on the old circuit (reuse 0.95)")
