@@ -9,7 +9,7 @@ from instar.models.organism import FOLDER
 from instar.record.config import RunConfig
 from instar.record.contents import NAME, Entry
 from instar.workflow.experiment import Experiment
-from instar.workflow.sweep import jobs
+from instar.workflow.jobs import jobs
 
 TASKS = ("ioi2", "ioi3")
 

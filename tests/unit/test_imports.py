@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"tasks", "record", "stats"},
     "measure": {"models", "tasks", "circuits", "stats", "progress"},
     "training": {"measure", "models", "tasks", "record"},
-    "between": {"measure", "models", "tasks", "circuits", "progress"},
+    "between": {"measure", "models", "tasks", "circuits", "stats", "progress"},
     "compare": {"record", "circuits", "stats", "notebook"},
     "report": {"record", "stats", "progress", "notebook"},
     "workflow": {

@@ -124,7 +124,7 @@ def line(
         "after": (("metric", "block"), ends[1]),
         "residual": ("metric", own - booked),
         "allowed": ("metric", allowed),
-        "pieces": pieces,
+        "pieces": ("metric", np.full(len(of), pieces)),
         "prompts": ("block", np.array(way.sizes)),
     }
     labels = {

@@ -89,7 +89,7 @@ def shapley(
 
 def _distance(own: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     """Squared."""
-    return sum(float(((a - b).double() ** 2).sum()) for a, b in zip(own, theirs, strict=True))
+    return sum((float(((a - b).double() ** 2).sum()) for a, b in zip(own, theirs, strict=True)), 0.0)
 
 
 Group = tuple[int, tuple[str, ...], str]

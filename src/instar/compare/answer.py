@@ -172,7 +172,7 @@ def _where(own: Answer, apart: str) -> str:
             else "Undetermined whether there is a new ability"
         )
     silent = [one.counterfactual for one in own.reuse if one.word == "undetermined"]
-    rest = f" ({_names(silent)} undetermined)" if silent else ""
+    rest = f"; {_names(silent)} undetermined" if silent else ""
     words = {one.word for one in said.values()}
     if len(words) > 1:
         groups = {w: [k for k, one in said.items() if one.word == w] for w in words}
@@ -180,11 +180,11 @@ def _where(own: Answer, apart: str) -> str:
         each = ", ".join(f"{_names(groups[w])} {where[w]}" for w in where if w in groups)
         return f"Extended: {each}{rest}"
     at = min(said.values(), key=lambda one: one.reuse.value)
-    number = f"(reuse {at.reuse.value:.2f})"
+    number = f"(reuse {at.reuse.value:.2f}{rest})"
     return {
-        "transformed": f"Transformed: the new skill runs on the old circuit {number}{rest}",
-        "extended": f"Extended: the new skill runs partly on the old circuit {number}, partly on new edges{rest}",
-        "formed": f"Formed: the new skill runs on a new circuit, not the old one {number}{rest}",
+        "transformed": f"Transformed: the new skill runs on the old circuit {number}",
+        "extended": f"Extended: the new skill runs partly on the old circuit {number}, partly on new edges",
+        "formed": f"Formed: the new skill runs on a new circuit, not the old one {number}",
     }[at.word]
 
 
@@ -194,7 +194,9 @@ def _how(own: Answer) -> list[str]:
         return []
     shares = {one.part: one.share.value for one in how.parts}
     named = [f"{IN_WORDS[part]} ({part} {shares[part]:.0%})" for part in how.named]
-    found = [" and ".join(named) if named else "spread: no part holds more than 10 %"]
+    found = [" and ".join(named) if named else "spread: no part holds more than 10%"]
+    if len(named) > 2:
+        found = ["written in " + ", ".join(f"{part} {shares[part]:.0%}" for part in how.named)]
     if how.half is not None:
         found.append(f"half by step {how.half[0]:.0f}")
     return found
@@ -219,7 +221,7 @@ def _ruled_out(kind: Kind, can: Ability, uses: Sequence[Reuse], how: Written | N
     for one in uses:
         own = f"{one.counterfactual}: reuse {shown(one.reuse)}"
         if one.word == "transformed":
-            yield f"a new circuit for {own}; permuted heads reach {one.floor:.2f} of the effect"
+            yield f"a new circuit for {own}; {one.floor_is} reaches {one.floor:.2f} of the effect"
         if one.word == "formed":
             yield f"the old circuit for {own}"
         if one.word == "extended":

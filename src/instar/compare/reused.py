@@ -157,7 +157,7 @@ def _level(
         return (values - corrupted).sum(-1) / mean
 
     permuted, other, again = (level[name].values for name in ("permuted", "other", "again"))
-    floors = {"its heads permuted": permuted.mean(0)} if len(permuted) else {}
+    floors = {"the old circuit with its heads permuted": permuted.mean(0)} if len(permuted) else {}
     same = _same(own, limits)
     each = zip(own["task"].values.tolist(), other, strict=True)
     floors |= {f"the circuit of {name}": row for name, row in each if name not in same}

@@ -33,8 +33,9 @@ from instar.record.store import Store, step_name
 from instar.tasks.library import task as find_task
 from instar.training.saved import write_checkpoint
 from instar.workflow.experiment import Experiment
+from instar.workflow.jobs import jobs
 from instar.workflow.pipeline import compare_stage, data_stage
-from instar.workflow.sweep import Worker, jobs
+from instar.workflow.sweep import Worker
 
 
 def recorder(model: Any, tasks: Tasks, **choices: Any) -> "Recorder":

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from instar.progress import Screen
 from instar.record.names import wording_name
+from instar.report.answered import show_answer
 from instar.report.tables import NATS, Column, show_columns
 
 console = Screen()
@@ -165,60 +166,6 @@ def show_summary(summary: dict[str, Any]) -> None:
     for failure in summary["failed"]:
         text = f"failed: seed {failure['seed']}, step {failure['step']}: {failure['reason']}"
         console.print(text, style="red")
-
-
-def show_answer(summary: dict[str, Any]) -> None:
-    """The headline, what it rests on, and what is ruled out, mixed and open."""
-    found = summary.get("answer")
-    if not found:
-        console.print("\nNo answer: no checkpoint was tested for reuse of the old circuit.")
-        return
-    console.print(f"\n{found['headline']}", style="bold")
-    for name, own in found["reuse"].items():
-        console.print(
-            f"  {name}: {own['word']}; reuse {_bounds(own['reuse'])} with {own['edges']} of {own['of']} edges; alone the old "
-            f"circuit does {_bounds(own['old'])}, the new one {_bounds(own['new'])}, {own['floor_is'] or 'a floor'} "
-            f"{_plain(own['floor'])}"
-        )
-    _show_written(found["written"])
-    for kind in ("ruled_out", "mixed", "open"):
-        for line in found[kind][:MISSING]:
-            console.print(f"  {kind.replace('_', ' ')}: {line}")
-        if len(found[kind]) > MISSING:
-            console.print(f"  … and {len(found[kind]) - MISSING} more")
-    console.print(found["caveat"], style="dim")
-
-
-def _show_written(written: dict[str, Any] | None) -> None:
-    """Every part's bookings beside what grafts say."""
-    if not written:
-        return
-    rows = written["parts"]
-    columns = [
-        Column("written in", [(row["part"],) for row in rows], "left"),
-        Column("nats", [_booked(row["booked"])[:1] for row in rows]),
-        Column("share", [_booked(row["share"]) for row in rows]),
-        Column("by grafts", [_booked(row["shapley"]) for row in rows]),
-        Column("‖Δθ‖²", [(_share_of(row["moved"]),) for row in rows]),
-        Column("size", [(_share_of(row["parameters"]),) for row in rows]),
-    ]
-    gain, way = _bounds(written["gain"]), "one straight line" if written["intervals"] == 1 else "the training's path"
-    show_columns(console, f"the gain in {written['metric']}, {gain} nats, booked along {way} (95 %)", columns)
-
-
-def _booked(own: dict[str, float | None]) -> tuple[str, ...]:
-    value, low, high = (own[k] for k in ("value", "low", "high"))
-    if value is None:
-        return ("–",)
-    return (f"{value:.2f}",) if low is None or high is None else (f"{value:.2f}", f"[{low:.2f}, {high:.2f}]")
-
-
-def _plain(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
-def _share_of(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0%}"
 
 
 def show_verdict(summary: dict[str, Any]) -> None:

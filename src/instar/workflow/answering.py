@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from instar.between.ledger import ledger
-from instar.between.reuse import DRAWS, LEAST_PROMPTS, Draws, reuse
+from instar.between.reuse import DRAWS, FEWER, LEAST_PROMPTS, Draws, reuse
 from instar.between.shapley import shapley
 from instar.compare.answer import Answer, Found
 from instar.compare.answer import answer as judged
 from instar.measure.common import once
 from instar.measure.evaluate import evaluate
+from instar.measure.patching import EXACT_BELOW
 from instar.models.coordinates import in_coordinates_of
 from instar.models.load import Model, load, load_tokenizer
 from instar.record.config import DataConfig
@@ -24,9 +25,8 @@ from instar.tasks.library import task
 from instar.tasks.pair import Pair
 from instar.tasks.task import Task
 from instar.workflow.mastered import mastered
+from instar.workflow.schedule import LEDGER_PROMPTS
 
-BOOKED = 64
-"""Prompts that the gain is booked on, and grafted."""
 Asked = str | Path | Task | Batch | Mapping[str, Batch]
 
 
@@ -37,7 +37,7 @@ def answer(
     new: Asked,
     *,
     prompts: int = 96,
-    draws: Draws = DRAWS,
+    draws: Draws | None = None,
     grafts: bool = True,
     seed: int = 0,
 ) -> Answer:
@@ -51,6 +51,7 @@ def answer(
         old: the task that the base has mastered; `new`: the one that it was fine-tuned on. A task, its name in the library,
             a file of pairs, a batch, or one batch for each counterfactual.
         prompts: of each counterfactual, a third each to score edges, to choose the circuit's size, and to run circuits.
+        draws: circuits that reuse is compared with: 100 with permuted heads, 30 of a large model.
         grafts: also Shapley shares (128 grafts), beside the ledger.
 
     Raises:
@@ -63,11 +64,13 @@ def answer(
     some_old = {kind: batch[slice(0, max(LEAST_PROMPTS, prompts // 3))] for kind, batch in before.items()}
     own = next(iter(after.values()))
     kinds = {next(iter(batches.values())).task: list(batches) for batches in (before, after)}
+    large = sum(p.numel() for p in first.module.parameters()) >= EXACT_BELOW
+    draws = draws or (FEWER if large else DRAWS)
     found = reuse(
         first, last, some_old, after, others=mastered(first, None, kinds, prompts // 3), draws=draws, seed=seed
     )
     found = found.assign_attrs(coordinates=coordinates.said, coordinates_shared=int(coordinates.shared))
-    some = once(own)[slice(0, BOOKED)]
+    some = once(own)[slice(0, LEDGER_PROMPTS[large])]
     inside = json.loads(found.attrs["inside"])
     behaviour = {
         role: (evaluate(first, batch), evaluate(last, batch))

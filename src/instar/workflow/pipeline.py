@@ -33,8 +33,9 @@ from instar.training.train import Row, Told, train
 from instar.workflow.adopt import adopt
 from instar.workflow.clock import foreseen
 from instar.workflow.experiment import Experiment
+from instar.workflow.jobs import jobs, pairwise_jobs
 from instar.workflow.schedule import measured_at, trained_by
-from instar.workflow.sweep import Failure, jobs, pairwise_jobs, sweep
+from instar.workflow.sweep import Failure, sweep
 from instar.workflow.wordings import answered
 
 NUMERICS = 1
@@ -260,7 +261,8 @@ def _measure_all(experiment: Experiment, stages: tuple[str, ...] | None, remeasu
     pairwise = pairwise_jobs(experiment, prepared.names, prepared.key) if stages is None else []
     if pairwise:
         with bar("tests between checkpoints") as tell:
-            failures += sweep(experiment, pairwise, tell, remeasure)
+            # What cannot be read fails each time that it is tried, and is said once.
+            failures += [own for own in sweep(experiment, pairwise, tell, remeasure) if own not in failures]
     for failure in failures:
         console.print(
             f"{tuning_name(failure.seed)}, step {failure.step} failed: {failure.reason}",

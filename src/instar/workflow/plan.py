@@ -31,6 +31,7 @@ from instar.tasks.library import task as find_task
 from instar.tasks.prepare import read_pairs
 from instar.workflow.costs import Asked, Costs, Shape, fixed
 from instar.workflow.experiment import Experiment
+from instar.workflow.jobs import CONTROLLED, GENERAL_TEXTS
 from instar.workflow.rates import Rates, rates
 from instar.workflow.schedule import (
     by_layer,
@@ -41,7 +42,6 @@ from instar.workflow.schedule import (
     measured_at,
     trained_by,
 )
-from instar.workflow.sweep import CONTROLLED, GENERAL_TEXTS
 
 BESIDE = {
     **{"training": 1.1, "loading": 1.5, "evaluate": 1.15, "lens": 1.05, "attribution": 1.1, "attention": 1.3},
@@ -262,20 +262,25 @@ def _of_tuning(
                 )
     if isinstance(tuning, int):
         for step in compared_at(config, rows, tuning, main):
-            yield from _tests(config, known, costs, rows, (name, step, main), "circuit" in at)
+            yield from _tests(config, known, costs, rows, (name, step, main), {*at})
 
 
 def _tests(
-    config: RunConfig, known: Known, costs: Costs, rows: list[dict[str, Any]], at: tuple[str, int, bool], circuits: bool
+    config: RunConfig,
+    known: Known,
+    costs: Costs,
+    rows: list[dict[str, Any]],
+    at: tuple[str, int, bool],
+    stages: set[str],
 ) -> Iterator[Work]:
     """What is tested between the base and one checkpoint."""
     name, step, main = at
     last, tests, how = step == rows[-1]["step"], depth_of(config.compare, rows), config.compare
-    if circuits and "causal" in how.tests:
+    if "circuit" in stages and "causal" in how.tests:
         deep = by_layer(config, rows, main, last)
         seconds = costs.causal(known.asked, how, tests.exchanged_sets, tests.single and last, deep)
         yield _piece("causal", seconds, name, SHARED, step)
-    if "reuse" in how.tests:
+    if "reuse" in how.tests and {"circuit", "ledger"} & stages:
         yield _piece("reuse", costs.reuse(known.asked, tests.reuse_prompts, tests.draws), name, SHARED, step)
         if "shapley" in how.tests and (last or not is_large(rows)):
             seconds = costs.shapley(known.asked["new"], ledger_prompts(config.measure, rows))

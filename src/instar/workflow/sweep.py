@@ -1,11 +1,9 @@
 """Measurements over many checkpoints: one model in memory at a time, what exists skipped, serial or with Ray.
 
-1. A `Job` is one file: stage, task, seed, step. Its key hashes the checkpoint's weights and what decides how they are read,
-   the task's data, the stage's options and the version of its numbers; a file with the same key is not made again.
+1. A `Job` is one file (`instar.workflow.jobs`); a file with the same key is not made again.
 2. Checkpoints with anything missing are loaded one by one, and all their missing jobs are done.
 3. With `executor: ray` checkpoints are fanned out over the cluster; the serial loop is the oracle.
 4. A checkpoint that cannot be loaded is reported and the rest goes on.
-5. Causal tests between step 0 and a checkpoint need the circuits of both, so their jobs are known only once these are there.
 """
 
 import json
@@ -16,7 +14,6 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,42 +28,20 @@ from instar.circuits.circuit import Circuit
 from instar.models.coordinates import in_coordinates_of
 from instar.models.hub import evict, holds_weights
 from instar.models.load import Model
-from instar.models.organism import FOLDERS
-from instar.models.organism.corpus import stories
 from instar.progress import Tell, in_words
-from instar.record.config import RunConfig
 from instar.record.contents import Entry
 from instar.record.directory import NoRoom
-from instar.record.keys import digest
 from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.record.times import timed
 from instar.tasks.batch import Batch
 from instar.workflow.experiment import Experiment
+from instar.workflow.jobs import Job, before_it, general_texts
 from instar.workflow.mastered import mastered
-from instar.workflow.schedule import by_layer, compared_at, depth_of, is_large, ledger_prompts, measured_at
-from instar.workflow.stages import NUMERICS, STAGES, Pairs, causal_prompts, options
+from instar.workflow.schedule import by_layer, depth_of, ledger_prompts
+from instar.workflow.stages import STAGES, Pairs, causal_prompts
 
-GENERAL_TEXTS = 64
 LEDGER_BLOCKS = 8
 """Of prompts, in a run: each is one more backward pass."""
-CONTROLLED = ("evaluate", "circuit", "drift", "ledger")
-"""What is measured of a control fine-tuning."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One measurement to make."""
-
-    stage: str
-    task: str
-    seed: Tuning
-    step: int
-    path: Path
-    key: str
-    at_an_end: bool
-    """Whether this is the first or the last step."""
-    weights: bool = True
-    """Whether the checkpoint's weights were kept."""
 
 
 @dataclass(frozen=True)
@@ -76,125 +51,6 @@ class Failure:
     seed: Tuning
     step: int
     reason: str
-
-
-def jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Job]:
-    """Every measurement of one checkpoint each, done or not."""
-    store, config, tasks = experiment.store, experiment.config, list(tasks)
-    every = []
-    for seed in experiment.tunings:
-        if isinstance(seed, str) and store.index(seed) is None:
-            continue
-        index, stages = experiment.index(seed), config.measure.stages
-        rows = index["steps"]
-        if isinstance(seed, str):
-            # Of a control only the end is wanted: what a fine-tuning of that length does by itself.
-            rows, stages = rows[-1:], tuple(s for s in stages if s in CONTROLLED)
-
-        # While a training is being recorded, what stands last is not yet its end.
-        base = (index["steps"][0]["sha256"], experiment.read_by(seed, index["steps"][0]))
-        ends = (index["steps"][0]["step"], index["steps"][-1]["step"] if index.get("ended", True) else None)
-        chosen = {stage: _options(stage, config) for stage in stages}
-        first = seed == config.train.seeds[0]
-        places = {stage: set(measured_at(stage, config.measure, index["steps"], seed, first)) for stage in stages}
-        for row in rows:
-            at_an_end, weights = row["step"] in ends, (row["sha256"], experiment.read_by(seed, row))
-            for stage in (s for s in stages if row["step"] in places[s]):
-                choices = [chosen[stage], *([at_an_end] if stage == "circuit" else [])]
-                if stage == "ledger":
-                    before = before_it(config, index["steps"], seed, first, row["step"])
-                    choices += [before["step"], before["sha256"], ledger_prompts(config.measure, index["steps"])]
-                # Of two models that somebody else made, the new task's gain is what is asked.
-                booked = tasks[1:] if len(index["steps"]) == 2 and config.series is not None else tasks
-                for task in [SHARED] if stage == "drift" else booked if stage == "ledger" else tasks:
-                    decides = [*base, *weights, choices]
-                    key = digest([NUMERICS[stage], stage, task, data_key, *decides])
-                    path = store.measurement(stage, task, seed, row["step"])
-                    # Of weights that were not kept there is what was measured in time, and no more.
-                    kept = row.get("kept", True)
-                    if kept or path.exists():
-                        every.append(Job(stage, task, seed, row["step"], path, key, at_an_end, kept))
-    # The base is every seed's, and measured once.
-    once: dict[Path, Job] = {}
-    for job in every:
-        once.setdefault(job.path, job)
-    return list(once.values())
-
-
-def before_it(
-    config: RunConfig, rows: Sequence[dict[str, Any]], seed: Tuning, first: bool, step: int
-) -> dict[str, Any]:
-    """The checkpoint at which the ledger's interval begins that ends at a step: the one before of those that are booked."""
-    booked = {rows[0]["step"], *measured_at("ledger", config.measure, rows, seed, first)}
-    earlier = [row for row in rows if row["step"] < step and row["step"] in booked and row.get("kept", True)]
-    return earlier[-1] if earlier else rows[0]
-
-
-def pairwise_jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Job]:
-    """All tests between the base and a checkpoint, of every chosen checkpoint: of further seeds the last one only."""
-    tasks, tests = list(tasks), experiment.config.compare.tests
-    found = causal_jobs(experiment, tasks, data_key) if "causal" in tests else []
-    return found + (_answer_jobs(experiment, data_key) if "reuse" in tests else [])
-
-
-def _answer_jobs(experiment: Experiment, data_key: str) -> list[Job]:
-    """Reuse and Shapley shares: the second takes the old task's circuit from the first."""
-    store, config, every = experiment.store, experiment.config, []
-    for seed in config.train.seeds:
-        rows, first = experiment.index(seed)["steps"], seed == config.train.seeds[0]
-        steps, last = compared_at(config, rows, seed, first), rows[-1]["step"]
-        for row in (r for r in rows if r["step"] in steps and r.get("kept", True)):
-            depth = depth_of(config.compare, rows)
-            own = {"others": config.compare.others, "prompts": depth.reuse_prompts, "draws": depth.draws}
-            own |= {"edges": config.measure.edges, "chunk": config.measure.replay_chunk} | _reading(config)
-            read = [experiment.read_by(seed, one) for one in (rows[0], row)]
-            decides: list[Any] = [data_key, config.threads, rows[0]["sha256"], row["sha256"], read, own]
-            for stage in ("reuse", "shapley"):
-                # The grafts of a large model are made where its training ended.
-                if stage not in config.compare.tests or (stage == "shapley" and is_large(rows) and row["step"] != last):
-                    continue
-                decides += [ledger_prompts(config.measure, rows)] if stage == "shapley" else []
-                key = digest([NUMERICS[stage], stage, *decides])
-                path = store.measurement(stage, SHARED, seed, row["step"])
-                every.append(Job(stage, SHARED, seed, row["step"], path, key, row["step"] == last))
-    return every
-
-
-def causal_jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Job]:
-    """The causal tests of every chosen checkpoint whose circuits are there: of further seeds the last one only."""
-    store, config = experiment.store, experiment.config
-    every, own = [], config.compare
-    old, new = tasks
-    for seed in config.train.seeds if "circuit" in config.measure.stages else ():
-        rows, first = experiment.index(seed)["steps"], seed == config.train.seeds[0]
-        last = rows[-1]["step"]
-        steps, tests = compared_at(config, rows, seed, first), depth_of(own, rows)
-        for row in (r for r in rows if r["step"] in steps and r.get("kept", True)):
-            files = [store.measurement("circuit", old, seed, 0), store.measurement("circuit", new, seed, row["step"])]
-            if not all(file.exists() for file in files):
-                continue
-            choices = own.model_dump(include={"pairs", "random_sets", "exchanged_sets", "single"}) | _reading(config)
-            choices |= {"exchanged_sets": tests.exchanged_sets, "single": tests.single}
-            choices |= {} if by_layer(config, rows, first, row["step"] == last) else {"by_layer": False}
-            read = [experiment.read_by(seed, own) for own in (rows[0], row)]
-            decides = [*map(store.key_of, files), rows[0]["sha256"], row["sha256"], *read, choices, row["step"] == last]
-            key = digest([NUMERICS["causal"], "causal", data_key, config.threads, *decides])
-            path = store.measurement("causal", SHARED, seed, row["step"])
-            every.append(Job("causal", SHARED, seed, row["step"], path, key, row["step"] == last))
-    return every
-
-
-def _options(stage: str, config: RunConfig) -> dict[str, Any]:
-    """What, beside weights and pairs, decides a stage's numbers."""
-    own: dict[str, Any] = {**_reading(config), "threads": config.threads}
-    if stage == "drift":
-        return own | {"text": _general_texts(config.data.general_text, config.model.source)}
-    return own | options(stage, config.measure, config.data.measure_pairs)
-
-
-def _reading(config: RunConfig) -> dict[str, Any]:
-    """How a model is read and run, where that decides numbers."""
-    return config.model.model_dump(include={"device", "dtype", "chat"})
 
 
 def sweep(experiment: Experiment, todo: list[Job], tell: Tell, anew: bool = False) -> list[Failure]:
@@ -353,6 +209,11 @@ class Worker:
         return kept.setdefault(task, Pairs(self.store, task, tokenizer, self.config.data.measure_pairs))
 
     def _ledger(self, base: Model, model: Model, pairs: Pairs, job: Job) -> Any:
+        if model.tokenizer is not base.tokenizer:
+            raise ValueError(
+                "the ledger goes from one model to the other on the same tokens, and this checkpoint's own tokenizer reads "
+                "prompts otherwise than its base's: none is made of it"
+            )
         rows, first = self.experiment.index(job.seed)["steps"], job.seed == self.store.first_seed
         before = before_it(self.config, rows, job.seed, first, job.step)["step"]
         start = base if before == rows[0]["step"] else self.experiment.checkpoint(job.seed, before, like=base)
@@ -434,7 +295,7 @@ class Worker:
         return self.bases[seed]
 
     def _general(self, base: Model) -> tuple[Any, Any]:
-        texts = _general_texts(self.config.data.general_text, self.config.model.source)
+        texts = general_texts(self.config.data.general_text, self.config.model.source)
         if not texts:
             return None, None
         limit = getattr(base.module.config, "max_position_embeddings", 512)
@@ -442,15 +303,3 @@ class Worker:
         width = max(map(len, rows))
         tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
         return tokens, torch.arange(width)[None] < torch.tensor([[len(row)] for row in rows])
-
-
-@lru_cache(maxsize=1)
-def _general_texts(file: str | None, model: str) -> list[str]:
-    """Text that has nothing to do with the tasks: the user's file, or the embedded models' own corpus."""
-    if file is not None:
-        text = Path(file).read_text(encoding="utf-8")
-        return [block for block in text.split("\n\n") if block.strip()][:GENERAL_TEXTS]
-    if model in FOLDERS:
-        source = stories(seed=7)
-        return [" ".join(next(source)) for _ in range(GENERAL_TEXTS)]
-    return []

@@ -13,8 +13,9 @@ from instar.record.contents import Damaged
 from instar.record.directory import PARTS
 from instar.record.netcdf import plain_attrs
 from instar.workflow.experiment import Experiment
+from instar.workflow.jobs import jobs, pairwise_jobs
 from instar.workflow.pipeline import data_stage
-from instar.workflow.sweep import Worker, jobs, pairwise_jobs
+from instar.workflow.sweep import Worker
 
 CLOSE = 1e-4
 """Of a variable's largest value: what another processor or another version of torch may differ by."""

@@ -25,6 +25,7 @@ from transformers.models.llama import modeling_llama
 import families
 import instar
 from conftest import random_batch, tiny_gpt2
+from instar.between.reuse import Draws
 from instar.circuits.circuit import Circuit
 from instar.circuits.graph import Graph
 from instar.models.load import Model, fingerprint, load
@@ -55,6 +56,7 @@ MEASURE = {
     "patching": lambda m, b: instar.patching(m, b, ("z", "resid_pre"), method="attribution"),
     "path_patching": lambda m, b: instar.path_patching(m, b, HEADS[:1], ["logits"]),
     "residual_learning": lambda m, b: instar.residual_learning(m, m, b),
+    "reuse": lambda m, b: instar.reuse(m, m, b, random_batch(pairs=12), draws=Draws(2, 2, 2), method="eap"),
     "roles": lambda m, b: instar.roles(m, {"corrupted": b}, repeats=4),
     "set_patching": lambda m, b: instar.set_patching(m, b, {"one": HEADS}),
     "shapley": lambda m, b: instar.shapley(m, m, b, HEADS),

@@ -11,7 +11,7 @@ from instar.record.config import RunConfig
 from instar.tasks.custom import files_of
 from instar.workflow.adopt import adopt
 from instar.workflow.experiment import Experiment
-from instar.workflow.sweep import jobs
+from instar.workflow.jobs import jobs
 
 
 @pytest.fixture

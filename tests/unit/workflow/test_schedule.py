@@ -80,10 +80,10 @@ def test_causal_tests_are_made_where_there_are_circuits(asked, parameters, expec
 @pytest.mark.parametrize(
     ("asked", "parameters", "expected"),
     [
-        ({}, 1_000, Depth(6, 30, True)),
-        ({}, 2e7, Depth(3, 10, False)),
-        ({"single": True, "exchanged_sets": 0}, 2e7, Depth(3, 0, True)),
-        ({"single": False, "exchanged_sets": 50}, 1_000, Depth(6, 50, False)),
+        ({}, 1_000, Depth(6, 30, True, 96, 100)),
+        ({}, 2e7, Depth(3, 10, False, 36, 30)),
+        ({"single": True, "exchanged_sets": 0}, 2e7, Depth(3, 0, True, 36, 30)),
+        ({"single": False, "exchanged_sets": 50}, 1_000, Depth(6, 50, False, 96, 100)),
     ],
 )
 def test_what_is_left_open_goes_by_the_models_size(asked, parameters, expected):

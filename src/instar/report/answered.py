@@ -1,0 +1,98 @@
+"""The answer in the terminal: the headline, what it rests on, and the ledger as a table."""
+
+from typing import Any
+
+import xarray as xr
+
+from instar.compare.answer import shown
+from instar.progress import Screen
+from instar.report.tables import Column, show_columns
+from instar.stats.intervals import Interval
+
+console = Screen()
+MISSING = 6
+"""Lines of each kind that are shown."""
+
+
+def show_answer(summary: dict[str, Any]) -> None:
+    """The headline, what it rests on, and what is ruled out, mixed and open."""
+    found = summary.get("answer")
+    if not found:
+        console.print("\nNo answer: no checkpoint was tested for reuse of the old circuit.")
+        return
+    console.print(f"\n{found['headline']}", style="bold")
+    for name, own in found["reuse"].items():
+        console.print(
+            f"  {name}: {own['word']}; reuse {_of(own['reuse'])} with {own['edges']} of {own['of']} edges; alone the old "
+            f"circuit does {_of(own['old'])}, the new one {_of(own['new'])}, {own['floor_is'] or 'a floor'} "
+            f"{_plain(own['floor'])}"
+        )
+    _show_written(found["written"])
+    for kind in ("ruled_out", "mixed", "open"):
+        for line in found[kind][:MISSING]:
+            console.print(f"  {kind.replace('_', ' ')}: {line}")
+        if len(found[kind]) > MISSING:
+            console.print(f"  … and {len(found[kind]) - MISSING} more")
+    console.print(found["caveat"], style="dim")
+
+
+def _show_written(written: dict[str, Any] | None) -> None:
+    """Every part's bookings beside what grafts say."""
+    if not written:
+        return
+    rows = written["parts"]
+    columns = [
+        Column("written in", [(row["part"],) for row in rows], "left"),
+        Column("nats", [_booked(row["booked"])[:1] for row in rows]),
+        Column("share", [_booked(row["share"]) for row in rows]),
+        Column("by grafts", [_booked(row["shapley"]) for row in rows]),
+        Column("‖Δθ‖²", [(_share_of(row["moved"]),) for row in rows]),
+        Column("size", [(_share_of(row["parameters"]),) for row in rows]),
+    ]
+    gain, way = _of(written["gain"]), "one straight line" if written["intervals"] == 1 else "the training's path"
+    show_columns(console, f"the gain in {written['metric']}, {gain} nats, booked along {way} (95 %)", columns)
+
+
+def _booked(own: dict[str, float | None]) -> tuple[str, ...]:
+    value, low, high = (own[k] for k in ("value", "low", "high"))
+    if value is None:
+        return ("–",)
+    return (f"{value:.2f}",) if low is None or high is None else (f"{value:.2f}", f"[{low:.2f}, {high:.2f}]")
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _share_of(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
+
+
+def _of(own: dict[str, float | None]) -> str:
+    """`0.42 [0.31, 0.53]`, or `not measured`."""
+    value, low, high = (float("nan") if own[k] is None else own[k] for k in ("value", "low", "high"))
+    return shown(Interval(value, low, high))
+
+
+def show_ledger(rows: xr.Dataset, task: str, steps: str, most: int) -> None:
+    """Bookings by group, the largest first."""
+    order = abs(rows["booked"]).values.argsort()[::-1][:most]
+    own = [rows.isel(group=int(i)) for i in order]
+    columns = [
+        Column("booked on", [(str(row["group"].values),) for row in own], "left"),
+        Column("booked", [_interval(row, "booked") for row in own]),
+        Column("share", [_interval(row, "share") for row in own]),
+    ]
+    unit = "logits" if rows.attrs["metric"] == "logit_diff" else "nats"
+    gain = " ".join(_interval(rows, "gain"))
+    show_columns(console, f"{task}: the gain in {rows.attrs['metric']}, {gain} {unit}, {steps} (95 %)", columns)
+
+
+def _interval(row: xr.Dataset, name: str) -> tuple[str, ...]:
+    return _booked(
+        {k: _plain_number(row[f"{name}{end}"]) for k, end in (("value", ""), ("low", "_low"), ("high", "_high"))}
+    )
+
+
+def _plain_number(value: Any) -> float | None:
+    return None if float(value) != float(value) else float(value)
