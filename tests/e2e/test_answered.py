@@ -1,70 +1,70 @@
-"""A run on the wordings that its base answers: asked once, recorded, kept apart, and taken again by a run that goes on."""
+"""The answer of a real run and of two models, and the ledger's table: by the commands that a user types."""
 
+import csv
 import json
+from collections import defaultdict
 
+import numpy as np
 import pytest
 
-from instar.record.config import RunConfig
-from instar.record.names import wording_name
-from instar.tasks.pair import normalised
-from instar.tasks.prepare import read_pairs
-from instar.tasks.wordings import HALF, PAIRS
-from instar.workflow import wordings
-from instar.workflow.experiment import Experiment
-from instar.workflow.pipeline import compare_stage, measure_stage, train_stage
-from small_run import SMALL, contents, instar
-
-FEW = {
-    "tasks": {"wordings": "answered"},
-    "data": {"train_size": 64, "test_size": 40, "measure_pairs": 8},
-    "measure": {"stages": ["evaluate"], "circuit_pairs": 4, "patching_pairs": 4},
-    "compare": {"controls": []},
-    "train": {"steps": 2, "checkpoints": 2, "seeds": [0]},
-}
+import instar as library
+from small_run import instar
 
 
-def test_a_run_asks_its_base_once_and_keeps_apart_what_it_asked(tmp_path, monkeypatch, embedded):
-    config = RunConfig.checked(SMALL | FEW, "test")
-    experiment = Experiment.create(tmp_path / "run", config)
-    train_stage(experiment)
-    record = json.loads((tmp_path / "run/data/wordings.json").read_text())
-    rows = record["wordings"]
-    assert {(r["task"], r["split"]) for r in rows} == {(t, s) for t in ("ioi2", "ioi3") for s in ("train", "test")}
-    assert record["weights"] == embedded.weights and all(r["pairs"] == PAIRS for r in rows)
-    refused = {r["wording"] for r in rows if r["share"] < HALF}
-    assert all(r["kept"] == (r["wording"] not in refused) for r in rows)
-    asked, kept = {normalised(p) for p in record["prompts"]}, {r["wording"] for r in rows if r["kept"]}
-    store, made = experiment.store, []
-    for task, kinds in store.prepared()["counterfactuals"].items():
-        for pair in (p for kind in kinds for p in read_pairs(store, task, kind)):
-            assert wording_name(pair.wording) in kept
-            made += [pair.clean, pair.corrupted]
-    made += [row["prompt"] for row in store.read_rows(store.data("train.jsonl"))]
-    assert len(asked) > 500 and not asked & set(map(normalised, made))
-
-    before = contents(tmp_path / "run")
-
-    def again(*_, **__):
-        raise AssertionError("the base is asked again")
-
-    monkeypatch.setattr(wordings, "evaluate", again)
-    for opened in (Experiment.create(tmp_path / "run", config), Experiment.open(tmp_path / "run")):
-        train_stage(opened)
-    measure_stage(Experiment.open(tmp_path / "run"))
-    there = contents(tmp_path / "run")
-    assert all(there[name] == data for name, data in before.items() if name.startswith(("data/", "checkpoints/")))
-    # Measured of these wordings alone, and said.
-    summary = compare_stage(Experiment.open(tmp_path / "run"))
-    own = summary["tasks"]["ioi3"]
-    assert {wording_name(w) for w in own["by_wording"]} <= kept and summary["wordings"] == rows
-    whole, naming, choosing = (own["gain"][k]["value"] for k in ("log_probability", "naming", "choosing"))
-    assert whole == pytest.approx(naming + choosing, abs=1e-12)
-    # Another base is another choice.
-    other = type(embedded)(**{**vars(embedded), "weights": "other"})
-    with pytest.raises(AssertionError, match="asked again"):
-        wordings.answered(experiment, embedded.tokenizer, other)
+@pytest.fixture(scope="module")
+def run(small_run):
+    return library.load_run(small_run)
 
 
-def test_screen_tells_naming_and_choosing_by_wording():
-    (row,) = json.loads(instar("screen", "--tasks", "ioi2", "--pairs", "24", "--json").stdout)["tasks"]
-    assert len(row["by_wording"]) == 6 and all(len(row[n]) == 3 for n in ("naming", "choosing", "accuracy"))
+def test_a_run_has_its_answer_and_says_it(run, small_run):
+    found = run.answer
+    assert found["step"] == 8 and found["headline"] and len(found["headline"].split()) <= 30
+    assert [row["step"] for row in found["series"]] == [8] and found["seeds"] == {"0": found["kind"]}
+    assert json.loads((small_run / "summary.json").read_text())["schema"] == 4
+    assert found["headline"] in repr(run).replace("\n  ", " ") or found["headline"][:40] in repr(run)
+    page = (small_run / "report" / "index.html").read_text()
+    assert found["headline"].split(";")[0] in page
+
+
+def test_bookings_of_the_run_add_up_to_what_was_gained(run):
+    steps = run.measured["ledger"]["ioi3"]
+    assert steps == [4, 8] and run.measured["reuse"] == run.measured["shapley"] == {"shared": [8]}
+    told = run.answer["ledger"]
+    for metric in ("choosing", "logit_diff"):
+        booked = sum(np.array(values) for values in told[metric]["booked"].values())
+        np.testing.assert_allclose(booked + np.array(told[metric]["residual"]), told[metric]["gain"], atol=1e-5)
+    parts = run.answer["written"]["parts"][:4]
+    whole = run.answer["written"]["gain"]["value"]
+    assert sum(p["booked"]["value"] for p in parts) == pytest.approx(whole, abs=0.02 * abs(whole) + 1e-4)
+
+
+def test_the_ledger_is_a_table_and_a_file(small_run, tmp_path):
+    file = tmp_path / "ledger.csv"
+    done = instar("ledger", small_run, "--by", "head", "--csv", file)
+    assert "ioi3: the gain in choosing" in done.stdout and "a0.h" in done.stdout
+    sums = defaultdict(float)
+    for row in csv.DictReader(file.read_text().splitlines()):
+        sums[row["interval"]] += float(row["booked"])
+    assert set(sums) == {"4", "8"}
+    gain = library.load_run(small_run).answer["ledger"]["choosing"]["gain"]
+    assert [sums["4"], sums["8"]] == pytest.approx(gain, abs=1e-2)
+    lost = instar("ledger", small_run, "--step", "6", ok=False)
+    assert "there are steps 4, 8" in lost.stderr
+
+
+def test_two_models_are_enough(small_run, tmp_path):
+    rows = {name: tmp_path / f"{name}.jsonl" for name in ("old", "new")}
+    for name, task in (("old", "ioi2"), ("new", "ioi3")):
+        pairs = library.task(task).pairs(24, 7)
+        own = [{"prompt": p.clean, "corrupted": p.corrupted, "answer": p.answer, "foils": list(p.foils),
+                "contrast": list(p.contrast)} for p in pairs]  # fmt: skip
+        rows[name].write_text("\n".join(map(json.dumps, own)))
+    tuned, out = small_run / "checkpoints" / "step-000008", tmp_path / "out"
+    words = ("answer", "embedded", tuned, "--old", rows["old"], "--new", rows["new"], "--out", out)
+    done = instar(*words)
+    found = library.load_run(out).answer
+    assert found["headline"].split(";")[0][:50] in done.stdout.replace("\n", " ")
+    assert found["written"] is None or found["written"]["intervals"] == 1
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.nc")}
+    instar(*words)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*.nc")} == before and before

@@ -1,4 +1,4 @@
-"""Commands beside a run: which tasks to begin with, two circuits, the embedded model, how often the verdict is right."""
+"""Commands beside a run: which tasks to begin with, its ledger, two circuits, the embedded model, calibration."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +42,41 @@ def screen(
         say(json.dumps(rows, indent=1))
     else:
         show_screen(model, screened, neighbours(screened), by_wording)
+
+
+@app.command()
+def ledger(
+    run: Annotated[Path, typer.Argument(help="a run directory", metavar="RUN", show_default=False)],
+    task: Annotated[str | None, typer.Option(help="of which task; the new one by default")] = None,
+    by: Annotated[
+        Literal["slice", "kind", "layer", "head", "part"], typer.Option(help="what bookings are added up by")
+    ] = "slice",
+    metric: Annotated[str, typer.Option(help="choosing or logit_diff; of the old task logit_diff")] = "",
+    step: Annotated[int | None, typer.Option(help="up to this step; the last by default")] = None,
+    rows: Annotated[int, typer.Option(help="how many are shown, the largest first")] = 20,
+    csv: Annotated[Path | None, typer.Option(help="write all of them, interval by interval, to this file")] = None,
+) -> None:
+    """Where and when a run's gain was written: bookings by part of the model, with intervals."""
+    from instar.compare.answered import ledger_of
+    from instar.compare.booking import booked
+    from instar.report.answered import show_ledger
+    from instar.workflow.opened import load_run
+
+    own = load_run(run)
+    name, first = task or own.tasks["new"], own.seeds[0]
+    steps = own.store.measured_steps("ledger", name, first)
+    last = step if step is not None else (steps or [0])[-1]
+    whole = ledger_of(own.store, name, first, last)
+    if whole is None:
+        there = ", ".join(map(str, steps)) or "none"
+        raise ValueError(
+            f"{run}: no ledger of {name} up to step {last}; there are steps {there} (instar measure {run})"
+        )
+    chosen = metric or str(whole["metric"].values[0])
+    if csv is not None:
+        booked(whole, by, chosen, over_time=True).to_dataframe().reset_index().to_csv(csv, index=False)
+        say(f"written: {csv}")
+    show_ledger(booked(whole, by, chosen), name, f"step 0 to {last}", rows)
 
 
 @app.command()

@@ -66,7 +66,10 @@ def booked(
     data = (
         _named("booked", mean, dims, few) | _named("share", share, dims, few, unknown) | _named("gain", gain, (), few)
     )
-    return xr.Dataset(data, coords={"group": groups}).assign_attrs(metric=metric, convention=ledger.attrs["convention"])
+    coords: dict[str, Any] = {"group": groups}
+    if over_time and "interval" in ledger.coords:
+        coords["interval"] = ledger["interval"].values
+    return xr.Dataset(data, coords=coords).assign_attrs(metric=metric, convention=ledger.attrs["convention"])
 
 
 def _named(name: str, found: Interval, dims: tuple[str, ...], few: bool, unknown: bool = False) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def _show_written(written: dict[str, Any] | None) -> None:
         Column("size", [(_share_of(row["parameters"]),) for row in rows]),
     ]
     gain, way = _of(written["gain"]), "one straight line" if written["intervals"] == 1 else "the training's path"
-    show_columns(console, f"the gain in {written['metric']}, {gain} nats, booked along {way} (95 %)", columns)
+    console.print(f"the gain in {written['metric']}, {gain} nats, booked along {way} (95 %)")
+    show_columns(console, "", columns)
 
 
 def _booked(own: dict[str, float | None]) -> tuple[str, ...]:
@@ -85,7 +86,8 @@ def show_ledger(rows: xr.Dataset, task: str, steps: str, most: int) -> None:
     ]
     unit = "logits" if rows.attrs["metric"] == "logit_diff" else "nats"
     gain = " ".join(_interval(rows, "gain"))
-    show_columns(console, f"{task}: the gain in {rows.attrs['metric']}, {gain} {unit}, {steps} (95 %)", columns)
+    console.print(f"{task}: the gain in {rows.attrs['metric']}, {gain} {unit}, {steps} (95 %)")
+    show_columns(console, "", columns)
 
 
 def _interval(row: xr.Dataset, name: str) -> tuple[str, ...]:
