@@ -173,6 +173,18 @@ def test_two_halves_of_a_line_are_the_line_and_a_poor_interval_gets_more_nodes_o
     assert abs(float(cut["residual"][0])) <= float(cut["allowed"][0]) or int(cut["pieces"][0]) == 16
 
 
+def test_a_fused_input_of_an_mlp_is_gate_first_and_input_second():
+    """As the family's own MLP takes it apart (transformers' Phi3MLP: the gate is the first half)."""
+    base = families.tiny("phi3")
+    module = copy.deepcopy(base)
+    with torch.no_grad():
+        weight = module.model.layers[1].mlp.gate_up_proj.weight
+        weight[: len(weight) // 2] *= 1.2
+    found = booked(ledger([named(base, "base"), named(module, "gate")], prompts(), nodes=2))
+    gate = found.sel(part="m1.gate")
+    assert float(abs(gate).max()) > 0 and float(abs(found.drop_sel(part="m1.gate")).max()) == 0
+
+
 def test_what_does_not_change_is_booked_nothing_and_prompts_count_once():
     base, tuned = pair("gpt2")
     same = ledger([base, base], prompts())

@@ -82,6 +82,22 @@ def found(base):
     return instar.answer(base, base, "ioi2", "ioi3", prompts=24, draws=Draws(20, 5, 20), grafts=False)
 
 
+def test_grafts_of_a_part_are_those_of_its_groups(base, prompts):
+    tuned = towards(base, prompts, "attn", "ln_", size=0.0006)
+    grafts = instar.shapley(base, tuned, prompts, INSIDE, ("choosing",))
+    own = written(instar.ledger([base, tuned], prompts, "choosing", nodes=4, blocks=6), INSIDE, grafts)
+    found = grafts.sel(metric="choosing")
+    gain = float((found["tuned"] - found["base"]).mean())
+    for one in own.parts:
+        mine = [g for g in grafts["group"].values.tolist() if g == one.part or g.startswith(f"{one.part} ")]
+        assert one.shapley.value == pytest.approx(
+            float(found["value"].sel(group=mine).mean("pair").sum()) / gain, abs=1e-6
+        )
+        assert one.moved == pytest.approx(float(grafts["moved"].sel(group=mine).sum() / grafts["moved"].sum()))
+    four = own.parts[: len(PARTS)]
+    assert sum(one.shapley.value for one in four) == pytest.approx(1) and all(one.shapley.value < 0.99 for one in four)
+
+
 def test_the_answer_of_a_model_that_learnt_nothing(found):
     assert found.kind == "no new ability" and found.reuse == () and "No new ability" in found.headline
     assert len(found.headline.split()) <= MOST_WORDS and found.as_dict()["kind"] == "no new ability"
