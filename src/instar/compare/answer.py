@@ -131,7 +131,8 @@ def _apart(found: Found, how: Written | None) -> str:
     """Why the two models' names do not mean the same; empty where they do."""
     if found.reuse is not None and not int(found.reuse.attrs.get("coordinates_shared", 1)):
         return f"the two models do not share coordinates ({found.reuse.attrs.get('coordinates', '')})"
-    if how is not None and how.churn > MIXED_UP and how.intervals == 1:
+    # Of a gain that may be 0 anything is many times as much.
+    if how is not None and how.gain.low > 0 and how.churn > MIXED_UP and how.intervals == 1:
         return f"the two models do not share coordinates: what is booked adds up to {how.churn:.0f} times the gain"
     return ""
 

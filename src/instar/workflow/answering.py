@@ -79,7 +79,7 @@ def answer(
     return judged(
         Found(
             behaviour, found, ledger([first, last], some, ("choosing", "logit_diff")),
-            shapley(first, last, some, inside) if grafts else None, rules,
+            shapley(first, last, some, inside) if grafts else None, rules, ours=False,
         )
     )  # fmt: skip
 
