@@ -4,10 +4,8 @@ from typing import Any
 
 import xarray as xr
 
-from instar.compare.answer import shown
 from instar.progress import Screen
 from instar.report.tables import Column, show_columns
-from instar.stats.intervals import Interval
 
 console = Screen()
 MISSING = 6
@@ -71,8 +69,7 @@ def _share_of(value: float | None) -> str:
 
 def _of(own: dict[str, float | None]) -> str:
     """`0.42 [0.31, 0.53]`, or `not measured`."""
-    value, low, high = (float("nan") if own[k] is None else own[k] for k in ("value", "low", "high"))
-    return shown(Interval(value, low, high))
+    return " ".join(_booked(own)) if own["value"] is not None else "not measured"
 
 
 def show_ledger(rows: xr.Dataset, task: str, steps: str, most: int) -> None:
