@@ -5,6 +5,7 @@ const PARTS = { "Q,K": "#5b4b9a", "V,O": "#d9992b", MLPs: "#3c8a6b", norm: "#8a9
 function showAnswer() {
   if (!A) return $("answer").remove();
   $("answer-headline").textContent = A.headline;
+  $("verdict").querySelector(".over").textContent = "What the old circuit's heads alone say (the verdict of instar 0.3)";
   const lists = [["ruled_out", "Ruled out"], ["mixed", "Mixed"], ["open", "Open"]];
   $("answer-lists").append(...lists.flatMap(([key, word]) => A[key].map((text) => { const li = element("li"); li.append(element("b", `${word}: `), text); return li; })));
   grid("answer-runs", ["counterfactual", "word", "edges", "reuse", "old circuit alone", "new circuit alone", "floor", "ceiling", "without the old circuit's edges", "λ", "r"],
