@@ -113,7 +113,8 @@ def test_ray_gives_the_serial_loops_bytes(finished, tmp_path):
     shutil.rmtree(copy / "measure")
     config = yaml.safe_load((copy / "config.yaml").read_text())
     # One stage of each kind: forward passes alone, replays, gradients, what reads another measurement, two models at once.
-    stages = ["evaluate", "circuit", "drift"]
+    stages = ["evaluate", "circuit", "drift", "ledger"]
+    tests = ("causal", "reuse", "shapley")
     config["measure"] |= {"executor": "ray", "stages": stages}
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
     # Ray's own start-up warns of its future defaults.
@@ -121,7 +122,7 @@ def test_ray_gives_the_serial_loops_bytes(finished, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     ours, theirs = contents(copy / "measure"), contents(finished / "measure")
-    theirs = {name: data for name, data in theirs.items() if name.split("/")[0] in (*stages, "causal", "failed.json")}
+    theirs = {name: data for name, data in theirs.items() if name.split("/")[0] in (*stages, *tests, "failed.json")}
     assert ours.keys() == theirs.keys() and len(ours) > 20
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
