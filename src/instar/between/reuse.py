@@ -39,8 +39,10 @@ from instar.tasks.batch import Batch
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Sizes at which circuits are run, in the new circuit's."""
-NULLS = (2, 3)
-"""Those, by number, at which the floor and the ceiling are."""
+SAME, NULLS = 2, (2, 3)
+"""By number: the new circuit's own size, and those at which the floor and the ceiling are."""
+REDRAWN = 20
+"""Circuits of resampled pairs that overlaps are compared with."""
 LEAST_PROMPTS = 12
 CONVENTION = (
     "circuits alone in the tuned model, on the new task, the rest as on the corrupted prompts; equal numbers of edges after "
@@ -59,9 +61,13 @@ class Draws:
     removed: int = 100
     """Sets of other edges."""
 
+    @classmethod
+    def of(cls, count: int) -> "Draws":
+        """So many with permuted heads, and of the others as fits."""
+        return cls(count, max(8, count // 5), count)
 
-DRAWS, FEWER = Draws(), Draws(30, 8, 30)
-"""By default; of models of ten million parameters and more."""
+
+DRAWS = Draws()
 
 
 @measured
@@ -91,7 +97,7 @@ def reuse(
         `size` (`edges` each); `both` (the union); `permuted`, `again` on `level, draw` or `level, redraw`; `other` on
         `level, task`; `other_does_old` on `task` and `old_does_old` (faithfulness in the base, on pairs of the old task);
         `without`, `without_others` on `draw`. `slope`, `correlation` with bounds; `shared_edges`,
-        `shared_heads` beside `_floor`, `_ceiling`. NaN after `new` where C_B is not faithful or b − c not above 0.
+        `shared_heads` beside `_floor`, `_ceiling`. Floor, ceiling and necessity are NaN where b − c is not above 0.
 
     Raises:
         ValueError: for fewer than 12 prompts, or models of different graphs.
@@ -170,18 +176,21 @@ class _One:
         sizes = [min(self.graph.n_edges, max(1, round(n * factor))) for factor in FACTORS]
         a, b = ([self._mask(own, size) for size in sizes] for own in (self.before.mean(0), after.mean(0)))
         nothing = np.zeros_like(self.graph.exists)
-        first, clean = self._run(seen, [nothing, *a, *b, a[2] | b[2]])
+        first, clean = self._run(seen, [nothing, *a, *b, a[SAME] | b[SAME]])
         corrupted, first = first[0], first[1:]
         data: dict[str, Any] = {
             "clean": ("pair", clean), "corrupted": ("pair", corrupted), "prompt": ("pair", prompts(seen)),
             "old": (("size", "pair"), first[: len(sizes)]), "new": (("size", "pair"), first[len(sizes) : -1]),
             "both": ("pair", first[-1]), "n": n, "edges": ("size", np.array([int(m.sum()) for m in a])),
             "new_edges": ("size", np.array([int(m.sum()) for m in b])), "why": why,
-            "in_old": ("edge", a[2][self.graph.exists]), "in_new": ("edge", b[2][self.graph.exists]),
+            "in_old": ("edge", a[SAME][self.graph.exists]), "in_new": ("edge", b[SAME][self.graph.exists]),
         }  # fmt: skip
         speaks = usable(effect(clean, corrupted, prompts(seen)))
-        data |= self._nulls(seen, a, b, after, speaks) | self._necessity(seen, a[2], speaks)
-        data |= self._alike(a[2], b[2], after) | self._of_the_base(a[2])
+        weights = resamples(len(after), self.seed, max(self.draws.again, REDRAWN))
+        redrawn = np.einsum("dp,puv->duv", weights, after)
+        sets = [self._sets(a[i], int(b[i].sum()), redrawn) for i in NULLS]
+        data |= self._nulls(seen, sets, speaks) | self._necessity(seen, a[SAME], speaks)
+        data |= self._alike(a[SAME], b[SAME], after, sets[0]) | self._of_the_base(a[SAME])
         coords = {"edge": list(self.graph.names(self.graph.exists)), "factor": ("size", np.array(FACTORS))}
         coords |= {"level": [FACTORS[i] for i in NULLS], "task": list(self.others)}
         return xr.Dataset(data, coords=coords)
@@ -206,23 +215,24 @@ class _One:
     def _run(self, batch: Batch, masks: Sequence[Mask]) -> tuple[np.ndarray, np.ndarray]:
         return metrics_of_masks(self.tuned, batch, masks, "resample", self.chunk)
 
-    def _nulls(self, seen: Batch, a: list[Mask], b: list[Mask], after: np.ndarray, speaks: bool) -> dict[str, Any]:
+    def _sets(self, old: Mask, n: int, redrawn: np.ndarray) -> dict[str, list[Mask]]:
+        """What stands beside the old circuit at one size."""
+        return {
+            "permuted": heads_permuted(self.graph, old, max(self.draws.permuted, 1), self.seed),
+            "again": [self._mask(own, n) for own in redrawn],
+            "other": [self._mask(own, n) for own in self.others.values()],
+        }
+
+    def _nulls(self, seen: Batch, levels: list[dict[str, list[Mask]]], speaks: bool) -> dict[str, Any]:
         """Floor and ceiling, at two sizes."""
-        found: dict[str, list[np.ndarray]] = {"permuted": [], "again": [], "other": []}
-        weights = resamples(len(after), self.seed, max(self.draws.again, 1))[: self.draws.again]
-        redrawn = np.einsum("dp,puv->duv", weights, after) if len(weights) else after[:0]
-        for i in NULLS:
-            n = int(b[i].sum())
-            sets = {
-                "permuted": heads_permuted(self.graph, a[i], self.draws.permuted, self.seed),
-                "again": [self._mask(own, n) for own in redrawn],
-                "other": [self._mask(own, n) for own in self.others.values()],
-            }
-            every = [mask for some in sets.values() for mask in some]
+        most = {"permuted": self.draws.permuted, "again": self.draws.again, "other": len(self.others)}
+        found: dict[str, list[np.ndarray]] = {name: [] for name in most}
+        for sets in levels:
+            every = [mask for name, some in sets.items() for mask in some[: most[name]]]
             values = self._run(seen, every)[0] if speaks and every else np.full((len(every), len(seen)), np.nan)
-            for name, some in sets.items():
-                found[name].append(values[: len(some)])
-                values = values[len(some) :]
+            for name, rows in found.items():
+                rows.append(values[: most[name]])
+                values = values[most[name] :]
         axes = {"permuted": "draw", "again": "redraw", "other": "task"}
         return {name: (("level", axes[name], "pair"), np.stack(rows)) for name, rows in found.items()}
 
@@ -245,7 +255,7 @@ class _One:
             "matched": others.matched,
         }
 
-    def _alike(self, a: Mask, b: Mask, after: np.ndarray) -> dict[str, Any]:
+    def _alike(self, a: Mask, b: Mask, after: np.ndarray, beside: dict[str, list[Mask]]) -> dict[str, Any]:
         """λ and r with bootstrap bounds, and what the circuits share beside what chance and resampling give."""
         both = a | b
         x, y = self.before[:, both], after[:, both]
@@ -255,9 +265,7 @@ class _One:
         for name, value, spread in zip(("slope", "correlation"), at, _slope(*drawn), strict=True):
             low, high = np.nanquantile(spread, [0.025, 0.975])
             found |= {name: float(value[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
-        floor = heads_permuted(self.graph, a, max(self.draws.permuted, 1), self.seed)
-        again = resamples(len(after), self.seed, 20)
-        ceiling = [self._mask(own, int(b.sum())) for own in np.einsum("dp,puv->duv", again, after)]
+        floor, ceiling = beside["permuted"], beside["again"][:REDRAWN]
         for what, of in (("edges", lambda m: m), ("heads", self._heads)):
             found[f"shared_{what}"] = _shared(of(a), of(b))
             found[f"shared_{what}_floor"] = float(np.mean([_shared(of(own), of(b)) for own in floor]))

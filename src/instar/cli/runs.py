@@ -265,7 +265,7 @@ def answer(
 ) -> None:
     """Transformed, extended or formed, and how it was written: from two models and pairs of both tasks."""
     from instar.record.config import RunConfig
-    from instar.report.terminal import show_answer
+    from instar.report.answered import show_answer
     from instar.workflow.answering import there_are
     from instar.workflow.experiment import Experiment
     from instar.workflow.pipeline import run_all

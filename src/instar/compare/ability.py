@@ -13,7 +13,7 @@ import xarray as xr
 
 from instar.compare.baselines import accuracy
 from instar.compare.behaviour import change, interval
-from instar.stats.intervals import Interval, bootstrap_mean
+from instar.stats.intervals import NOTHING, Interval, bootstrap_mean
 
 RISE = 0.05
 Fate = Literal["kept", "improved", "weakened", "lost", "open"]
@@ -47,9 +47,6 @@ class Ability:
     def only_named(self) -> bool:
         """Whether it learnt to say a candidate, and not which."""
         return self.new is False and self.naming.low > 0 and not self.choosing.low > 0
-
-
-NOTHING = Interval(float("nan"), float("nan"), float("nan"))
 
 
 def ability(before: xr.Dataset, after: xr.Dataset, rules: Sequence[Mapping[str, Any]] = ()) -> Ability:

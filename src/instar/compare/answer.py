@@ -106,7 +106,7 @@ class Answer:
 def answer(found: Found, limits: Limits = LIMITS) -> Answer:
     """The answer on one checkpoint; the same measurements give the same answer."""
     can = ability(*found.evaluate["new"], found.rules)
-    old = fate(*found.evaluate["old"]) if "old" in found.evaluate else ("open", can.rule_right, can.rule_right)
+    old = fate(*found.evaluate["old"])
     uses = tuple(reused(found.reuse, limits)) if found.reuse is not None and can.new else ()
     how = None
     if found.ledger is not None:
@@ -114,8 +114,8 @@ def answer(found: Found, limits: Limits = LIMITS) -> Answer:
     apart = _apart(found, how)
     kind = _kind(can, uses, apart)
     own = Answer(
-        kind, "", can, old, uses, how, tuple(_ruled_out(kind, can, uses, how)), tuple(_mixed(uses, how, found)),
-        tuple(_open(kind, can, uses, how, apart, found)),
+        kind, "", can, old, uses, how, tuple(_ruled_out(can, uses, how)), tuple(_mixed(uses, how)),
+        tuple(_open(can, uses, how, apart, found)),
     )  # fmt: skip
     return replace(own, headline=headline(own, apart))
 
@@ -214,7 +214,7 @@ def _names(kinds: Sequence[str]) -> str:
 # --- Beside it --------------------------------------------------------------------------------------------------------
 
 
-def _ruled_out(kind: Kind, can: Ability, uses: Sequence[Reuse], how: Written | None) -> Iterator[str]:
+def _ruled_out(can: Ability, uses: Sequence[Reuse], how: Written | None) -> Iterator[str]:
     if can.new:
         yield f"no new ability: right choices rose by {_points(can.rise)} points"
     if can.new and can.rule and can.beyond.low > 0:
@@ -232,7 +232,7 @@ def _ruled_out(kind: Kind, can: Ability, uses: Sequence[Reuse], how: Written | N
             yield f"written in {_in(one.part)}: a share of {shown(one.share)}"
 
 
-def _mixed(uses: Sequence[Reuse], how: Written | None, found: Found) -> Iterator[str]:
+def _mixed(uses: Sequence[Reuse], how: Written | None) -> Iterator[str]:
     if len({one.word for one in uses} - {"undetermined"}) > 1:
         yield "; ".join(f"{one.counterfactual}: {one.word}" for one in uses)
     for one in how.parts[: len(PARTS)] if how is not None else ():
@@ -245,9 +245,7 @@ def _mixed(uses: Sequence[Reuse], how: Written | None, found: Found) -> Iterator
             yield f"{one.part} worked against the gain: {shown(one.share)}"
 
 
-def _open(
-    kind: Kind, can: Ability, uses: Sequence[Reuse], how: Written | None, apart: str, found: Found
-) -> Iterator[str]:
+def _open(can: Ability, uses: Sequence[Reuse], how: Written | None, apart: str, found: Found) -> Iterator[str]:
     if can.new is None:
         yield f"whether there is a new ability: right choices rose by {_points(can.rise)} points; more pairs narrow it"
     if apart:

@@ -7,6 +7,7 @@ import xarray as xr
 
 from instar.compare.answer import Answer, Found, answer
 from instar.compare.baselines import stored
+from instar.compare.booking import booked, sums
 from instar.record.store import SHARED, Store, Tuning
 
 
@@ -34,7 +35,7 @@ def answers(
 
 def _tested(store: Store, seed: Tuning) -> list[int]:
     """Steps with tests; of a run without any, none."""
-    return sorted({*store.measured_steps("reuse", SHARED, seed)})
+    return store.measured_steps("reuse", SHARED, seed)
 
 
 def _one(
@@ -77,14 +78,10 @@ def _over_time(whole: xr.Dataset | None) -> dict[str, Any] | None:
     """By metric: the gain and every slice's bookings, interval by interval, in nats or logits."""
     if whole is None:
         return None
-    from instar.compare.booking import booked
-
     found: dict[str, Any] = {"steps": whole["interval"].values.tolist()}
     for metric in (str(m) for m in whole["metric"].values):
         own = booked(whole, "slice", metric, over_time=True)
-        weight = whole["prompts"].values / whole["prompts"].values.sum()
-        change = (whole["after"] - whole["before"]).sel(metric=metric)
-        gains = (change.transpose("interval", "block").values * weight).sum(1)
+        gains = sums(whole, metric)[1].sum(0) / float(whole["prompts"].sum())
         rows = own["booked"].transpose("group", "interval").values
         found[metric] = {
             "gain": gains.tolist(),

@@ -47,14 +47,12 @@ def booked(
         metric = names[0]
     if metric not in names:
         raise ValueError(f"metric: {metric!r} is none of this ledger's ({', '.join(names)})")
-    own = ledger.sel(metric=metric)
     labels = _labels(ledger, by)
     groups = list(dict.fromkeys(labels))
     where = np.array([[label == group for group in groups] for label in labels], float)
-    # Sums over the block's prompts, so that a smaller block counts less.
-    prompts = own["prompts"].values.astype(float)
-    pages = own["booked"].transpose("block", "interval", "part").values @ where * prompts[:, None, None]
-    gains = (own["after"] - own["before"]).transpose("block", "interval").values * prompts[:, None]
+    prompts = ledger["prompts"].values.astype(float)
+    pages, gains = sums(ledger, metric)
+    pages = pages @ where
     dims: tuple[str, ...] = ("interval", "group")
     if not over_time:
         pages, gains, dims = pages.sum(1), gains.sum(1), ("group",)
@@ -70,6 +68,13 @@ def booked(
     if over_time and "interval" in ledger.coords:
         coords["interval"] = ledger["interval"].values
     return xr.Dataset(data, coords=coords).assign_attrs(metric=metric, convention=ledger.attrs["convention"])
+
+
+def sums(ledger: xr.Dataset, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Bookings [block, interval, part] and gains [block, interval], sums over prompts: a small block counts less."""
+    own, prompts = ledger.sel(metric=metric), ledger["prompts"].values.astype(float)
+    pages = own["booked"].transpose("block", "interval", "part").values * prompts[:, None, None]
+    return pages, (own["after"] - own["before"]).transpose("block", "interval").values * prompts[:, None]
 
 
 def _named(name: str, found: Interval, dims: tuple[str, ...], few: bool, unknown: bool = False) -> dict[str, Any]:

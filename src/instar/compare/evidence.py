@@ -33,12 +33,11 @@ from instar.compare.baselines import accuracy
 from instar.compare.behaviour import change, gain, interval
 from instar.compare.chance import chance
 from instar.compare.floors import Scores, overlaps, resampled
-from instar.stats.intervals import Interval, bootstrap_mean, bootstrap_ratio, by_group
+from instar.stats.intervals import NOTHING, Interval, between, bootstrap_mean, bootstrap_ratio, by_group
 from instar.stats.scales import usable
 
 SHARED_SETS = ("inside", "outside", "heads", "mlps")
 DRAWS = 200
-NOTHING = Interval(np.nan, np.nan, np.nan)
 LABELS = {
     "accuracy": "accuracy",
     "logit_diff": "logits",
@@ -135,16 +134,8 @@ def _shares(causal: xr.Dataset) -> dict[str, Interval]:
                 bounds = zip(spread.value, spread.low, spread.high, strict=True)
                 numbers |= {f"{kind} {n} {way}": Interval(*own) for n, own in zip(names, bounds, strict=True)}
             random = [n for n in names if n.startswith("random ")]
-            numbers[f"{kind} null {way}"] = _between([numbers[f"{kind} {n} {way}"].value for n in random])
+            numbers[f"{kind} null {way}"] = between([numbers[f"{kind} {n} {way}"].value for n in random])
     return numbers
-
-
-def _between(values: Sequence[float]) -> Interval:
-    """The mean of matched random sets, and the quantiles 5 % and 95 % between them."""
-    if not len(values) or np.isnan(values).any():
-        return NOTHING
-    low, high = np.quantile(values, [0.05, 0.95])
-    return Interval(float(np.mean(values)), float(low), float(high))
 
 
 def _necessity(causal: xr.Dataset) -> dict[str, Interval]:
@@ -159,7 +150,7 @@ def _necessity(causal: xr.Dataset) -> dict[str, Interval]:
         spread = bootstrap_ratio(lost, whole)
         numbers[f"{prefix}necessity"] = Interval(*(getattr(spread, k)[0] for k in ("value", "low", "high")))
         if task == "new":
-            numbers["necessity null"] = _between(spread.value[1:])
+            numbers["necessity null"] = between(spread.value[1:])
     return numbers
 
 

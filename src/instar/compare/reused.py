@@ -23,12 +23,11 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from instar.stats.intervals import Interval, bootstrap_ratio, by_group
+from instar.stats.intervals import NOTHING, Interval, between, bootstrap_ratio, by_group
 from instar.stats.scales import effect, usable, why_not
 
 Word = Literal["transformed", "extended", "formed", "undetermined"]
 Truth = bool | None
-NOTHING = Interval(float("nan"), float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def _one(own: xr.Dataset, kind: str, limits: Limits) -> Reuse:
     levels = [_level(own, i, corrupted, whole, prompt, limits) for i in range(own.sizes["level"])] if speaks else []
     at, twice = (levels or [_Level(), _Level()])[:2]
     necessity = f(clean - own["without"].values)
-    null = _between(f(clean - own["without_others"].values).value) if speaks else NOTHING
+    null = between(f(clean - own["without_others"].values).value) if speaks else NOTHING
     adds = f(own["both"].values - own["old"].values[n])
     bounds = {name: _stored(own, name) for name in ("slope", "correlation")}
     shared = {what: _three(own, f"shared_{what}") for what in ("edges", "heads")}
@@ -247,13 +246,6 @@ def _open(truth: dict[str, Truth], why: str, size: str, at: _Level, new: Interva
         yield f"what the new circuit's other edges add: not clearly above 0; {MORE}"
     if not truth["above floor"] and not truth["low"]:
         yield "the floor: circuits with permuted heads do as much"
-
-
-def _between(values: np.ndarray) -> Interval:
-    """The mean of draws, and their 5th and 95th percentile."""
-    if not np.size(values) or np.isnan(values).any():
-        return NOTHING
-    return Interval(float(np.mean(values)), *(float(q) for q in np.quantile(values, [0.05, 0.95])))
 
 
 def _three(own: xr.Dataset, name: str) -> tuple[float, float, float]:

@@ -17,13 +17,12 @@ from typing import Any, Literal
 import numpy as np
 
 from instar.stats.curves import crossing, logistic, one_jump, segments
-from instar.stats.intervals import LEVEL, Interval, resamples, simultaneous_mean
+from instar.stats.intervals import LEVEL, NOTHING, Interval, resamples, simultaneous_mean
 
 STRONG = 6.0  # a difference of BIC that is strong evidence (Kass & Raftery 1995, p. 777)
 FEWEST = 5  # checkpoints needed for a fit: the logistic has 4 parameters
 PARAMETERS = {"none": 1, "smooth": 4, "sudden": 3}
 NAN = float("nan")
-NOTHING = Interval(NAN, NAN, NAN)
 BOUNDS = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
 
 

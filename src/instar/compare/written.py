@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from instar.compare.booking import ENOUGH_PROMPTS, SLICES, booked
-from instar.stats.intervals import Interval, bootstrap_mean, bootstrap_ratio, expanded, resamples
+from instar.compare.booking import ENOUGH_PROMPTS, SLICES, View, booked, sums
+from instar.stats.intervals import NOTHING, Interval, bootstrap_mean, bootstrap_ratio, expanded, resamples
 
 PARTS = ("Q,K", "V,O", "MLPs", "the rest")
 IN_WORDS = {
@@ -31,7 +31,6 @@ NAMED = 0.1
 MIXED_UP = 5.0
 """Times the gain: where bookings add up to more, regardless of sign, the two models have no coordinates in common."""
 LISTED = 10
-NOTHING = Interval(float("nan"), float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Written:
     parts: tuple[PartOf, ...]
     """The four parts, then the seven groups."""
     nodes: tuple[dict[str, Any], ...]
-    """Heads, MLPs and the rest with the largest bookings: `node`, `booked`, `share` with bounds, `grows`."""
+    """Heads, MLPs and the rest with the largest bookings: `node`, `booked`, `share` with bounds."""
     layers: tuple[dict[str, Any], ...]
     """Every layer's booking, by size."""
     half: tuple[float, float, float] | None
@@ -107,13 +106,13 @@ def written(
         order = PARTS if labels is kinds else sorted({*seven} - {*PARTS})
         rows += [_part(own, group, shapley, metric) for group in order if group in own["group"].values]
     gain = _interval(booked(ledger, "kind", metric), "gain")
-    pages = _per_block(ledger, metric)
-    moved = _gains(ledger, metric)
+    pages, moved = sums(ledger, metric)
     # Of nothing there are no shares.
     whole = float(abs(moved.sum())) or np.nan
     residual, churn = float(abs((pages.sum(2) - moved).sum())) / whole, float(np.abs(pages.sum(0)).sum()) / whole
     return Written(
-        metric, gain, tuple(rows), _nodes(ledger, metric), _layers(ledger, metric), _half(ledger, metric, steps),
+        metric, gain, tuple(rows), _largest(ledger, "head", metric, "node")[:LISTED],
+        _largest(ledger, "layer", metric, "layer"), _half(ledger, metric, steps),
         ledger.sizes["interval"], residual, churn,
     )  # fmt: skip
 
@@ -185,39 +184,19 @@ def _interval(row: xr.Dataset, name: str) -> Interval:
     return Interval(*(float(row[f"{name}{end}"]) for end in ("", "_low", "_high")))
 
 
-def _per_block(ledger: xr.Dataset, metric: str) -> np.ndarray:
-    """Sums over prompts [block, interval, part]."""
-    weight = ledger["prompts"].values.astype(float)
-    return ledger["booked"].sel(metric=metric).transpose("block", "interval", "part").values * weight[:, None, None]
-
-
-def _gains(ledger: xr.Dataset, metric: str) -> np.ndarray:
-    """Sums over prompts [block, interval]."""
-    own = ledger.sel(metric=metric)
-    weight = ledger["prompts"].values.astype(float)
-    return (own["after"] - own["before"]).transpose("block", "interval").values * weight[:, None]
-
-
-def _nodes(ledger: xr.Dataset, metric: str) -> tuple[dict[str, Any], ...]:
-    """The nodes with the largest bookings, and in which half of the stretches each was written."""
-    own = booked(ledger, "head", metric)
-    order = np.argsort(-np.abs(own["booked"].values), kind="stable")[:LISTED]
-    return tuple(_row("node", own.isel(group=int(i))) for i in order)
-
-
-def _layers(ledger: xr.Dataset, metric: str) -> tuple[dict[str, Any], ...]:
-    own = booked(ledger, "layer", metric)
+def _largest(ledger: xr.Dataset, by: View, metric: str, name: str) -> tuple[dict[str, Any], ...]:
+    """Bookings by a view, the largest first."""
+    own = booked(ledger, by, metric)
     order = np.argsort(-np.abs(own["booked"].values), kind="stable")
-    return tuple(_row("layer", own.isel(group=int(i))) for i in order)
-
-
-def _row(what: str, own: xr.Dataset) -> dict[str, Any]:
-    return {what: str(own["group"].values), "booked": _interval(own, "booked"), "share": _interval(own, "share")}
+    rows = [own.isel(group=int(i)) for i in order]
+    return tuple(
+        {name: str(row["group"].values), **{k: _interval(row, k) for k in ("booked", "share")}} for row in rows
+    )
 
 
 def _half(ledger: xr.Dataset, metric: str, steps: Sequence[int]) -> tuple[float, float, float] | None:
     """The first step from which on half of the whole gain is there, with bounds over blocks."""
-    gains = _gains(ledger, metric)
+    gains = sums(ledger, metric)[1]
     few = ledger["prompts"].values.sum() < ENOUGH_PROMPTS
     if len(steps) < 2 or len(steps) != gains.shape[1] or few:
         return None

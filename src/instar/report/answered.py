@@ -1,5 +1,6 @@
-"""The answer in the terminal: the headline, what it rests on, and the ledger as a table."""
+"""The answer in the terminal: the headline and what it rests on, the older verdict, and the ledger as a table."""
 
+from itertools import groupby
 from typing import Any
 
 import xarray as xr
@@ -8,8 +9,8 @@ from instar.progress import Screen
 from instar.report.tables import Column, show_columns
 
 console = Screen()
-MISSING = 6
-"""Lines of each kind that are shown."""
+MISSING, CONDITIONS, KEY = 6, 4, 3
+"""Lines of each kind that are shown, open conditions of a verdict, and layers; the page has all."""
 
 
 def show_answer(summary: dict[str, Any]) -> None:
@@ -70,6 +71,63 @@ def _share_of(value: float | None) -> str:
 def _of(own: dict[str, float | None]) -> str:
     """`0.42 [0.31, 0.53]`, or `not measured`."""
     return " ".join(_booked(own)) if own["value"] is not None else "not measured"
+
+
+def show_verdict(summary: dict[str, Any]) -> None:
+    """The verdict with what is open, every checkpoint's kind, the key layers by grafting, and the controls."""
+    found = summary.get("verdict")
+    if not found:
+        console.print("\nNo verdict: no checkpoint has causal tests, or its circuits were not measured.")
+    else:
+        console.print(f"\nVerdict at step {found['step']}: {found['kind']}", style="bold")
+        console.print(found["text"])
+        for line in found["missing"][:CONDITIONS]:
+            console.print(f"  - {line}")
+        if len(found["missing"]) > CONDITIONS:
+            console.print(f"  - … and {len(found['missing']) - CONDITIONS} more")
+        runs = groupby(found["series"], key=lambda row: row["kind"])
+        along = "; ".join(f"{kind} at step {', '.join(str(row['step']) for row in rows)}" for kind, rows in runs)
+        across = "" if found["across_seeds"] in found["text"] else " " + found["across_seeds"]
+        console.print(f"by checkpoint: {along}.{across}")
+    show_beside(summary)
+
+
+def show_beside(summary: dict[str, Any]) -> None:
+    """The key layers by grafting, and the controls."""
+    _show_key((summary.get("dynamics") or {}).get("key"))
+    ends = []
+    for own in (summary.get("controls") or {}).values():
+        if own:
+            both = (f"{summary[role]} {_accuracy(own.get(summary[role]))}" for role in ("old", "new"))
+            ends.append(f"{own['is']}: {', '.join(both)}")
+    if ends:
+        console.print(f"accuracy after control fine-tunings, {'; '.join(ends)}")
+
+
+def _show_key(key: dict[str, Any] | None) -> None:
+    """Both shares, for neither stands for the other."""
+    rows = (key or {}).get("layers")
+    if not rows:
+        return
+    if not rows["by_grafting"]:
+        console.print("key layers by grafting: no layer by itself brings and takes a share worth naming")
+        return
+    console.print("key layers by grafting: share returned to the base | share lost from the tuned model")
+    for name in rows["by_grafting"][:KEY]:
+        if name in rows["shares"]:
+            into, lost = (_bounds(rows["shares"][name][way]) for way in ("into", "lost"))
+            console.print(f"  {name:<5}{into} | {lost}")
+
+
+def _bounds(share: dict[str, float | None]) -> str:
+    value, low, high = (share[k] for k in ("value", "low", "high"))
+    if value is None or low is None or high is None:
+        return "not measurable"
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _accuracy(found: dict[str, float] | None) -> str:
+    return "not measured" if found is None else f"{found['accuracy']:.1%}"
 
 
 def show_ledger(rows: xr.Dataset, task: str, steps: str, most: int) -> None:

@@ -1,7 +1,6 @@
 """What a command prints: tables that a person reads."""
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,14 @@ from rich.text import Text
 
 from instar.progress import Screen
 from instar.record.names import wording_name
-from instar.report.answered import show_answer
+from instar.report.answered import show_answer, show_beside, show_verdict
 from instar.report.tables import NATS, Column, show_columns
 
 console = Screen()
 
 
-SHOWN, MISSING, KEY, ROWS = 4, 4, 3, 5
-"""Checkpoints, open conditions, layers, and rows of a finding printed; the page, or JSON, has all."""
+SHOWN, ROWS = 4, 5
+"""Checkpoints, and rows of a finding printed; the page, or JSON, has all."""
 
 
 def show_accuracy(summary: dict[str, Any], most: int | None = None) -> None:
@@ -145,7 +144,7 @@ def show_summary(summary: dict[str, Any]) -> None:
             console.print(
                 f"heads alone, by grafting and patching (the verdict of 0.3): {verdict['kind']}; see the page"
             )
-        _show_beside(summary)
+        show_beside(summary)
     else:
         show_verdict(summary)
     new = summary["new"]
@@ -166,63 +165,6 @@ def show_summary(summary: dict[str, Any]) -> None:
     for failure in summary["failed"]:
         text = f"failed: seed {failure['seed']}, step {failure['step']}: {failure['reason']}"
         console.print(text, style="red")
-
-
-def show_verdict(summary: dict[str, Any]) -> None:
-    """The verdict with what is open, every checkpoint's kind, the key layers by grafting, and the controls."""
-    found = summary.get("verdict")
-    if not found:
-        console.print("\nNo verdict: no checkpoint has causal tests, or its circuits were not measured.")
-    else:
-        console.print(f"\nVerdict at step {found['step']}: {found['kind']}", style="bold")
-        console.print(found["text"])
-        for line in found["missing"][:MISSING]:
-            console.print(f"  - {line}")
-        if len(found["missing"]) > MISSING:
-            console.print(f"  - … and {len(found['missing']) - MISSING} more")
-        runs = groupby(found["series"], key=lambda row: row["kind"])
-        along = "; ".join(f"{kind} at step {', '.join(str(row['step']) for row in rows)}" for kind, rows in runs)
-        across = "" if found["across_seeds"] in found["text"] else " " + found["across_seeds"]
-        console.print(f"by checkpoint: {along}.{across}")
-    _show_beside(summary)
-
-
-def _show_beside(summary: dict[str, Any]) -> None:
-    """The key layers by grafting, and the controls."""
-    _show_key((summary.get("dynamics") or {}).get("key"))
-    ends = []
-    for own in (summary.get("controls") or {}).values():
-        if own:
-            both = (f"{summary[role]} {_accuracy(own.get(summary[role]))}" for role in ("old", "new"))
-            ends.append(f"{own['is']}: {', '.join(both)}")
-    if ends:
-        console.print(f"accuracy after control fine-tunings, {'; '.join(ends)}")
-
-
-def _show_key(key: dict[str, Any] | None) -> None:
-    """Both shares, for neither stands for the other."""
-    rows = (key or {}).get("layers")
-    if not rows:
-        return
-    if not rows["by_grafting"]:
-        console.print("key layers by grafting: no layer by itself brings and takes a share worth naming")
-        return
-    console.print("key layers by grafting: share returned to the base | share lost from the tuned model")
-    for name in rows["by_grafting"][:KEY]:
-        if name in rows["shares"]:
-            into, lost = (_bounds(rows["shares"][name][way]) for way in ("into", "lost"))
-            console.print(f"  {name:<5}{into} | {lost}")
-
-
-def _bounds(share: dict[str, float | None]) -> str:
-    value, low, high = (share[k] for k in ("value", "low", "high"))
-    if value is None or low is None or high is None:
-        return "not measurable"
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def _accuracy(found: dict[str, float] | None) -> str:
-    return "not measured" if found is None else f"{found['accuracy']:.1%}"
 
 
 def _show_circuits(summary: dict[str, Any]) -> None:

@@ -26,6 +26,18 @@ class Interval:
     high: Any
 
 
+NOTHING = Interval(float("nan"), float("nan"), float("nan"))
+"""What was not measured, or may not be divided by."""
+
+
+def between(values: Any) -> Interval:
+    """The mean of random draws, and the quantiles 5 % and 95 % between them; nothing where there are none."""
+    if not np.size(values) or np.isnan(values).any():
+        return NOTHING
+    low, high = np.quantile(values, [0.05, 0.95])
+    return Interval(float(np.mean(values)), float(low), float(high))
+
+
 def wilson(right: Any, total: Any) -> Interval:
     """Wilson score interval of a proportion (E. B. Wilson 1927)."""
     right, total = np.asarray(right, float), np.asarray(total, float)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from instar.between.ledger import ledger
-from instar.between.reuse import DRAWS, FEWER, LEAST_PROMPTS, Draws, reuse
+from instar.between.reuse import LEAST_PROMPTS, Draws, reuse
 from instar.between.shapley import shapley
 from instar.compare.answer import Answer, Found
 from instar.compare.answer import answer as judged
@@ -25,7 +25,7 @@ from instar.tasks.library import task
 from instar.tasks.pair import Pair
 from instar.tasks.task import Task
 from instar.workflow.mastered import mastered
-from instar.workflow.schedule import LEDGER_PROMPTS
+from instar.workflow.schedule import DEPTH, LEDGER_PROMPTS
 
 Asked = str | Path | Task | Batch | Mapping[str, Batch]
 
@@ -65,7 +65,7 @@ def answer(
     own = next(iter(after.values()))
     kinds = {next(iter(batches.values())).task: list(batches) for batches in (before, after)}
     large = sum(p.numel() for p in first.module.parameters()) >= EXACT_BELOW
-    draws = draws or (FEWER if large else DRAWS)
+    draws = draws or Draws.of(DEPTH[large].draws)
     found = reuse(
         first, last, some_old, after, others=mastered(first, None, kinds, prompts // 3), draws=draws, seed=seed
     )

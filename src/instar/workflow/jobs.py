@@ -6,7 +6,7 @@
    once these are there.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -61,12 +61,13 @@ def jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Jo
         chosen = {stage: _options(stage, config) for stage in stages}
         first = seed == config.train.seeds[0]
         places = {stage: set(measured_at(stage, config.measure, index["steps"], seed, first)) for stage in stages}
+        intervals = begins(places.get("ledger", ()), index["steps"])
         for row in rows:
             at_an_end, weights = row["step"] in ends, (row["sha256"], experiment.read_by(seed, row))
             for stage in (s for s in stages if row["step"] in places[s]):
                 choices = [chosen[stage], *([at_an_end] if stage == "circuit" else [])]
                 if stage == "ledger":
-                    before = before_it(config, index["steps"], seed, first, row["step"])
+                    before = intervals[row["step"]]
                     choices += [before["step"], before["sha256"], ledger_prompts(config.measure, index["steps"])]
                 # Of two models that somebody else made, the new task's gain is what is asked.
                 booked = tasks[1:] if len(index["steps"]) == 2 and config.series is not None else tasks
@@ -85,13 +86,14 @@ def jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Jo
     return list(once.values())
 
 
-def before_it(
-    config: RunConfig, rows: Sequence[dict[str, Any]], seed: Tuning, first: bool, step: int
-) -> dict[str, Any]:
-    """The checkpoint at which the ledger's interval begins that ends at a step: the one before of those that are booked."""
-    booked = {rows[0]["step"], *measured_at("ledger", config.measure, rows, seed, first)}
-    earlier = [row for row in rows if row["step"] < step and row["step"] in booked and row.get("kept", True)]
-    return earlier[-1] if earlier else rows[0]
+def begins(booked: Collection[int], rows: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """By the step at which an interval of the ledger ends, the checkpoint at which it begins: the booked one before."""
+    found, before = {}, rows[0]
+    for row in rows:
+        if row["step"] in booked:
+            found[row["step"]] = before
+            before = row if row.get("kept", True) else before
+    return found
 
 
 def pairwise_jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Job]:

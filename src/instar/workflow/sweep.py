@@ -25,7 +25,7 @@ from instar.between.ledger import NODES, NODES_OF_ONE_LINE, line, read
 from instar.between.reuse import Draws, reuse
 from instar.between.shapley import shapley
 from instar.circuits.circuit import Circuit
-from instar.models.coordinates import in_coordinates_of
+from instar.models.coordinates import Coordinates, in_coordinates_of
 from instar.models.hub import evict, holds_weights
 from instar.models.load import Model
 from instar.progress import Tell, in_words
@@ -35,9 +35,9 @@ from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.record.times import timed
 from instar.tasks.batch import Batch
 from instar.workflow.experiment import Experiment
-from instar.workflow.jobs import Job, before_it, general_texts
+from instar.workflow.jobs import Job, begins, general_texts
 from instar.workflow.mastered import mastered
-from instar.workflow.schedule import by_layer, depth_of, ledger_prompts
+from instar.workflow.schedule import by_layer, depth_of, ledger_prompts, measured_at
 from instar.workflow.stages import STAGES, Pairs, causal_prompts
 
 LEDGER_BLOCKS = 8
@@ -143,6 +143,7 @@ class Worker:
         self.bases: dict[Tuning, Model] = {}
         self.pairs: dict[str, Pairs] = {}
         self.others: dict[str, Batch] | None = None
+        self.matched: tuple[str, str, Model, Coordinates] | None = None
         self.gains: dict[tuple[Tuning, str, int], dict[str, float]] = {}
 
     def measure(self, group: list[Job]) -> Failure | None:
@@ -215,16 +216,24 @@ class Worker:
                 "prompts otherwise than its base's: none is made of it"
             )
         rows, first = self.experiment.index(job.seed)["steps"], job.seed == self.store.first_seed
-        before = before_it(self.config, rows, job.seed, first, job.step)["step"]
+        before = begins(measured_at("ledger", self.config.measure, rows, job.seed, first), rows)[job.step]["step"]
         start = base if before == rows[0]["step"] else self.experiment.checkpoint(job.seed, before, like=base)
         if self.config.series is not None:
-            start, model = (in_coordinates_of(base, one)[0] for one in (start, model))
+            start, model = (self._matched(base, one)[0] for one in (start, model))
         batch = pairs.batch(count=ledger_prompts(self.config.measure, rows))
         one_line = before == rows[0]["step"] and len(rows) == 2
         of = ("choosing", "logit_diff") if job.task == self.experiment.tasks["new"] else ("logit_diff",)
         nodes = NODES_OF_ONE_LINE if one_line else NODES
         found = line(start, model, batch, of, gain=self._gain(base, job, batch, of), nodes=nodes, blocks=LEDGER_BLOCKS)
         return found.assign_attrs(from_step=before)
+
+    def _matched(self, base: Model, model: Model) -> tuple[Model, Coordinates]:
+        """The checkpoint in its base's coordinates; the last that was matched is kept."""
+        if model is base:
+            return base, Coordinates()
+        if self.matched is None or self.matched[:2] != (base.weights, model.weights):
+            self.matched = (base.weights, model.weights, *in_coordinates_of(base, model))
+        return self.matched[2:]
 
     def _gain(self, base: Model, job: Job, batch: Batch, of: Sequence[str]) -> dict[str, float]:
         """The whole training's, over √intervals: what a residual is compared with."""
@@ -248,7 +257,7 @@ class Worker:
         old, new = (self._pairs(name, base.tokenizer, self.pairs) for name in names)
         if job.stage == "causal":
             return self._causal(base, model, old, new, job)
-        model, coordinates = in_coordinates_of(base, model)
+        model, coordinates = self._matched(base, model)
         rows, how = self.experiment.index(job.seed)["steps"], self.config.measure
         if job.stage == "shapley":
             known = self.store.read_measurement("reuse", SHARED, job.seed, job.step)
@@ -261,7 +270,7 @@ class Worker:
         found = reuse(
             base, model, old.batch(0, count // 3, tuple(old.givers), aligned=True),
             {kind: new.batch(0, count, (kind,), aligned=True) for kind in new.givers}, others=self._others(base),
-            draws=Draws(draws, max(8, draws // 5), draws), method=how.edges, chunk=how.replay_chunk,
+            draws=Draws.of(draws), method=how.edges, chunk=how.replay_chunk,
         )  # fmt: skip
         return found.assign_attrs(coordinates=coordinates.said, coordinates_shared=int(coordinates.shared))
 
