@@ -11,7 +11,7 @@ import yaml
 from instar.circuits.circuit import Circuit
 from instar.circuits.graph import Graph
 from instar.progress import Screen
-from instar.report import terminal
+from instar.report import answered, terminal
 from small_run import INSTAR
 
 EVIL = "\x1b]0;PWNED\x07\x1b[31mred\x9b5m\u202egnp [red]r[/red] [link=http://x]l[/link] :smile:"
@@ -68,7 +68,8 @@ def test_commands_print_foreign_words_as_they_are_spelt(folder, colours):
 @pytest.mark.parametrize("forced", [False, True])
 def test_tables_and_links_are_no_commands(forced, monkeypatch):
     console = Screen(width=600, force_terminal=forced, color_system="truecolor" if forced else None)
-    monkeypatch.setattr(terminal, "console", console)
+    for module in (terminal, answered):
+        monkeypatch.setattr(module, "console", console)
     with console.capture() as capture:
         terminal.show_screen(EVIL, [], [(EVIL, EVIL)])
         terminal.show_ending({EVIL: EVIL}, {EVIL: EVIL})

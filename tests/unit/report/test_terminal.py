@@ -7,7 +7,7 @@ from instar.circuits.graph import Graph
 from instar.compare.chance import beside
 from instar.compare.diff import diff
 from instar.progress import Screen
-from instar.report import terminal
+from instar.report import answered, terminal
 from instar.stats.intervals import Interval
 from instar.workflow.screen import Screened
 
@@ -57,7 +57,8 @@ def summary():
 def printed(monkeypatch):
     def show(summary, width=110):
         console = Screen(width=width, force_terminal=False)
-        monkeypatch.setattr(terminal, "console", console)
+        for module in (terminal, answered):
+            monkeypatch.setattr(module, "console", console)
         with console.capture() as capture:
             terminal.show_summary(summary)
         return capture.get()
@@ -143,7 +144,8 @@ def test_two_circuits_side_by_side_are_whole_at_80_columns(monkeypatch):
     graph = Graph(12, 12, 12)
     a, b = (Circuit(graph, graph.names(graph.exists)[start : start + 2000]) for start in (0, 1000))
     console = Screen(width=80, force_terminal=False)
-    monkeypatch.setattr(terminal, "console", console)
+    for module in (terminal, answered):
+        monkeypatch.setattr(module, "console", console)
     with console.capture() as capture:
         terminal.show_diff("a.json", "b.json", diff(a, b), beside(a, b), "no floors")
     text = capture.get()
@@ -171,7 +173,8 @@ def test_tables_of_numbers_are_whole_at_any_width(summary, monkeypatch, width):
         three = summary["tasks"]["three"]
         three |= {f"{name}{end}": [x] * 9 for end, x in (("", of.value), ("_low", of.low), ("_high", of.high))}
     console = Screen(width=width, force_terminal=False)
-    monkeypatch.setattr(terminal, "console", console)
+    for module in (terminal, answered):
+        monkeypatch.setattr(module, "console", console)
     with console.capture() as capture:
         terminal.show_screen("model", found, [], by_wording=True)
         terminal.show_accuracy(summary)
