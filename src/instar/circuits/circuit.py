@@ -54,17 +54,9 @@ class Circuit:
         Raises:
             ValueError: for an unknown group, naming those that there are.
         """
-        groups = [str(g) for g in dataset["group"].values]
-        if group is not None and group not in groups:
-            raise ValueError(f"no circuit of {group!r}; there are {', '.join(groups)}")
-        name = group or groups[0]
-        own, graph = dataset.isel(group=groups.index(name)), Graph.stored(dataset.attrs)
-        kinds = [str(k) for k in dataset["counterfactual"].values]
-        # Counterfactuals have equal weight, as when the circuit was made.
-        of = [i for i, kind in enumerate(kinds) if kind == name] or list(range(len(kinds)))
-        mask, scores = np.zeros(graph.exists.shape, bool), np.zeros(graph.exists.shape)
-        mask[graph.exists] = own["in_circuit"].values.astype(bool)
-        scores[graph.exists] = dataset["score"].isel(counterfactual=of).mean(("counterfactual", "pair")).values
+        name, graph, scores = stored_scores(dataset, group)
+        mask = np.zeros(graph.exists.shape, bool)
+        mask[graph.exists] = dataset["in_circuit"].sel(group=name).values.astype(bool)
         none = (
             ""
             if mask.any()
@@ -202,6 +194,24 @@ class Circuit:
         with reading(path, "a circuit"):
             return cls(**vars(formats.from_json(text_of(path), n_kv_heads, sign, str(path))))
         raise AssertionError  # for type checkers: `reading` swallows nothing
+
+
+def stored_scores(dataset: Any, group: str | None = None) -> tuple[str, Graph, np.ndarray]:
+    """Of a stored `circuit` measurement: which group it is, the graph, and scores [source, destination] in logits.
+
+    Raises:
+        ValueError: for an unknown group, naming those that there are.
+    """
+    groups = [str(g) for g in dataset["group"].values]
+    if group is not None and group not in groups:
+        raise ValueError(f"no circuit of {group!r}; there are {', '.join(groups)}")
+    name, graph = group or groups[0], Graph.stored(dataset.attrs)
+    kinds, scores = [str(k) for k in dataset["counterfactual"].values], np.zeros(graph.exists.shape)
+    # Counterfactuals have equal weight, as when the circuit was made.
+    of = [i for i, kind in enumerate(kinds) if kind == name] or list(range(len(kinds)))
+    own = dataset["score"].isel(counterfactual=of)
+    scores[graph.exists] = own.mean([d for d in own.dims if d != "edge"]).values
+    return name, graph, scores
 
 
 def _written(text: str, path: Path | str | None) -> str:

@@ -6,11 +6,11 @@ logits up (`greedy`).
 
 import heapq
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from instar.circuits.circuit import Circuit
+from instar.circuits.circuit import Circuit, stored_scores
 from instar.circuits.graph import Graph, Mask
 
 Selection = Literal["top", "greedy"]
@@ -22,10 +22,14 @@ def grid_sizes(graph: Graph, shares: Sequence[float] | np.ndarray) -> list[int]:
 
 
 def smallest_size(sizes: Sequence[int] | np.ndarray, f: np.ndarray, wanted: float) -> int | None:
-    """The first size from which on f never falls below `wanted`; None where there is none or f is masked."""
-    enough = np.asarray(f) >= wanted
+    """The first size from which on f never falls below `wanted`; None where there is none or f is masked.
+
+    Sizes at which f is not known (NaN) are passed over.
+    """
+    known = ~np.isnan(f)
+    enough = np.asarray(f)[known] >= wanted
     stays = np.logical_and.accumulate(enough[::-1])[::-1]
-    return int(np.asarray(sizes)[stays.argmax()]) if stays.any() else None
+    return int(np.asarray(sizes)[known][stays.argmax()]) if stays.any() else None
 
 
 def ranking(scores: np.ndarray, signed: bool) -> np.ndarray:
@@ -66,20 +70,51 @@ def top(graph: Graph, value: np.ndarray, n: int, selection: Selection = "top") -
         return _greedy(graph, value, n)
     if selection != "top":
         raise ValueError(f"selection: {selection!r} is neither 'top' nor 'greedy'")
-    flat = np.flatnonzero(graph.exists)
-    order = np.argsort(-value.ravel()[flat], kind="stable")[:n]
-    mask = np.zeros(graph.exists.size, bool)
-    mask[flat[order]] = True
-    return mask.reshape(graph.exists.shape)
+    return _first(graph, _order(graph, value), n)
 
 
 def at_least(graph: Graph, value: np.ndarray, n: int) -> Mask:
     """The best edges of which at least `n` are left after pruning: as few as do it, or all there are."""
-    low, high = min(n, graph.n_edges), graph.n_edges
+    order = _order(graph, value)
+
+    def enough(count: int) -> bool:
+        return count >= graph.n_edges or int(graph.pruned(_first(graph, order, count)).sum()) >= n
+
+    # The more edges, the more are left. Mostly hardly more than n are needed.
+    low, step = n, max(1, n // 16)
+    while not enough(low):
+        low, step = low + step, 2 * step
+    low, high = max(n, low - step // 2 + 1), low
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if graph.pruned(top(graph, value, middle)).sum() >= n else (middle + 1, high)
-    return graph.pruned(top(graph, value, low))
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    return graph.pruned(_first(graph, order, low))
+
+
+def of_size(dataset: Any, n: int, group: str | None = None) -> Circuit:
+    """Of a stored `circuit` measurement, the circuit of `n` edges after pruning: for comparisons at equal numbers of edges.
+
+    It has a few more where pruning leaves no choice. Errors as of `Circuit.stored`; ValueError for a size that there is not.
+    """
+    name, graph, scores = stored_scores(dataset, group)
+    if not 0 < n <= graph.n_edges:
+        raise ValueError(f"edges={n}: a circuit of this model has between 1 and {graph.n_edges} edges")
+    mask = at_least(graph, ranking(scores, signed=False), n)
+    return Circuit.of(
+        graph, mask, scores, how=f"{dataset.attrs['method']}, {name}; the best edges of which {n} are left"
+    )
+
+
+def _order(graph: Graph, value: np.ndarray) -> np.ndarray:
+    """Places of all edges in the flat table, the best first."""
+    flat = np.flatnonzero(graph.exists)
+    return flat[np.argsort(-value.ravel()[flat], kind="stable")]
+
+
+def _first(graph: Graph, order: np.ndarray, n: int) -> Mask:
+    mask = np.zeros(graph.exists.size, bool)
+    mask[order[:n]] = True
+    return mask.reshape(graph.exists.shape)
 
 
 def _greedy(graph: Graph, value: np.ndarray, n: int) -> Mask:

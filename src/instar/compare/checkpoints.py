@@ -4,6 +4,9 @@
 2. Four circuits, of both tasks at step 0 and at the end: how alike they are, each beside the same circuit made of resampled
    pairs, of disjoint halves, beside chance, and beside the control fine-tunings' circuits.
 3. Along the series: each checkpoint's circuit against step 0 and against the step before.
+
+Two circuits are always compared at equal numbers of edges, the faithful size of the larger: at sizes of their own, a curve
+that grazes the threshold would look like a circuit that shrank.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -159,7 +162,8 @@ def _circuit(scores: Scores) -> Circuit:
 
 
 def _compared(name_a: str, a: Scores, name_b: str, b: Scores) -> dict[str, Any]:
-    """Two circuits: overlaps, chance, and what was kept, gained, lost, strengthened, weakened, sign-changed."""
+    """Two circuits of equal size: overlaps, chance, and what was kept, gained, lost, strengthened, weakened, sign-changed."""
+    a, b = (own.at(max(a.edges, b.edges)) for own in (a, b))
     circuits = _circuit(a), _circuit(b)
     # Prompts of two tasks are not the same ones, even where they are as many.
     own = diff(*circuits, a.per_pair, b.per_pair, paired=False)
@@ -189,9 +193,10 @@ def _series(store: Store, task: str, steps: Sequence[int]) -> list[dict[str, Any
         first, before = first or scores, before or scores
         row: dict[str, Any] = {"step": step}
         for name, other in (("first", first), ("before", before)):
-            alike = similarity(_circuit(other), _circuit(scores), other.per_pair.mean(0), scores.per_pair.mean(0))
-            again = resampled(other, 40)
-            floor = np.median(_quiet(overlaps(other.graph, other.circuit[None], again)["edges_jaccard"]))
+            one, two = (own.at(max(other.edges, scores.edges)) for own in (other, scores))
+            alike = similarity(_circuit(one), _circuit(two), one.per_pair.mean(0), two.per_pair.mean(0))
+            again = resampled(one, 40)
+            floor = np.median(_quiet(overlaps(one.graph, one.circuit[None], again)["edges_jaccard"]))
             row[name] = plain(
                 {
                     "nodes": alike.nodes.jaccard, "heads": alike.heads.jaccard, "edges": alike.edges.jaccard,

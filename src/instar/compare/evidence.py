@@ -167,7 +167,7 @@ def _transfer(causal: xr.Dataset) -> dict[str, Interval]:
 
 
 def _overlap(measured: Measured) -> tuple[dict[str, Interval], list[str]]:
-    """How far the new circuit lies in the old one, beside its floors; and which circuits there are none of."""
+    """How far the new circuit lies in the old one, of equal size, beside its floors; and which circuits there are none of."""
     names = ("old_base", "old_tuned", "new_tuned")
     a, t, b = (Scores.of(getattr(measured, n)) for n in names)
     missing = [n for n, s in zip(names, (a, t, b), strict=True) if not s.circuit.any()]
@@ -175,6 +175,7 @@ def _overlap(measured: Measured) -> tuple[dict[str, Interval], list[str]]:
     items += ["heads chance", "heads shared"]
     if "old_base" in missing or "new_tuned" in missing:
         return dict.fromkeys(items, NOTHING), missing
+    a, t, b = (own.at(max(a.edges, b.edges)) for own in (a, t, b))
     again_a, again_b = resampled(a, DRAWS, 1), resampled(b, DRAWS, 2)
     graph = a.graph
     numbers: dict[str, Interval] = {}

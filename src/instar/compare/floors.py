@@ -1,8 +1,9 @@
 """How much two circuits differ for no reason: the same checkpoint on resampled pairs, on disjoint halves, and chance.
 
-A circuit is an estimate from some pairs. Here it is made again, as the run makes it, from base pairs drawn with
-replacement: scores averaged, the size chosen anew on the curve, the best edges taken and pruned. What the new circuits
-share with the first one is what *no change* looks like; a comparison of checkpoints says something only below that.
+A circuit is an estimate from some pairs. Here it is made again from base pairs drawn with replacement: scores averaged, and
+as many of the best edges taken as the first one has after pruning. What the new circuits share with the first one is what
+*no change* looks like; a comparison of checkpoints, at equal numbers of edges too, says something only below that. How much
+the smallest faithful size itself depends on the pairs stands beside it.
 Base pairs are drawn with all their counterfactuals, within each wording (a stratified bootstrap; Efron & Tibshirani
 1993, ch. 8), and those that scores are from apart from those that faithfulness is on: they are different prompts.
 
@@ -18,7 +19,7 @@ import xarray as xr
 
 from instar.circuits.circuit import FAITHFUL
 from instar.circuits.graph import Graph
-from instar.circuits.selection import grid_sizes, ranking, smallest_size, top
+from instar.circuits.selection import at_least, grid_sizes, ranking, smallest_size
 from instar.compare.chance import Chance, chance
 from instar.compare.diff import agreement, plain, ratios
 from instar.stats.intervals import bootstrap_mean
@@ -108,10 +109,17 @@ class Scores:
         member = (index == np.arange(index.max() + 1)[:, None]).astype(float)
         return member @ self.scores.reshape(len(index), -1) / member.sum(1, keepdims=True)
 
-    def remade(self) -> "Scores":
-        """With the circuit made of these scores and this curve."""
-        edges = _mean(self, np.ones((1, len(np.unique(self.prompt)))))
-        return replace(self, circuit=_select(self.graph, edges, [self.size])[0])
+    @property
+    def edges(self) -> int:
+        """How many edges its circuit has."""
+        return int(self.circuit.sum())
+
+    def at(self, edges: int) -> "Scores":
+        """With a circuit of so many edges, or a few more where pruning leaves no other choice; none stays none."""
+        if edges == self.edges or not self.edges:
+            return self
+        own = _mean(self, np.ones((1, len(np.unique(self.prompt)))))
+        return replace(self, circuit=_select(self.graph, own, edges)[0])
 
 
 @dataclass(frozen=True)
@@ -141,13 +149,13 @@ class Floors:
     """What the same checkpoint's circuit shares with itself. Keys: `edges_jaccard`, `heads_a_in_b`, …, `spearman`."""
 
     resampled: dict[str, Quantiles]
-    """The stored circuit (a) against circuits of resampled pairs (b)."""
+    """The circuit (a) against circuits of resampled pairs (b), of as many edges."""
     halves: dict[str, Quantiles]
-    """Circuits of disjoint halves of the pairs, of the stored circuit's size."""
+    """Circuits of disjoint halves of the pairs, of as many edges too."""
     sizes: Quantiles
-    """Edges of the resampled circuits after pruning, those without any left out."""
+    """The smallest faithful size (edges selected) of resampled pairs, those without any left out."""
     empty: int
-    """How many draws have no circuit, since no size was faithful. They count as sharing nothing."""
+    """How many draws have no faithful size."""
     count: int
 
     def as_dict(self) -> dict[str, Any]:
@@ -160,22 +168,22 @@ def floors(scores: Scores, count: int = COUNT, seed: int = 0, split: int = HALVE
     masks, edges = _redrawn(scores, count, seed)
     own = _mean(scores, np.ones((1, len(np.unique(scores.prompt)))))
     shared = overlaps(scores.graph, scores.circuit[None], masks)
-    sizes = masks.sum(1)
-    empty = int((sizes == 0).sum())
+    evaluated = strata(scores.evaluated_prompt[None], scores.evaluated_wording[None])
+    sizes = _sizes(scores, draw(evaluated, count, int(np.random.SeedSequence(seed).generate_state(2)[1])))
     return Floors(
         {k: Quantiles.of(v) for k, v in (shared | agreement(own, edges)).items()},
         {k: Quantiles.of(v) for k, v in halves(scores, split, seed).items()},
-        Quantiles.of(np.where(sizes > 0, sizes, np.nan)), empty, count,
+        Quantiles.of(np.array([np.nan if size is None else size for size in sizes], float)), sizes.count(None), count,
     )  # fmt: skip
 
 
 def resampled(scores: Scores, count: int = COUNT, seed: int = 0) -> np.ndarray:
-    """Circuits of resampled base pairs, boolean `[draw, edge]`; a row without edges where no size was faithful."""
+    """Circuits of resampled base pairs, boolean `[draw, edge]`, of as many edges as the circuit has."""
     return _redrawn(scores, count, seed)[0]
 
 
 def halves(scores: Scores, count: int = HALVES, seed: int = 0) -> dict[str, np.ndarray]:
-    """How alike circuits of disjoint halves of the pairs are, at the size of the whole: `[draw]` by measure."""
+    """How alike circuits of disjoint halves of the pairs are, of as many edges as the whole: `[draw]` by measure."""
     one, other = _halves(scores, count, seed)
     return overlaps(scores.graph, one[0], other[0]) | agreement(one[1], other[1])
 
@@ -219,24 +227,22 @@ def strata(prompt: np.ndarray, wording: np.ndarray) -> np.ndarray:
 
 def _redrawn(scores: Scores, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Circuits and mean scores of bootstraps, both [draw, edge]."""
-    one, other = np.random.SeedSequence(seed).generate_state(2)
-    drawn = draw(strata(scores.prompt, scores.wording), count, int(one))
+    drawn = draw(strata(scores.prompt, scores.wording), count, int(np.random.SeedSequence(seed).generate_state(2)[0]))
     edges = _mean(scores, np.stack([np.bincount(row, minlength=drawn.shape[1]) for row in drawn]))
-    evaluated = strata(scores.evaluated_prompt[None], scores.evaluated_wording[None])
-    return _select(scores.graph, edges, _sizes(scores, draw(evaluated, count, int(other)))), edges
+    return _select(scores.graph, edges, scores.edges), edges
 
 
 def _halves(scores: Scores, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Circuits and mean scores [draw, edge] of one half and of the other, each stratum halved."""
-    layers, generator, size = strata(scores.prompt, scores.wording), np.random.default_rng(seed), scores.size
+    layers, generator = strata(scores.prompt, scores.wording), np.random.default_rng(seed)
     # One prompt has no halves.
-    size = size if len(layers) > 1 else None
+    size = scores.edges if len(layers) > 1 else 0
     half = np.zeros((count, len(layers)), bool)
     for row in half:
         order = np.lexsort((generator.random(len(layers)), layers))
         # Every other prompt of each stratum; whether the first or the second is by chance.
         row[order[generator.integers(2) :: 2]] = True
-    return [(_select(scores.graph, e, [size] * count), e) for e in (_mean(scores, half), _mean(scores, ~half))]
+    return [(_select(scores.graph, e, size), e) for e in (_mean(scores, half), _mean(scores, ~half))]
 
 
 def _mean(scores: Scores, weights: np.ndarray) -> np.ndarray:
@@ -264,13 +270,12 @@ def _sizes(scores: Scores, drawn: np.ndarray) -> list[int | None]:
     return found
 
 
-def _select(graph: Graph, edges: np.ndarray, sizes: list[int | None]) -> np.ndarray:
-    """The circuits [draw, edge] of mean scores [draw, edge]: the best by absolute score, pruned."""
+def _select(graph: Graph, edges: np.ndarray, count: int) -> np.ndarray:
+    """The circuits [draw, edge] of mean scores [draw, edge]: the best by absolute score of which so many are left."""
     masks, table = np.zeros(edges.shape, bool), np.zeros(graph.exists.shape)
-    for own, scores, size in zip(masks, edges, sizes, strict=True):
-        if size is not None:
-            table[graph.exists] = scores
-            own[:] = graph.pruned(top(graph, ranking(table, signed=False), size))[graph.exists]
+    for own, scores in zip(masks, edges if count else (), strict=False):
+        table[graph.exists] = scores
+        own[:] = at_least(graph, ranking(table, signed=False), count)[graph.exists]
     return masks
 
 

@@ -18,17 +18,19 @@ An edge carries a value at each position to the same position: pairs whose two p
 are left out, and the attribute `left_out` counts and names them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 import xarray as xr
 
-from instar.circuits.circuit import Circuit
+from instar.circuits.circuit import FAITHFUL, Circuit
 from instar.circuits.graph import Graph, Mask
-from instar.circuits.selection import Selection, grid_sizes, ranking, top
+from instar.circuits.selection import Selection, grid_sizes, ranking, smallest_size, top
 from instar.measure.ablate import Ablation, Baselines, evaluate_masks
 from instar.measure.common import about, fitting, numpy, pair_coords, prompts, sorted_pieces
 from instar.models.load import Model
@@ -40,8 +42,15 @@ from instar.stats.scales import effect, usable
 from instar.tasks.batch import Batch
 
 GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-FINE = tuple(float(share) for share in np.geomspace(0.001, 1, 37))
-"""Twelve sizes a decade: where the smallest faithful circuit is looked for."""
+FINE = (
+    *(
+        float(share)
+        for low, high in pairwise(GRID)
+        for share in np.geomspace(low, high, math.ceil(12 * math.log10(high / low)) + 1)[:-1]
+    ),
+    1.0,
+)
+"""`GRID` and what lies between, more than twelve sizes a decade: where the smallest faithful circuit is looked for."""
 
 
 class Scored(Protocol):
@@ -150,7 +159,8 @@ def curve(
         `size, pair`; CPR and CMD as attributes `cpr`, `cmd`, `random_cpr`, with the `ranking` that they used.
     """
     ranked = {"own": Ranked(edges, ("all",), batch)}
-    return _curves(model, {"all": batch}, ranked, shares, selection, signed, random, seed, ablation, chunk)["own"]
+    every = _Curves(model, {"all": batch}, ranked, {"own": shares}, random, selection, signed, seed, ablation, chunk)
+    return every.measured()["own"]
 
 
 @dataclass(frozen=True)
@@ -169,42 +179,101 @@ def curves(
 ) -> dict[str, xr.Dataset]:
     """`curve` of several rankings on parts of the same pairs: what is the same for all of them is run once.
 
-    Random circuits are, and so are their values on a part that several rankings are measured on.
+    Random circuits are, and so are their values on a part that several rankings are measured on. Sizes are those of
+    `FINE`: measured at those of `GRID`, and at the others only around the smallest faithful one; elsewhere NaN.
     """
-    return _curves(model, parts, ranked, GRID, "top", False, random, 0, "resample", chunk)
-
-
-def _curves(
-    model: Model, parts: Mapping[str, Batch], ranked: Mapping[str, Ranked], shares: Sequence[float],
-    selection: Selection, signed: bool, random: int, seed: int, ablation: Ablation, chunk: int,
-) -> dict[str, xr.Dataset]:  # fmt: skip
+    coarse = _Curves(model, parts, ranked, dict.fromkeys(ranked, GRID), random, chunk=chunk).measured()
+    around = {name: own for name in ranked if (own := _between(coarse[name]))}
+    finer = _Curves(model, parts, {name: ranked[name] for name in around}, around, 0, chunk=chunk).measured()
     graph = Graph.of(model.layout)
-    sizes, generator = grid_sizes(graph, shares), np.random.default_rng(seed)
-    empty, shape = np.zeros(graph.exists.shape, bool), graph.exists.shape
-    draws = [generator.permutation(graph.exists.size).reshape(shape).astype(float) for _ in range(random)]
-    common = [empty, *(graph.pruned(top(graph, draw, n, "top")) for draw in draws for n in sizes)]
-    own = {
-        name: [graph.pruned(top(graph, ranking(r.edges.scores, signed), n, selection)) for n in sizes]
-        for name, r in ranked.items()
-    }
-    parts = {name: batch.aligned() for name, batch in parts.items()}
-    values: dict[tuple[str, str], np.ndarray] = {}
-    clean: dict[str, np.ndarray] = {}
-    for part, batch in parts.items():
-        names = [name for name, r in ranked.items() if part in r.parts]
-        masks = [*common, *(mask for name in names for mask in own[name])]
-        found, clean[part] = _of_some(model, batch, masks, ablation, chunk)
-        for name, mine in zip(names, found[len(common) :].reshape(len(names), len(sizes), -1), strict=True):
-            values[name, part] = np.concatenate([found[:1], mine, found[1 : len(common)]])
-    return {
-        name: _curve(
-            _dataset(
-                model, r.batch.aligned(), np.concatenate([values[name, part] for part in r.parts], 1),
-                np.concatenate([clean[part] for part in r.parts]), [empty, *own[name], *common[1:]], ablation,
-            ), sizes, shares, random,
-        ).assign_attrs(ranking="signed" if signed else "absolute", selection=selection)
-        for name, r in ranked.items()
-    }  # fmt: skip
+    return {name: _merged(graph, coarse[name], finer.get(name)) for name in ranked}
+
+
+def _between(coarse: xr.Dataset) -> list[float]:
+    """Sizes of `FINE` between the last of `GRID` that is not faithful and the smallest faithful one after it."""
+    size = smallest_size(coarse["size"].values, coarse["faithfulness"].values, FAITHFUL)
+    first = 0 if size is None else int(np.flatnonzero(coarse["size"].values == size)[0])
+    return [share for share in FINE if first and GRID[first - 1] < share < GRID[first]]
+
+
+def _merged(graph: Graph, coarse: xr.Dataset, finer: xr.Dataset | None) -> xr.Dataset:
+    """One curve over all sizes of `FINE`; random circuits are of the coarse sizes alone."""
+    whole, more = (
+        None if own is None else own.swap_dims(size="share").drop_vars("size").reindex(share=list(FINE))
+        for own in (coarse, finer)
+    )
+    assert whole is not None
+    if more is not None:
+        whole = whole.combine_first(more.drop_vars("random"))
+    whole = whole.assign_coords(size=("share", grid_sizes(graph, FINE)))
+    return whole.swap_dims(share="size").assign_attrs(coarse.attrs)
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """Several rankings' circuits at sizes of their own, each on its parts of the pairs; random ones at the first's sizes."""
+
+    model: Model
+    parts: Mapping[str, Batch]
+    ranked: Mapping[str, Ranked]
+    shares: Mapping[str, Sequence[float]]
+    random: int
+    selection: Selection = "top"
+    signed: bool = False
+    seed: int = 0
+    ablation: Ablation = "resample"
+    chunk: int = 16
+
+    def measured(self) -> dict[str, xr.Dataset]:
+        """By ranking, as `curve` has it."""
+        if not self.ranked:
+            return {}
+        graph = Graph.of(self.model.layout)
+        empty, common = np.zeros(graph.exists.shape, bool), self._random(graph)
+        own = {
+            name: [
+                graph.pruned(top(graph, ranking(r.edges.scores, self.signed), n, self.selection))
+                for n in grid_sizes(graph, self.shares[name])
+            ]
+            for name, r in self.ranked.items()
+        }
+        values: dict[tuple[str, str], np.ndarray] = {}
+        clean: dict[str, np.ndarray] = {}
+        for part, batch in ((part, batch.aligned()) for part, batch in self.parts.items()):
+            names = [name for name, r in self.ranked.items() if part in r.parts]
+            masks = [empty, *common, *(mask for name in names for mask in own[name])]
+            found, clean[part] = _of_some(self.model, batch, masks, self.ablation, self.chunk)
+            first, rest = found[: 1 + len(common)], found[1 + len(common) :]
+            for name in names:
+                mine, rest = np.split(rest, [len(own[name])])
+                values[name, part] = np.concatenate([first[:1], mine, first[1:]])
+        return {
+            name: self._one(
+                name, _dataset(
+                    self.model, r.batch.aligned(), np.concatenate([values[name, part] for part in r.parts], 1),
+                    np.concatenate([clean[part] for part in r.parts]), [empty, *own[name], *common], self.ablation,
+                ),
+            )
+            for name, r in self.ranked.items()
+        }  # fmt: skip
+
+    def _random(self, graph: Graph) -> list[Mask]:
+        generator, sizes = np.random.default_rng(self.seed), grid_sizes(graph, next(iter(self.shares.values())))
+        shape = graph.exists.shape
+        draws = [generator.permutation(graph.exists.size).reshape(shape).astype(float) for _ in range(self.random)]
+        return [graph.pruned(top(graph, draw, n)) for draw in draws for n in sizes]
+
+    def _one(self, name: str, whole: xr.Dataset) -> xr.Dataset:
+        """A ranking's own circuits by size, and the random ones after them."""
+        shares = self.shares[name]
+        sizes = grid_sizes(Graph.of(self.model.layout), shares)
+        own = whole.isel(circuit=slice(0, len(sizes))).rename(circuit="size").assign_coords(size=sizes)
+        drawn = whole["faithfulness"].values[len(sizes) :].reshape(self.random, len(sizes))
+        own = own.assign(random=(("draw", "size"), drawn)).assign_coords(share=("size", np.array(shares)))
+        area = [_area(shares, line) for line in (own["faithfulness"].values, *drawn)]
+        mean = float(np.mean([a[0] for a in area[1:]])) if self.random else np.nan
+        ranks = {"ranking": "signed" if self.signed else "absolute", "selection": self.selection}
+        return own.assign_attrs(cpr=area[0][0], cmd=area[0][1], random_cpr=mean, **ranks)
 
 
 def _of_some(
@@ -219,16 +288,6 @@ def _of_some(
     values = np.broadcast_to(clean, (len(masks), len(clean))).copy()
     values[~whole] = some
     return values, clean
-
-
-def _curve(whole: xr.Dataset, sizes: Sequence[int], shares: Sequence[float], random: int) -> xr.Dataset:
-    """A ranking's own circuits by size, and the random ones after them."""
-    own = whole.isel(circuit=slice(0, len(sizes))).rename(circuit="size").assign_coords(size=sizes)
-    drawn = whole["faithfulness"].values[len(sizes) :].reshape(random, len(sizes))
-    own = own.assign(random=(("draw", "size"), drawn)).assign_coords(share=("size", np.array(shares)))
-    area = [_area(shares, line) for line in (own["faithfulness"].values, *drawn)]
-    mean = float(np.mean([a[0] for a in area[1:]])) if random else np.nan
-    return own.assign_attrs(cpr=area[0][0], cmd=area[0][1], random_cpr=mean)
 
 
 def _area(shares: Sequence[float], f: np.ndarray) -> tuple[float, float]:

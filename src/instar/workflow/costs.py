@@ -125,7 +125,8 @@ class Costs:
         own = sum(self._live(graph.n_edges * share) for share in GRID[:-1])
         draws = RANDOM if graph.n_edges < MANY_EDGES else 1
         random = draws * sum(self._live(graph.n_edges * share / 3) for share in GRID[:-1])
-        masks = (2 if of.givers > 1 else 1) * own + random
+        # Around the smallest faithful size, a few more.
+        masks = (2 if of.givers > 1 else 1) * (own + 4 * self._live(graph.n_edges * 0.03)) + random
         one = self.rows(n, of.changed, chunk) + n * of.changed * graph.n_edges * self.shape.d_model * self.rates.mac
         agreed = groups * self.rows(CHECKED_EDGES * AGREED_PAIRS, of.changed, 4 * chunk, self.behind)
         return of.givers * (scored + summed + masks * one) + agreed

@@ -15,6 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from instar.circuits.circuit import Circuit
+from instar.circuits.selection import of_size
 from instar.compare.behaviour import EVERY, behaviour
 from instar.compare.verdict import Verdict
 from instar.notebook import block, facts, lines, paragraph, some, table
@@ -168,16 +169,23 @@ class Run:
         return found
 
     def circuit(
-        self, task: str, step: int | None = None, group: str | None = None, seed: Tuning | None = None
+        self,
+        task: str,
+        step: int | None = None,
+        group: str | None = None,
+        seed: Tuning | None = None,
+        edges: int | None = None,
     ) -> Circuit:
         """The circuit of a checkpoint (the last measured one), of all givers pooled or of one counterfactual.
 
-        Where no size was faithful it has no edges. Errors as of `measure`; an unknown `group` is a ValueError.
+        It is the smallest faithful one, and has no edges where no size was faithful; or the one of `edges` edges, for
+        comparisons at equal size. Errors as of `measure`; an unknown `group` is a ValueError.
         """
         tuning = self._tuning(seed)
         last = self.store.measured_steps("circuit", self._task(task), tuning)[-1:]
         found = self.measure("circuit", task, tuning, last if step is None else [step])
-        return Circuit.stored(found.isel(step=0), group)
+        own = found.isel(step=0)
+        return Circuit.stored(own, group) if edges is None else of_size(own, edges, group)
 
     def frame(
         self, stage: str, task: str | None = None, variable: str | None = None, seed: Tuning | None = None

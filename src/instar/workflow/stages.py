@@ -27,7 +27,7 @@ from instar.measure.common import prompts
 from instar.measure.direct_attribution import attribution
 from instar.measure.edges import CHECKED_PAIRS, Edges, agreement, edges
 from instar.measure.evaluate import evaluate
-from instar.measure.faithfulness import GRID, Ranked, curves, faithfulness
+from instar.measure.faithfulness import FINE, Ranked, curves, faithfulness
 from instar.measure.lens import lens
 from instar.measure.patching import SITES, patching
 from instar.measure.roles import roles
@@ -190,7 +190,7 @@ def circuit(model: Model, pairs: Pairs, how: MeasureConfig, at_an_end: bool) -> 
     coords = {"counterfactual": list(givers), "group": list(groups), "edge": list(graph.names(graph.exists))}
     attrs = scored[givers[0]].dataset.attrs | {"counterfactual": " ".join(givers), "ablation": "resample"}
     attrs |= {"not_measured": json.dumps(without, ensure_ascii=False)} if without else {}
-    return xr.Dataset(data, coords={**coords, "share": ("size", np.array(GRID))}).assign_attrs(attrs)
+    return xr.Dataset(data, coords={**coords, "share": ("size", np.array(FINE))}).assign_attrs(attrs)
 
 
 def _sized(
@@ -209,22 +209,20 @@ def _sized(
         found = effect(clean, corrupted, index)
         if not usable(found):
             without[name] = why_not(found, index.max() + 1)
-            blank[name] = _blank(own.edges.scores, graph, clean, corrupted, draws)
+            blank[name] = _blank(graph, clean, corrupted, draws)
     there = {name: own for name, own in ranked.items() if name not in without}
     needed = {kind: part for kind, part in parts.items() if any(kind in own.parts for own in there.values())}
     return curves(model, needed, there, random=draws, chunk=how.replay_chunk) | blank, without
 
 
-def _blank(scores: np.ndarray, graph: Graph, clean: np.ndarray, corrupted: np.ndarray, draws: int) -> xr.Dataset:
+def _blank(graph: Graph, clean: np.ndarray, corrupted: np.ndarray, draws: int) -> xr.Dataset:
     """What `curves` returns of a group, without faithfulness."""
-    sizes = grid_sizes(graph, GRID)
-    kept = [int(graph.pruned(top(graph, ranking(scores, signed=False), n)).sum()) for n in sizes]
-    unknown = np.full((len(sizes), len(clean)), np.nan)
+    unknown = np.full((len(FINE), len(clean)), np.nan)
     data: dict[str, Any] = dict.fromkeys(("faithfulness", "low", "high"), ("size", unknown[:, 0]))
-    data |= {"edges": ("size", np.array(kept)), "random": (("draw", "size"), np.full((draws, len(sizes)), np.nan))}
+    data |= {"random": (("draw", "size"), np.full((draws, len(FINE)), np.nan))}
     data |= {"metric": (("size", "pair"), unknown), "clean": ("pair", clean), "corrupted": ("pair", corrupted)}
     areas = dict.fromkeys(("cpr", "cmd", "random_cpr"), np.nan)
-    return xr.Dataset(data, coords={"size": sizes}).assign_attrs(areas)
+    return xr.Dataset(data, coords={"size": grid_sizes(graph, FINE)}).assign_attrs(areas)
 
 
 _DIMS: dict[str, tuple[str, ...]] = {
@@ -272,11 +270,13 @@ def _agreement(pooled: Edges, scored: list[Edges], pairs: Pairs, kinds: tuple[st
 
 
 def _curve(sized: xr.Dataset, scored: Edges, graph: Graph) -> dict[str, Any]:
-    size = smallest_size(sized["size"].values, sized["faithfulness"].values, FAITHFUL)
+    sizes = sized["size"].values.tolist()
+    size = smallest_size(sizes, sized["faithfulness"].values, FAITHFUL)
+    order = ranking(scored.scores, signed=False)
     chosen = Circuit(graph, ()) if size is None else select(graph, scored.scores, size)
     return {
-        **{name: sized[name].values for name in ("faithfulness", "low", "high", "random")},
-        "kept": sized["edges"].values,
+        **{name: sized[name].transpose(..., "size").values for name in ("faithfulness", "low", "high", "random")},
+        "kept": np.array([int(graph.pruned(top(graph, order, n)).sum()) for n in sizes]),
         "in_circuit": chosen.mask[graph.exists],
         "circuit_size": np.nan if size is None else len(chosen),
         "curve_metric": sized["metric"].transpose("size", "pair").values,
@@ -302,7 +302,11 @@ STAGES: dict[str, Measurement] = {
 }
 
 
-NUMERICS: dict[str, int] = dict.fromkeys((*get_args(Stage), *get_args(Test)), 1) | {"evaluate": 2, "circuit": 3}
+NUMERICS: dict[str, int] = dict.fromkeys((*get_args(Stage), *get_args(Test)), 1) | {
+    "evaluate": 2,
+    "circuit": 3,
+    "reuse": 2,
+}
 """Raised when a stage's numbers change for the same inputs: what was measured before is then made again."""
 
 
@@ -312,7 +316,7 @@ def options(stage: str, how: MeasureConfig, inside: int | None) -> dict[str, Any
         return {"pairs": how.patching_pairs, "method": how.patching, "chunk": how.replay_chunk}
     if stage == "circuit":
         chosen = {"pairs": how.circuit_pairs, "edges": how.edges, "steps": how.edge_steps, "chunk": how.replay_chunk}
-        return chosen | {"grid": GRID, "faithful": FAITHFUL, "exact": how.exact_ends}
+        return chosen | {"grid": FINE, "faithful": FAITHFUL, "exact": how.exact_ends}
     chosen: dict[str, Any] = {"chunk": how.chunk}
     if stage == "roles":
         return chosen | {"pairs": how.role_pairs}

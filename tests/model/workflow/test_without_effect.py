@@ -13,7 +13,7 @@ import instar
 from instar.circuits.circuit import Circuit
 from instar.compare.floors import Scores, floors
 from instar.compare.summary import _circuits
-from instar.measure.faithfulness import GRID
+from instar.measure.faithfulness import FINE, GRID
 from instar.models.load import load
 from instar.progress import Screen
 from instar.record.config import MeasureConfig
@@ -89,10 +89,19 @@ def test_what_cannot_be_divided_by_is_not_measured_and_the_rest_is_as_ever(model
     # What is measured is what the public functions say of the same pairs.
     scored = instar.edges(model, pairs.batch(0, 5, ("giver2",)), "eap")
     alone = instar.curve(model, pairs.elsewhere(5, ("giver2",)), scored)
-    assert sees["faithfulness"].values == pytest.approx(alone["faithfulness"].values, abs=1e-4)
-    assert sees["kept"].values.tolist() == alone["edges"].values.tolist()
+    coarse = np.isin(FINE, GRID)
+    assert sees["faithfulness"].values[coarse] == pytest.approx(alone["faithfulness"].values, abs=1e-4)
+    assert sees["kept"].values[coarse].tolist() == alone["edges"].values.tolist()
+    # Between the sizes of the grid it is known only where the smallest faithful one is looked for.
+    every = instar.curve(model, pairs.elsewhere(5, ("giver2",)), scored, shares=FINE)
+    finer = ~np.isnan(sees["faithfulness"].values)
+    assert coarse.sum() < finer.sum() <= coarse.sum() + 4
+    assert sees["faithfulness"].values[finer] == pytest.approx(every["faithfulness"].values[finer], abs=1e-4)
+    own = every["faithfulness"].values[finer]
+    smallest = np.flatnonzero(own < 0.85)[-1] + 1
+    assert int(sees["circuit_size"]) == sees["kept"].values[finer][smallest]
     blinded = instar.edges(model, pairs.batch(0, 5, ("giver1",)), "eap")
-    sizes = [len(blinded.circuit(n=max(1, round(share * blinded.graph.n_edges)))) for share in GRID]
+    sizes = [len(blinded.circuit(n=max(1, round(share * blinded.graph.n_edges)))) for share in FINE]
     assert blind["kept"].values.tolist() == sizes
     assert found.identical(circuit(model, Pairs(store, "both", model.tokenizer), HOW, False))
 
@@ -103,7 +112,9 @@ def test_pooled_corruptions_are_judged_together(model, store):
     both = pairs.elsewhere(HOW.circuit_pairs, tuple(CHANGED))
     empty = instar.faithfulness(model, both, Circuit(instar.Graph.of(model.layout), ()))
     assert found["curve_clean"].values == pytest.approx(empty["clean"].values, abs=1e-4)
-    assert found["faithfulness"].values[-1] == pytest.approx(1) and not np.isnan(found["curve_metric"]).any()
+    known = ~np.isnan(found["faithfulness"].values)
+    assert found["faithfulness"].values[-1] == pytest.approx(1) and known[np.isin(FINE, GRID)].all()
+    assert not np.isnan(found["curve_metric"].values[known]).any()
 
 
 def test_a_task_of_which_nothing_can_be_measured_says_so_and_keeps_what_is_in_logits(model, store, monkeypatch):

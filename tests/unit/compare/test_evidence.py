@@ -16,6 +16,7 @@ from instar.compare.evidence import Measured, evidence, items
 from instar.compare.floors import Scores
 from instar.compare.verdict import verdict
 from instar.record.netcdf import plain_attrs
+from remade import remade
 
 GRAPH = Graph(3, 6, 6)
 NAMES = GRAPH.names(GRAPH.exists)
@@ -39,10 +40,10 @@ def circuit(strong=OLD, noise=0.0, seed=0, from_size=0):
     grid = grid_sizes(GRAPH, SHARE)
     assert grid[0] == len(strong)
     evaluated = np.repeat(np.arange(PAIRS), KINDS)
-    own = Scores(
+    own = remade(Scores(
         GRAPH, scores, prompt, prompt % 4, SHARE, 4 * f - 1 + 0.1 * rng.normal(size=(len(grid), n)), np.full(n, 3.0),
         np.full(n, -1.0), evaluated, evaluated % 4, np.zeros(GRAPH.n_edges, bool),
-    ).remade()  # fmt: skip
+    ))  # fmt: skip
     return stored(own)
 
 
@@ -432,7 +433,7 @@ def halved(own, rng):
         picked = {k: np.stack([v[i, w] for i, w in enumerate(wanted)]) for k, v in
                   (("scores", one.scores), ("prompt", one.prompt), ("wording", one.wording))}  # fmt: skip
         ends = {k: getattr(one, k)[rows] for k in ("clean", "corrupted", "evaluated_prompt", "evaluated_wording")}
-        circuits[name] = stored(replace(one, **picked, **ends, metric=one.metric[:, rows]).remade())
+        circuits[name] = stored(remade(replace(one, **picked, **ends, metric=one.metric[:, rows])))
     return replace(own, evaluate=both, causal=own.causal.isel(pair=some(PAIRS), **prompts), **circuits)
 
 

@@ -6,11 +6,11 @@ counterfactual by itself. A ratio whose own denominator is not usable there (`in
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from instar.circuits.selection import of_size
 from instar.record.store import Store
 from instar.stats.intervals import Interval
 from instar.stats.scales import effect, mean_change, share
@@ -72,8 +72,10 @@ class Circuits:
     cpr: np.ndarray
     random_cpr: np.ndarray
     rank_correlation: np.ndarray
+    drawn: list[int]
+    """By group, how many edges every step's circuit is drawn with: the largest of the faithful sizes."""
     edges: list[list[list[tuple[str, float]]]]
-    """The circuit's edges with their scores, the largest first, at most `SHOWN_EDGES`."""
+    """The edges of the circuit of that size with their scores, the largest first, at most `SHOWN_EDGES`."""
     method: str
     pairs: int
     layers: int
@@ -147,7 +149,8 @@ def circuits(store: Store, task: str, steps: list[int]) -> Circuits | None:
         cpr=rows("cpr"),
         random_cpr=rows("random_cpr"),
         rank_correlation=rows("rank_correlation"),
-        edges=_edges(series),
+        drawn=(drawn := np.nan_to_num(np.fmax.reduce(rows("circuit_size"), 0)).astype(int).tolist()),
+        edges=_edges(series, drawn),
         method=str(series.attrs["method"]),
         pairs=int(series["score_pairs"].values.ravel()[0]),
         layers=int(series.attrs["n_layers"]),
@@ -161,17 +164,14 @@ def _mean_scores(dataset: xr.Dataset) -> xr.Dataset:
     return kept.assign(score=dataset["score"].mean("pair"), score_pairs=pairs)
 
 
-def _edges(series: xr.Dataset) -> list[list[list[tuple[str, float]]]]:
-    names = [str(n) for n in series["edge"].values]
-    scores = series["score"].transpose("step", "counterfactual", "edge").values
-    kinds = [str(k) for k in series["counterfactual"].values]
-    inside = series["in_circuit"].transpose("step", "group", "edge").values.astype(bool)
-    found: Any = []
-    for step in range(len(inside)):
+def _edges(series: xr.Dataset, drawn: list[int]) -> list[list[list[tuple[str, float]]]]:
+    """By step and group: the circuits of equal size; none where no size was faithful."""
+    found: list[list[list[tuple[str, float]]]] = []
+    for step in range(series.sizes["step"]):
+        own = series.isel(step=step)
         found.append([])
-        for group, name in enumerate(series["group"].values):
-            score = scores[step, kinds.index(str(name))] if str(name) in kinds else scores[step].mean(0)
-            kept = np.flatnonzero(inside[step, group])
-            order = kept[np.argsort(-np.abs(score[kept]), kind="stable")][:SHOWN_EDGES]
-            found[-1].append([(names[i], float(score[i])) for i in order])
+        for name, n, size in zip(own["group"].values, drawn, own["circuit_size"].values, strict=True):
+            circuit = None if np.isnan(size) else of_size(own, n, str(name))
+            rows = [] if circuit is None else list(zip(circuit.edges, circuit.scores, strict=True))
+            found[-1].append(sorted(rows, key=lambda row: -abs(row[1]))[:SHOWN_EDGES])
     return found

@@ -63,6 +63,7 @@ def _circuits(one: Circuits) -> dict[str, Any]:
         "groups": one.groups,
         "share": one.share.tolist(),
         **{name: rounded(getattr(one, name)) for name in arrays},
+        "drawn": one.drawn,
         "edges": [[[[n, round(s, 4)] for n, s in edges] for edges in row] for row in one.edges],
         "layers": one.layers,
         "heads": one.heads,
