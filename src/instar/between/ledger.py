@@ -4,21 +4,21 @@
     m(θ₁) − m(θ₀) = Σ_g ∫₀¹ ∂m/∂θ_g · Δθ_g dα: additive over parts g of the weights, and over intervals of the training.
     This is loss-change allocation (arXiv 1909.01440) with a task's metric in the place of the loss; along one line it is
     integrated gradients in weight space (arXiv 1703.01365).
-2. The integral is taken at Gauss–Legendre nodes, one backward pass each. What it misses of m(θ₁) − m(θ₀), which is measured,
-   is the residual; where it is too large more nodes are taken, and then the interval is cut in two.
+2. The integral is taken at Gauss–Legendre nodes, one backward pass each, of activations alone (`instar.models.along`). What
+   it misses of m(θ₁) − m(θ₀), which is measured, is the residual; where it is too large more nodes are taken, and then the
+   interval is cut in two.
 3. What is shared (keys and values of a group, an embedding that is the unembedding) is booked on each of its readers
    (`instar.models.parts`).
-4. Prompts are booked in blocks, so that intervals can be drawn over them.
+4. Prompts are booked apart and kept in blocks, so that intervals can be drawn over them.
 
 A part with a booking wrote that much of the gain, *along this path*: by another path from the one model to the other it would
 be booked otherwise, which is why dense checkpoints are better than two ends. Metrics, of clean prompts, higher is better:
 `choosing`, `naming`, `log_probability` (nats) as in `instar.measure.evaluate`, `logit_diff` (logits).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -28,14 +28,15 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from instar.measure.common import about, clean_logits, metrics, once, pieces
+from instar.measure.common import about, clean_logits, fitting, metrics, once, pieces
+from instar.models.along import Along
 from instar.models.load import Model, weights_now
 from instar.models.parts import Apart, Part, Share, apart, shares
 from instar.models.plain import measuring
 from instar.progress import slow
 from instar.tasks.batch import Batch
 
-NODES, BLOCKS, CUTS, CHUNK = 3, 16, 4, 64
+NODES, BLOCKS, CUTS, CHUNK, HELD = 3, 24, 4, 64, 20
 NODES_OF_ONE_LINE = MANY_NODES = 8
 GAIN_MISSED, METRIC_MISSED = 0.01, 1e-4
 """A residual is too large above this share of the gain, over √intervals, and above this share of the mean |m|."""
@@ -60,7 +61,7 @@ def ledger(
         batch: pairs; their clean prompts are read, each once.
         of: `choosing`, `naming`, `log_probability`, `logit_diff`, or several.
         nodes: backward passes an interval and metric; 3, or 8 on one line.
-        blocks: into how many blocks of prompts bookings are divided.
+        blocks: into how many blocks of prompts bookings are kept.
 
     Returns:
         `booked` on `metric, interval, block, part`; `before`, `after` on `metric, interval, block`, all means over the
@@ -109,23 +110,23 @@ def line(
     if (start.layout.arch, *_shape(start)) != (end.layout.arch, *_shape(end)):
         raise ValueError(f"{start.name} and {end.name} are not of one shape: no line leads from one to the other")
     batch = once(batch)
-    rows = np.array_split(np.arange(len(batch)), min(blocks, len(batch)))
     with measuring(start.layout, end.layout), torch.enable_grad():
-        way = _Line.between(start, end, [batch[own] for own in rows], tuple(of))
+        way = _Line.between(start, end, batch, tuple(of))
         ends = np.stack([way.value(0.0), way.value(1.0)])
-        own = np.average(ends[1] - ends[0], axis=1, weights=way.sizes)
+        own = (ends[1] - ends[0]).mean(1)
         missed = GAIN_MISSED * (np.abs(own) if gain is None else np.array([gain[name] for name in of]))
         allowed = np.maximum(missed, METRIC_MISSED * np.abs(ends).mean((0, 2)))
         pages, pieces = way.integrated(0.0, 1.0, ends, allowed, (nodes, max(nodes, MANY_NODES)))
-    booked = np.average(pages.sum(2), axis=1, weights=way.sizes)
+    rows = np.array_split(np.arange(len(batch)), min(blocks, len(batch)))
+    before, after, booked = (np.stack([x[:, r].mean(1) for r in rows], 1) for x in (*ends, pages))
     data = {
-        "booked": (("metric", "block", "part"), pages),
-        "before": (("metric", "block"), ends[0]),
-        "after": (("metric", "block"), ends[1]),
-        "residual": ("metric", own - booked),
+        "booked": (("metric", "block", "part"), booked),
+        "before": (("metric", "block"), before),
+        "after": (("metric", "block"), after),
+        "residual": ("metric", own - pages.sum(2).mean(1)),
         "allowed": ("metric", allowed),
         "pieces": ("metric", np.full(len(of), pieces)),
-        "prompts": ("block", np.array(way.sizes)),
+        "prompts": ("block", np.array([len(r) for r in rows])),
     }
     labels = {
         "kind": [p.kind for p in way.parts],
@@ -144,27 +145,27 @@ def _shape(model: Model) -> tuple[Any, ...]:
 
 @dataclass  # not frozen: parts are found once
 class _Line:
-    """A working model that goes from one checkpoint's weights to another's, and prompts in blocks."""
+    """A working model that goes from one checkpoint's weights to another's, and prompts."""
 
     start: Model
     end: Model
     working: Apart
-    blocks: list[Batch]
+    batch: Batch
     of: tuple[str, ...]
     shares: dict[str, list[Share]]
     changed: dict[str, Tensor]
     """By parameter: its change, where there is any."""
 
     @classmethod
-    def between(cls, start: Model, end: Model, blocks: list[Batch], of: tuple[str, ...]) -> "_Line":
+    def between(cls, start: Model, end: Model, batch: Batch, of: tuple[str, ...]) -> "_Line":
         working, changed = apart(start.layout), {}
         for name, value in working.layout.module.named_parameters():
+            value.requires_grad_(False)
             delta = working.of(end.layout, name) - working.of(start.layout, name)
-            # What does not change has no booking, and needs no gradient.
-            value.requires_grad_(bool(delta.any()))
-            if value.requires_grad:
+            # What does not change has no booking.
+            if bool(delta.any()):
                 changed[name] = delta
-        return cls(start, end, working, blocks, of, shares(working.layout), changed)
+        return cls(start, end, working, batch, of, shares(working.layout), changed)
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -172,11 +173,6 @@ class _Line:
         every = dict.fromkeys(p for own in self.shares.values() for share in own for p in share.parts)
         last = self.working.layout.n_layers
         return sorted(every, key=lambda p: (last if p.kind == "unembedding" or p.name == "norm" else p.layer, p.head))
-
-    @property
-    def sizes(self) -> list[int]:
-        """Prompts of each block."""
-        return [len(block) for block in self.blocks]
 
     @torch.no_grad()
     def go(self, share: float) -> None:
@@ -188,20 +184,15 @@ class _Line:
                 value.add_(delta, alpha=share)
 
     @torch.no_grad()
-    def value(self, share: float) -> Float[np.ndarray, "metric block"]:
+    def value(self, share: float) -> Float[np.ndarray, "metric prompt"]:
         """The metrics there."""
         self.go(share)
-        found = np.zeros((len(self.of), len(self.blocks)))
-        for b, sums in self._read():
-            found[:, b] += [float(value) for value in sums]
-        return found
+        found = [metrics(clean_logits(self.working.layout, part), part, self.of) for part in self._pieces()]
+        return np.concatenate([np.stack([own[name].cpu().numpy() for name in self.of]) for own in found], 1)
 
-    def _read(self) -> Iterator[tuple[int, list[Float[Tensor, ""]]]]:
-        """Block by block what its prompts add to the block's means, in pieces that the model takes at once."""
-        for b, block in enumerate(self.blocks):
-            for part in pieces(block, self.start, len(block)):
-                found = metrics(clean_logits(self.working.layout, part), part, self.of)
-                yield b, [value.sum() / len(block) for value in found.values()]
+    def _pieces(self) -> Iterator[Batch]:
+        # A layer keeps some twenty streams for the way back.
+        return pieces(self.batch, self.start, fitting(CHUNK, self.batch, self.start, HELD * self.start.layout.n_layers))
 
     def integrated(
         self,
@@ -211,12 +202,12 @@ class _Line:
         allowed: np.ndarray,
         nodes: tuple[int, ...],
         cuts: int = CUTS,
-    ) -> tuple[Float[np.ndarray, "metric block part"], int]:
+    ) -> tuple[Float[np.ndarray, "metric prompt part"], int]:
         """Bookings from one place to another, and in how many pieces: with as many nodes as are needed, or by halves."""
         wide, pages = (high - low) / 2, np.zeros(0)
         for rule in map(np.polynomial.legendre.leggauss, dict.fromkeys(nodes)):
             pages = np.sum([w * wide * self.booked(low + (x + 1) * wide) for x, w in zip(*rule, strict=True)], axis=0)
-            residual = np.average(ends[1] - ends[0] - pages.sum(2), axis=1, weights=self.sizes)
+            residual = (ends[1] - ends[0] - pages.sum(2)).mean(1)
             if (np.abs(residual) <= allowed).all():
                 return pages, 1
         if cuts == 0:
@@ -227,34 +218,18 @@ class _Line:
         right = self.integrated(middle, high, np.stack([half, ends[1]]), allowed / 2, nodes[-1:], cuts - 1)
         return left[0] + right[0], left[1] + right[1]
 
-    def booked(self, share: float) -> Float[np.ndarray, "metric block part"]:
-        """The metrics' gradients at a place times the change, by part."""
-        page = np.zeros((len(self.of), len(self.blocks), len(self.parts)))
+    def booked(self, share: float) -> Float[np.ndarray, "metric prompt part"]:
+        """The metrics' gradients at a place times the change, by prompt and part."""
+        page = np.zeros((len(self.of), len(self.batch), len(self.parts)))
         if not self.changed:
             return page
         self.go(share)
-        with self._booking(page) as turn:
-            for b, sums in self._read():
-                for m, value in enumerate(sums):
-                    turn(m, b)
-                    value.backward(retain_graph=m + 1 < len(sums))
+        along, done = Along(self.working.layout.module, self.changed, self.shares), 0
+        with along.watching(self.parts):
+            for part in self._pieces():
+                along.passes(len(part))
+                values = metrics(clean_logits(self.working.layout, part), part, self.of).values()
+                for m, value in enumerate(values):
+                    page[m, done : done + len(part)] = along.booked(value.sum(), keep=m + 1 < len(values))
+                done += len(part)
         return page
-
-    @contextmanager
-    def _booking(self, page: np.ndarray) -> Iterator[Callable[[int, int], None]]:
-        """While open, gradients are multiplied by the change, booked, and dropped as they come."""
-        index, place = {part: i for i, part in enumerate(self.parts)}, [0, 0]
-
-        def write(name: str, value: Tensor) -> None:
-            assert value.grad is not None
-            product, value.grad = value.grad * self.changed[name], None
-            for share in self.shares[name]:
-                # Rows in the model's own precision, their sum in float64.
-                sums = share.cut(product).flatten(1).double().sum(1).cpu().numpy()
-                np.add.at(page[*place], [index[part] for part in share.parts], sums)
-
-        with ExitStack() as stack:
-            for name in self.changed:
-                value = self.working.layout.module.get_parameter(name)
-                stack.callback(value.register_post_accumulate_grad_hook(partial(write, name)).remove)
-            yield lambda metric, block: place.__setitem__(slice(0, 2), [metric, block])

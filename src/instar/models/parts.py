@@ -50,6 +50,10 @@ class Share:
     parts: tuple[Part, ...]
     cut: Callable[[Tensor], Tensor]
     """From a tensor of the parameter's shape to one with the parts on its first axis; a view."""
+    features: Callable[[Tensor], Tensor] = lambda x: x[None]
+    """The same of what the parameter's module puts out, or reads if `inputs`, with features on the first axis."""
+    inputs: bool = False
+    """Whether parts are what the module reads (heads of an output projection), not what it puts out."""
 
 
 def shares(layout: Layout) -> dict[str, list[Share]]:
@@ -79,16 +83,20 @@ def _shares(layout: Layout, name: str, value: Tensor) -> Iterator[Share]:
         three: tuple[Projection, ...] = ("q", "k", "v")
         for letter in three if arch.fused != "no" else (three[arch.qkv.index(path)],):
             heads = tuple(Part(letter, layer, head) for head in range(layout.width(letter)))
-            yield Share(heads, lambda x, letter=letter: layout.cut(x, letter, weight=own == "weight"))
+            yield Share(
+                heads, lambda x, letter=letter: layout.cut(x, letter, weight=own == "weight"),
+                lambda x, letter=letter: layout.cut(x, letter, weight=False),
+            )  # fmt: skip
     elif path == arch.out_proj and own == "weight":
         heads = tuple(Part("o", layer, head) for head in range(layout.n_heads))
-        yield Share(heads, layout.cut_out)
+        yield Share(heads, layout.cut_out, lambda x: x.unflatten(0, (layout.n_heads, -1)), inputs=True)
     elif path == arch.out_proj:
         yield whole("attention bias", layer)
     elif any(f"{path}.".startswith(f"{mlp}.") for mlp in arch.mlp):
         last = path.rpartition(".")[2]
         if last == _BOTH:
-            yield Share((Part("mlp gate", layer), Part("mlp in", layer)), lambda x: x.unflatten(0, (2, -1)))
+            halves = Part("mlp gate", layer), Part("mlp in", layer)
+            yield Share(halves, lambda x: x.unflatten(0, (2, -1)), lambda x: x.unflatten(0, (2, -1)))
         else:
             yield whole("mlp out" if last in _OUT else "mlp gate" if last == _GATE else "mlp in", layer)
     else:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from instar.between.ledger import BLOCKS, NODES
+from instar.between.ledger import NODES
 from instar.circuits.graph import Graph
 from instar.measure.edges import CHECKED_EDGES
 from instar.measure.edges import CHECKED_PAIRS as AGREED_PAIRS
@@ -159,11 +159,10 @@ class Costs:
         return total + 4 * self.rows(how.pairs // 2 * new.givers, new.changed, self.measure.replay_chunk)
 
     def ledger(self, of: Asked, prompts: int, metrics: int) -> float:
-        """One interval: gradients at each node, for each metric and block of prompts, multiplied by the change."""
-        blocks = min(BLOCKS, prompts)
-        read = 2 * self.rows(prompts, of.tokens, math.ceil(prompts / blocks))
-        back = NODES * metrics * self.rows(prompts, of.tokens, math.ceil(prompts / blocks), back=True)
-        return read + back + NODES * metrics * blocks * self.shape.parameters * 6 * self.rates.number
+        """One interval: at each node the weights, a pass and one of the change, and for each metric one back."""
+        passed = self.rows(prompts, of.tokens, prompts)
+        back = self.rows(prompts, of.tokens, prompts, back=True) - passed
+        return 2 * passed + NODES * (2 * passed + metrics * back + 3 * self.shape.parameters * self.rates.number)
 
     def reuse(self, tasks: dict[str, Asked], prompts: int, draws: int) -> float:
         """Scores of both tasks, circuits of all sizes, and as many with permuted heads and without others, at two sizes."""

@@ -40,7 +40,6 @@ from instar.workflow.mastered import mastered
 from instar.workflow.schedule import by_layer, depth_of, ledger_prompts, measured_at
 from instar.workflow.stages import STAGES, Pairs, causal_prompts
 
-LEDGER_BLOCKS = 8
 """Of prompts, in a run: each is one more backward pass."""
 
 
@@ -224,7 +223,7 @@ class Worker:
         one_line = before == rows[0]["step"] and len(rows) == 2
         of = ("choosing", "logit_diff") if job.task == self.experiment.tasks["new"] else ("logit_diff",)
         nodes = NODES_OF_ONE_LINE if one_line else NODES
-        found = line(start, model, batch, of, gain=self._gain(base, job, batch, of), nodes=nodes, blocks=LEDGER_BLOCKS)
+        found = line(start, model, batch, of, gain=self._gain(base, job, batch, of), nodes=nodes)
         return found.assign_attrs(from_step=before)
 
     def _matched(self, base: Model, model: Model) -> tuple[Model, Coordinates]:
