@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from instar.compare.answer import Answer, Found, answer
 from instar.compare.baselines import stored
 from instar.compare.booking import booked, sums
+from instar.compare.diff import plain
+from instar.compare.written import PARTS, written
 from instar.record.store import SHARED, Store, Tuning
 
 
@@ -30,7 +33,20 @@ def answers(
         others |= {str(seed): own.kind} if own is not None else {}
     brief = [{"step": at, "kind": own.kind, "headline": own.headline} for at, own in series]
     over_time = _over_time(ledger_of(store, tasks["new"], seeds[0], step))
-    return {"step": step, **last.as_dict(), "series": brief, "seeds": others, "ledger": over_time}
+    beside = {name: own for name in controls if (own := _control(store, tasks["new"], name)) is not None}
+    return {
+        "step": step, **last.as_dict(), "series": brief, "seeds": others, "ledger": over_time, "controls": beside
+    }  # fmt: skip
+
+
+def _control(store: Store, task: str, name: str) -> dict[str, Any] | None:
+    """What a control fine-tuning gained in choosing on the same task, and in which parts: nats."""
+    steps = store.measured_steps("ledger", task, name)
+    whole = ledger_of(store, task, name, steps[-1]) if steps else None
+    if whole is None:
+        return None
+    found = written(whole, (), None)
+    return plain({"gain": vars(found.gain), "parts": {one.part: vars(one.booked) for one in found.parts[: len(PARTS)]}})
 
 
 def _tested(store: Store, seed: Tuning) -> list[int]:
@@ -75,7 +91,7 @@ def ledger_of(store: Store, task: str, seed: Tuning, step: int) -> xr.Dataset | 
 
 
 def _over_time(whole: xr.Dataset | None) -> dict[str, Any] | None:
-    """By metric: the gain and every slice's bookings, interval by interval, in nats or logits."""
+    """By metric: the gain and every slice's bookings, interval by interval, in nats or logits; of choosing, every head's."""
     if whole is None:
         return None
     found: dict[str, Any] = {"steps": whole["interval"].values.tolist()}
@@ -88,4 +104,8 @@ def _over_time(whole: xr.Dataset | None) -> dict[str, Any] | None:
             "booked": {str(g): row.tolist() for g, row in zip(own["group"].values, rows, strict=True)},
             "residual": whole["residual"].sel(metric=metric).values.tolist(),
         }
+        if metric == "choosing":
+            nodes = booked(whole, "head", metric, over_time=True)["booked"].transpose("group", "interval")
+            pages = zip(nodes["group"].values, nodes.values, strict=True)
+            found[metric]["nodes"] = {str(name): np.round(row, 5).tolist() for name, row in pages}
     return found

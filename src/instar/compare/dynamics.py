@@ -4,8 +4,8 @@
 2. `moment` of each event, half of its change: behaviour; the last token's attention to each slot for the heads whose
    attention moved most; direct attribution of the heads that moved most. In order, with what the order survives.
 3. Heads whose direct attribution reversed its sign, by intervals on both sides.
-4. The key layers and heads by grafting (where the gain was written) and by attribution (whose direct contribution to the
-   logits moved): two lists, and where they disagree. The larger of a graft's two shares does not hide the other.
+4. The key layers and heads: those on which the ledger books most of the gain, with their causal check, the two grafts of that
+   component alone, and the change of what it writes into the logits directly. One list, which names the default head too.
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,19 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from instar.compare.answered import ledger_of
+from instar.compare.booking import booked
 from instar.compare.diff import plain
 from instar.compare.evidence import items
 from instar.compare.series import Moment, agreed, change_points, moment, order, over_seeds, reversals, shape
-from instar.record.store import SHARED, Store
+from instar.record.store import Store
 
 WATCHED = 3
 """Heads of each kind whose events are put in order."""
 MOVED = 0.05
 """Less of the last token's attention is not called a move."""
-KEY, LEAST = 5, 0.05
-"""At most so many components are called key, and none below this share of the gain, or of all direct changes."""
+KEY = 5
+"""So many components are called key."""
 
 
 def dynamics(store: Store, tasks: dict[str, str], seeds: Sequence[int], steps: Sequence[int]) -> dict[str, Any]:
@@ -126,45 +128,55 @@ def _reversed(store: Store, task: str, steps: Sequence[int]) -> list[dict[str, A
 
 
 def _key(store: Store, tasks: dict[str, str], steps: Sequence[int], seed: int) -> dict[str, Any] | None:
-    """Key layers and heads by both lists; None without causal tests of the last step."""
-    path = store.compared("evidence", seed, steps[-1])
-    direct = store.series("attribution", tasks["new"], steps=[steps[0], steps[-1]])
-    if not path.exists() or direct is None or store.read_measurement("causal", SHARED, seed, steps[-1]) is None:
+    """Key layers and heads of the last step; None without its ledger."""
+    ledger = ledger_of(store, tasks["new"], seed, steps[-1])
+    if ledger is None:
         return None
-    found = items(store.read_dataset(path))
-    change = direct.isel(step=-1) - direct.isel(step=0)
-    heads = change["heads"].mean("pair").transpose("layer", "head")
-    attention = (change["heads"].sum("head") + change["attn_bias"]).mean("pair")
-    mlp = change["mlp"].mean("pair")
-    moved = {f"a{int(i)}.h{int(h)}": float(heads.sel(layer=i, head=h)) for i in heads["layer"] for h in heads["head"]}
-    layers = {f"a{int(i)}": float(attention.sel(layer=i)) for i in attention["layer"]}
-    layers |= {f"m{int(i)}": float(mlp.sel(layer=i)) for i in mlp["layer"]}
-    return {"layers": _lists(found, layers), "heads": _lists(found, moved)}
-
-
-def _lists(found: dict[str, Any], attribution: dict[str, float]) -> dict[str, Any]:
-    """The first `KEY` by each list, if they are large enough.
-
-    Grafting ranks by the smaller of its two shares: what is sufficient *and* necessary.
-    """
-    names = [n for n in attribution if f"graft {n} into" in found]
-    shares = {n: [found[f"graft {n} {way}"] for way in ("into", "lost")] for n in names}
-    both = {n: min(i.value for i in shares[n]) for n in names}
-    sure = [n for n in names if both[n] >= LEAST and all(i.low > 0 for i in shares[n])]
-    grafted = sorted(sure, key=lambda n: -both[n])[:KEY]
-    whole = sum(abs(v) for v in attribution.values())
-    moved = [n for n in attribution if abs(attribution[n]) >= LEAST * whole]
-    direct = sorted(moved, key=lambda n: -abs(attribution[n]))[:KEY]
-    rows = {
-        n: {"into": asdict(shares[n][0]), "lost": asdict(shares[n][1])}
-        for n in dict.fromkeys((*grafted, *direct))
-        if n in shares
-    }
+    path = store.compared("evidence", seed, steps[-1])
+    grafts = items(store.read_dataset(path)) if path.exists() else {}
+    direct = _direct(store, tasks["new"], (steps[0], steps[-1]))
+    parts = [str(name) for name in ledger["part"].values]
+    heads = [name.rpartition(".")[0] for name in parts if ".h" in name]
+    layers: dict[str, list[str]] = {}
+    for name in parts:
+        if name[0] in "am":
+            layers.setdefault(name.partition(".")[0], []).append(name)
+    found = {"layers": layers, "heads": {head: [head] for head in heads}}
     return {
-        "by_grafting": grafted,
-        "by_attribution": direct,
-        "attribution": {n: attribution[n] for n in dict.fromkeys((*grafted, *direct))},
-        "shares": rows,
-        "only_by_grafting": [n for n in grafted if n not in direct],
-        "only_by_attribution": [n for n in direct if n not in grafted],
+        "metric": "choosing",
+        **{kind: _ranked(booked(ledger, sets, "choosing"), grafts, direct) for kind, sets in found.items()},
     }
+
+
+def _direct(store: Store, task: str, ends: tuple[int, int]) -> dict[str, float]:
+    """How much more every head, attention layer and MLP writes into the logit difference at the end, in logits."""
+    found = store.series("attribution", task, steps=ends)
+    if found is None or found.sizes["step"] < 2:
+        return {}
+    change = (found.isel(step=-1) - found.isel(step=0)).mean("pair")
+    heads, bias, mlp = (change[name] for name in ("heads", "attn_bias", "mlp"))
+    own = {f"a{int(i)}.h{int(h)}": float(heads.sel(layer=i, head=h)) for i in heads["layer"] for h in heads["head"]}
+    for i in heads["layer"]:
+        own |= {
+            f"a{int(i)}": float(heads.sel(layer=i).sum() + bias.sel(layer=i)),
+            f"m{int(i)}": float(mlp.sel(layer=i)),
+        }
+    return own
+
+
+def _ranked(rows: xr.Dataset, grafts: dict[str, Any], direct: dict[str, float]) -> list[dict[str, Any]]:
+    """The first `KEY`, by size."""
+    found = []
+    for i in np.argsort(-np.abs(rows["booked"].values), kind="stable"):
+        row = rows.isel(group=int(i))
+        name = str(row["group"].values)
+        if name == "elsewhere":
+            continue
+        own = {k: {end: float(row[f"{k}{x}"]) for end, x in _BOUNDS.items()} for k in ("booked", "share")}
+        checks = {way: grafts.get(f"graft {name} {way}") for way in ("into", "lost")}
+        own |= {way: None if check is None else asdict(check) for way, check in checks.items()}
+        found.append({"name": name, **own, "direct": direct.get(name)})
+    return found[:KEY]
+
+
+_BOUNDS = {"value": "", "low": "_low", "high": "_high"}

@@ -15,6 +15,7 @@ from instar.progress import Tell
 from instar.record.store import Store
 from instar.report.figures import UNITS, caption, draw_heads, draw_layers, draw_stream
 from instar.report.grids import GRIDS, Grid, grid
+from instar.report.ledger import ledger_grid
 from instar.report.numbers.panels import Panels, TaskPanels
 from instar.report.style import QUIET, SETTINGS, figure, named
 
@@ -27,7 +28,7 @@ KINDS: dict[str, tuple[str, Callable[[Any, Panels, TaskPanels, int], Any]]] = {
 
 
 def write_animations(store: Store, panels: Panels, tell: Tell) -> None:
-    """`report/stream.gif`, `layers.gif`, `heads.gif`, and the `patched_*.gif` of `instar.report.grids`."""
+    """`report/stream.gif`, `layers.gif`, `heads.gif`, the `patched_*.gif` of `instar.report.grids`, and `ledger.gif`."""
     if not panels.tasks:
         return
     steps = panels.tasks[0].steps  # the summary's, the same for every task
@@ -45,6 +46,8 @@ def write_animations(store: Store, panels: Panels, tell: Tell) -> None:
                 _write(store, kind, _steady(drawn))
                 done += len(steps)
                 tell(done, total, kind)
+        if (drawn := ledger_grid(panels)) is not None:
+            _write(store, "ledger", _steady(drawn))
 
 
 def _steady(drawn: Grid) -> list[Image.Image]:

@@ -6,6 +6,7 @@ from typing import Any
 import xarray as xr
 
 from instar.progress import Screen
+from instar.record.config import CONTROLS
 from instar.report.tables import Column, show_columns
 
 console = Screen()
@@ -26,7 +27,7 @@ def show_answer(summary: dict[str, Any]) -> None:
             f"circuit does {_of(own['old'])}, the new one {_of(own['new'])}, {own['floor_is'] or 'a floor'} "
             f"{_plain(own['floor'])}"
         )
-    _show_written(found["written"])
+    _show_written(found["written"], found.get("controls") or {})
     for kind in ("ruled_out", "mixed", "open"):
         for line in found[kind][:MISSING]:
             console.print(f"  {kind.replace('_', ' ')}: {line}")
@@ -35,7 +36,7 @@ def show_answer(summary: dict[str, Any]) -> None:
     console.print(found["caveat"], style="dim")
 
 
-def _show_written(written: dict[str, Any] | None) -> None:
+def _show_written(written: dict[str, Any] | None, controls: dict[str, Any]) -> None:
     """Every part's bookings beside what grafts say."""
     if not written:
         return
@@ -51,6 +52,9 @@ def _show_written(written: dict[str, Any] | None) -> None:
     gain, way = _of(written["gain"]), "one straight line" if written["intervals"] == 1 else "the training's path"
     console.print(f"the gain in {written['metric']}, {gain} nats, booked along {way} (95 %)")
     show_columns(console, "", columns)
+    for name, own in controls.items():
+        parts = ", ".join(f"{part} {_of(one)}" for part, one in own["parts"].items())
+        console.print(f"  the control on {CONTROLS.get(name, name)} gains {_of(own['gain'])}: {parts}")
 
 
 def _booked(own: dict[str, float | None]) -> tuple[str, ...]:
@@ -74,7 +78,7 @@ def _of(own: dict[str, float | None]) -> str:
 
 
 def show_verdict(summary: dict[str, Any]) -> None:
-    """The verdict with what is open, every checkpoint's kind, the key layers by grafting, and the controls."""
+    """The verdict with what is open, every checkpoint's kind, the key layers and heads, and the controls."""
     found = summary.get("verdict")
     if not found:
         console.print("\nNo verdict: no checkpoint has causal tests, or its circuits were not measured.")
@@ -93,7 +97,7 @@ def show_verdict(summary: dict[str, Any]) -> None:
 
 
 def show_beside(summary: dict[str, Any]) -> None:
-    """The key layers by grafting, and the controls."""
+    """The key layers and heads, and the controls."""
     _show_key((summary.get("dynamics") or {}).get("key"))
     ends = []
     for own in (summary.get("controls") or {}).values():
@@ -105,25 +109,23 @@ def show_beside(summary: dict[str, Any]) -> None:
 
 
 def _show_key(key: dict[str, Any] | None) -> None:
-    """Both shares, for neither stands for the other."""
-    rows = (key or {}).get("layers")
-    if not rows:
-        return
-    if not rows["by_grafting"]:
-        console.print("key layers by grafting: no layer by itself brings and takes a share worth naming")
-        return
-    console.print("key layers by grafting: share returned to the base | share lost from the tuned model")
-    for name in rows["by_grafting"][:KEY]:
-        if name in rows["shares"]:
-            into, lost = (_bounds(rows["shares"][name][way]) for way in ("into", "lost"))
-            console.print(f"  {name:<5}{into} | {lost}")
+    """The layers and heads of the largest bookings, and what grafting each alone brings and takes."""
+    for kind in ("layers", "heads"):
+        rows = (key or {}).get(kind, [])[:KEY]
+        if rows:
+            columns = [
+                Column(f"key {kind}", [(row["name"],) for row in rows], "left"),
+                Column("share, booked", [_booked(row["share"]) for row in rows]),
+                *(Column(words, [_checked(row[way]) for row in rows]) for way, words in GRAFTED.items()),
+            ]
+            show_columns(console, "", columns)
 
 
-def _bounds(share: dict[str, float | None]) -> str:
-    value, low, high = (share[k] for k in ("value", "low", "high"))
-    if value is None or low is None or high is None:
-        return "not measurable"
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+GRAFTED = {"into": "grafted alone: returns", "lost": "takes"}
+
+
+def _checked(own: dict[str, float | None] | None) -> tuple[str, ...]:
+    return ("not grafted",) if own is None else _booked(own)
 
 
 def _accuracy(found: dict[str, float] | None) -> str:

@@ -11,6 +11,7 @@ from matplotlib import rc_context
 
 from instar.record.store import Store
 from instar.report.grids import GRIDS, grid
+from instar.report.ledger import ledger_grid
 from instar.report.numbers.panels import Panels, TaskPanels
 from instar.report.style import (
     COLOUR,
@@ -41,8 +42,8 @@ def write_figures(store: Store, panels: Panels) -> None:
         for name, draw in (("stream", draw_stream), ("layers", draw_layers), ("heads", draw_heads)):
             if panels.tasks:
                 _save(store, name, first_and_last(panels, draw, name))
-        for name in GRIDS:
-            if (drawn := grid(panels, name)) is not None:
+        for name, drawn in (*((name, grid(panels, name)) for name in GRIDS), ("ledger", ledger_grid(panels))):
+            if drawn is not None:
                 drawn.show(len(drawn.steps) - 1)
                 _save(store, name, drawn.figure)
 

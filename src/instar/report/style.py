@@ -12,6 +12,8 @@ OLD, NEW, INK, FAINT, QUIET = "#2a6f97", "#c8553d", "#22262b", "#c9ced6", "#6b72
 LONGEST_NAME, LONGEST_TICK = 40, 12
 """Characters of a foreign name in a drawing, and beside an axis."""
 COLOUR = {"old": OLD, "new": NEW}
+PARTS = {"Q,K": "#5b4b9a", "V,O": "#d9992b", "MLPs": "#3c8a6b", "embeddings, norms, biases": "#a0a5ad"}
+"""What a gain was written in."""
 DIVERGING = LinearSegmentedColormap.from_list("instar", ["#1f4e79", "#7fb0d3", "#f7f7f5", "#e6a48f", "#a33b20"])
 SETTINGS: Any = {
     "font.size": 10,

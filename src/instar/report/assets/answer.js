@@ -13,7 +13,8 @@ function showAnswer() {
   const w = A.written;
   if (!w) ["answer-parts", "answer-nodes", "answer-layers"].forEach((id) => $(id).closest("div.scroll").remove());
   else {
-    grid("answer-parts", ["part", "booked (nats)", "share of the gain", "by grafts", "of ‖Δθ‖²", "of the parameters"], w.parts.map((p) => [p.part + (w.named.includes(p.part) ? " ●" : ""), around(p.booked), around(p.share), around(p.shapley), ...[p.moved, p.parameters].map((x) => (known(x) ? percent(x) : "–"))]));
+    const beside = Object.entries(A.controls || {});
+    grid("answer-parts", ["part", "booked (nats)", "share of the gain", "by grafts", "of ‖Δθ‖²", "of the parameters", ...beside.map(([name]) => `control (${name}), nats`)], w.parts.map((p) => [p.part + (w.named.includes(p.part) ? " ●" : ""), around(p.booked), around(p.share), around(p.shapley), ...[p.moved, p.parameters].map((x) => (known(x) ? percent(x) : "–")), ...beside.map(([, own]) => (own.parts[p.part] ? around(own.parts[p.part]) : "–"))]));
     for (const [id, key, of] of [["answer-nodes", "nodes", "node"], ["answer-layers", "layers", "layer"]]) grid(id, [of, "booked (nats)", "share"], w[key].map((r) => [r[of], around(r.booked), around(r.share)]));
   }
   $("answer-caveat").textContent = A.caveat;

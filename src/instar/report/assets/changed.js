@@ -66,17 +66,9 @@ function showDynamics(y) {
 
 // ---- key layers and heads --------------------------------------------------------------------------------------------------
 function showKey(key) {
-  const words = ["layers", "heads"].map((kind) => {
-    const k = key[kind]; if (!k) return "";
-    const both = k.by_grafting.filter((n) => k.by_attribution.includes(n)), say = (names) => names.join(", ") || "none";
-    const rows = [...new Set([...k.by_grafting, ...k.by_attribution])].map((n) => {
-      const s = k.shares[n], g = k.by_grafting.indexOf(n), a = k.by_attribution.indexOf(n);
-      return [n, g < 0 ? "–" : String(g + 1), s ? around(s.into) : "not grafted", s ? around(s.lost) : "not grafted", a < 0 ? "–" : String(a + 1), signed(k.attribution[n])];
-    });
-    grid("key-" + kind, [kind.slice(0, -1), "rank by grafting", "returns", "loses", "rank by attribution", "change, logits"], rows);
-    return `${capital(kind)} on both lists: ${say(both)}; by grafting only: ${say(k.only_by_grafting)}; by attribution only: ${say(k.only_by_attribution)}.`;
-  });
-  $("key-words").textContent = words.filter(Boolean).join(" ");
+  const check = (s) => (s ? around(s) : "not grafted");
+  for (const kind of ["layers", "heads"]) grid("key-" + kind, [kind.slice(0, -1), "booked (nats)", "share of the gain", "grafted alone: returns", "takes", "direct, logits"],
+    key[kind].map((r) => [r.name, around(r.booked), around(r.share), check(r.into), check(r.lost), known(r.direct) ? signed(r.direct) : "–"]));
 }
 function changedAtStep() {
   document.querySelectorAll("#verdict-strip li").forEach((li) => li.classList.toggle("now", +li.dataset.step === steps[state.index]));

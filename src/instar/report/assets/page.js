@@ -319,7 +319,9 @@ function start() {
   slider.addEventListener("input", () => { state.index = +slider.value; atStep(); });
   $("play").addEventListener("click", play);
   if (scales) {
-    const ranked = D.summary.changed.heads[D.summary.new] || [], top = ranked.find((r) => r.moved) || ranked[0] || { layer: 0, index: 0 };
+    // The head that was booked most; without a ledger, the one whose direct contribution moved most.
+    const key = (((D.summary.dynamics || {}).key || {}).heads || []).map((r) => r.name.match(/^a(\d+)\.h(\d+)$/)).filter(Boolean).map((m) => ({ layer: +m[1], index: +m[2] }));
+    const ranked = D.summary.changed.heads[D.summary.new] || [], top = key[0] || ranked.find((r) => r.moved) || ranked[0] || { layer: 0, index: 0 };
     state.layer = top.layer; state.head = top.index;
     inside("new").heads.value[0].forEach((row, l) => row.forEach((_, h) => { const o = element("option", `a${l}.h${h}`); o.value = `${l}.${h}`; $("head").append(o); }));
     $("head").value = `${state.layer}.${state.head}`;
