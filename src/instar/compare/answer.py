@@ -197,7 +197,7 @@ def _how(own: Answer) -> list[str]:
     named = [f"{IN_WORDS[part]} ({part} {shares[part]:.0%})" for part in how.named]
     found = [" and ".join(named) if named else "spread: no part holds more than 10%"]
     if len(named) > 2:
-        found = ["written in " + ", ".join(f"{part} {shares[part]:.0%}" for part in how.named)]
+        found = ["written in " + ", ".join(f"{_in(part)} {shares[part]:.0%}" for part in how.named)]
     if how.half is not None:
         found.append(f"half by step {how.half[0]:.0f}")
     return found
@@ -273,7 +273,7 @@ def _open(can: Ability, uses: Sequence[Reuse], how: Written | None, apart: str, 
 
 
 def _in(part: str) -> str:
-    return {"the rest": "embeddings, norms and output biases"}.get(part, part)
+    return {"the rest": "embeddings and norms"}.get(part, part)
 
 
 def shown(own: Interval) -> str:

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
 
+from instar.compare.booking import SLICES
 from instar.live.budget import FIRST
 from instar.measure.evaluate import SAID
 from instar.models import organism
@@ -117,6 +119,13 @@ def _best_head(dataset: xr.Dataset) -> Any:
     return (dataset["z"] - dataset["corrupted"]).mean("pair").mean("counterfactual").max()
 
 
+def _booked(dataset: xr.Dataset, name: str) -> Any:
+    """What was written in a slice since the record before, of the first metric: nats of choosing (old task: logits)."""
+    kinds = [kind for kind, own in SLICES.items() if own == name]
+    own = dataset["booked"].isel(metric=0).weighted(dataset["prompts"]).mean("block")
+    return own.where(own["kind"].isin(kinds), 0).sum()
+
+
 _SCALARS: dict[str, dict[str, Callable[[xr.Dataset], Any]]] = {
     "evaluate": {
         "accuracy": lambda d: d["accuracy"].mean(),
@@ -131,6 +140,7 @@ _SCALARS: dict[str, dict[str, Callable[[xr.Dataset], Any]]] = {
     },
     "patching": {"patching/best_head": _best_head},
     "circuit": {"circuit/size": lambda d: d["circuit_size"].isel(group=0)},
+    "ledger": {f"booked/{name}": partial(_booked, name=name) for name in ("Q,K", "V,O", "MLPs")},
 }
 
 

@@ -60,7 +60,7 @@ def _ribbon(axes: Any, steps: list[int], own: Mapping[str, Any]) -> None:
     axes.plot(steps, gain, color=INK, lw=1.4, ls=":", label="the gain")
     axes.axhline(0, color=INK, lw=0.6)
     axes.set(title="By part of the model", xlabel="fine-tuning step", ylabel="booked so far, nats of choosing")
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.legend(framealpha=0.9, edgecolor="white", fontsize=8, loc="lower right")
 
 
 def _maps(nodes: Mapping[str, list[float]]) -> np.ndarray:

@@ -59,6 +59,7 @@ def jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Jo
         base = (index["steps"][0]["sha256"], experiment.read_by(seed, index["steps"][0]))
         ends = (index["steps"][0]["step"], index["steps"][-1]["step"] if index.get("ended", True) else None)
         chosen = {stage: _options(stage, config) for stage in stages}
+        foreign = config.series is not None and not config.series.recorded
         first = seed == config.train.seeds[0]
         places = {stage: set(measured_at(stage, config.measure, index["steps"], seed, first)) for stage in stages}
         intervals = begins(places.get("ledger", ()), index["steps"])
@@ -70,7 +71,7 @@ def jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Jo
                     before = intervals[row["step"]]
                     choices += [before["step"], before["sha256"], ledger_prompts(config.measure, index["steps"])]
                 # Of two models that somebody else made, the new task's gain is what is asked.
-                booked = tasks[1:] if len(index["steps"]) == 2 and config.series is not None else tasks
+                booked = tasks[1:] if len(index["steps"]) == 2 and foreign else tasks
                 for task in [SHARED] if stage == "drift" else booked if stage == "ledger" else tasks:
                     decides = [*base, *weights, choices]
                     key = digest([NUMERICS[stage], stage, task, data_key, *decides])

@@ -220,10 +220,13 @@ class Worker:
         if self.config.series is not None:
             start, model = (self._matched(base, one)[0] for one in (start, model))
         batch = pairs.batch(count=ledger_prompts(self.config.measure, rows))
-        one_line = before == rows[0]["step"] and len(rows) == 2
+        # While a training is recorded its whole gain and its length are not known: an interval is judged by its own.
+        recorded = self.config.series is not None and self.config.series.recorded
+        one_line = before == rows[0]["step"] and len(rows) == 2 and not recorded
         of = ("choosing", "logit_diff") if job.task == self.experiment.tasks["new"] else ("logit_diff",)
         nodes = NODES_OF_ONE_LINE if one_line else NODES
-        found = line(start, model, batch, of, gain=self._gain(base, job, batch, of), nodes=nodes)
+        gain = None if recorded else self._gain(base, job, batch, of)
+        found = line(start, model, batch, of, gain=gain, nodes=nodes)
         return found.assign_attrs(from_step=before)
 
     def _matched(self, base: Model, model: Model) -> tuple[Model, Coordinates]:

@@ -166,13 +166,16 @@ def test_what_the_process_shares_is_put_back():
     assert torch.get_default_dtype() == torch.float32
 
 
-@pytest.mark.parametrize(("save", "stage"), [("float32", "circuit"), ("bfloat16", "attribution")])
+@pytest.mark.parametrize(
+    ("save", "stage"), [("float32", "circuit"), ("bfloat16", "attribution"), ("float32", "ledger")]
+)
 def test_what_is_recorded_is_what_a_run_measures(embedded, batches, tmp_path, save, stage):
     model, out = fresh(embedded), tmp_path / "run"
     with recording(model, embedded, out, save=save, stages=["evaluate", stage], every=3) as r:
         loop(model, batches, after=r.step)
     files = {p: p.read_bytes() for p in (out / "measure").rglob("*.nc")}
-    assert len(files) == 2 * 2 * 3
+    # The ledger is of intervals: step 3 against 0, and 6 against 3.
+    assert len(files) == 2 * 3 + 2 * (2 if stage == "ledger" else 3)
     moved = shutil.move(out, tmp_path / "moved")
     experiment = Experiment.open(moved)
     times = {p: p.stat().st_mtime_ns for p in moved.rglob("*.nc")}
