@@ -74,7 +74,7 @@ def in_coordinates_of(base: Model, tuned: Model) -> tuple[Model, Coordinates]:
     module = copy.deepcopy(tuned.module)
     layout = Layout(module, tuned.layout.arch)
     for layer, (order, keys, rows) in enumerate(zip(heads, groups, neurons, strict=True)):
-        _put_back(layout, layer, order, keys, rows)
+        reorder(layout, layer, order, keys, rows)
     return replace(tuned, module=module, layout=layout, weights=fingerprint(module), again=None), own
 
 
@@ -188,7 +188,14 @@ def _by_neuron(layout: Layout, layer: int) -> list[Tensor]:
     return found
 
 
-def _put_back(layout: Layout, layer: int, heads: Order, groups: Order, neurons: Order) -> None:
+def reorder(
+    layout: Layout, layer: int, heads: Order, groups: Order, neurons: Order | np.random.Generator | None
+) -> None:
+    """Heads, groups of shared keys and MLP neurons of one layer go to other places, in the model itself.
+
+    Args:
+        heads, groups, neurons: by place, where what stands there goes; neurons may be drawn at random, or stay.
+    """
     for letter, order in (("q", heads), ("k", groups), ("v", groups)):
         projection: Projection = letter  # pyright: ignore[reportAssignmentType]
         for own in (layout.w_in(layer, projection), layout.b_in(layer, projection)):
@@ -197,8 +204,12 @@ def _put_back(layout: Layout, layer: int, heads: Order, groups: Order, neurons: 
     _reordered(layout.w_o(layer).data, heads)
     for path, order in zip(layout.arch.qk_norm or (), (heads, groups), strict=False):
         _norms_put_back(layout, layer, path, order)
-    for own in _by_neuron(layout, layer):
-        _reordered(own, neurons)
+    if neurons is None:
+        return
+    own = _by_neuron(layout, layer)
+    order = neurons.permutation(len(own[0])) if isinstance(neurons, np.random.Generator) else neurons
+    for view in own:
+        _reordered(view, order)
 
 
 def _norms_put_back(layout: Layout, layer: int, path: str, order: Order) -> None:

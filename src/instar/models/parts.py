@@ -19,7 +19,8 @@ from instar.models.arch import Layout, Projection
 Kind = Literal[
     "q", "k", "v", "o", "attention bias", "mlp in", "mlp gate", "mlp out", "norm", "token", "position", "unembedding"
 ]
-_OUT = ("down_proj", "c_proj", "dense_4h_to_h", "fc2")
+OUT = ("down_proj", "c_proj", "dense_4h_to_h", "fc2")
+"""Names of the matrices that MLPs write into the residual stream with."""
 _GATE, _BOTH = "gate_proj", "gate_up_proj"
 
 
@@ -98,7 +99,7 @@ def _shares(layout: Layout, name: str, value: Tensor) -> Iterator[Share]:
             halves = Part("mlp gate", layer), Part("mlp in", layer)
             yield Share(halves, lambda x: x.unflatten(0, (2, -1)), lambda x: x.unflatten(0, (2, -1)))
         else:
-            yield whole("mlp out" if last in _OUT else "mlp gate" if last == _GATE else "mlp in", layer)
+            yield whole("mlp out" if last in OUT else "mlp gate" if last == _GATE else "mlp in", layer)
     else:
         yield whole("norm", layer)
 
