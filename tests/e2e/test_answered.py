@@ -38,6 +38,33 @@ def test_bookings_of_the_run_add_up_to_what_was_gained(run):
     assert sum(p["booked"]["value"] for p in parts) == pytest.approx(whole, abs=0.02 * abs(whole) + 1e-4)
 
 
+def test_key_heads_are_those_of_the_largest_bookings_with_their_causal_check(run, small_run):
+    from instar.compare.answered import ledger_of
+
+    key = json.loads((small_run / "summary.json").read_text())["dynamics"]["key"]
+    rows = library.booked(ledger_of(run.store, "ioi3", 0, 8), "head", "choosing")
+    mine = {str(name): float(value) for name, value in zip(rows["group"].values, rows["booked"].values, strict=True)}
+    heads = sorted((name for name in mine if ".h" in name), key=lambda name: -abs(mine[name]))[:5]
+    assert [row["name"] for row in key["heads"]] == heads
+    assert [row["booked"]["value"] for row in key["heads"]] == pytest.approx([mine[name] for name in heads], abs=1e-6)
+    assert all(row["into"] and row["lost"] and row["direct"] is not None for row in key["layers"])
+    assert {row["name"][0] for row in key["layers"]} <= {"a", "m"}
+    # The control's ledger stands beside: what a fine-tuning on more of the old task writes.
+    control = run.answer["controls"]["old"]
+    assert set(control["parts"]) == {"Q,K", "V,O", "MLPs", "the rest"}
+    total = sum(part["value"] for part in control["parts"].values())
+    assert total == pytest.approx(control["gain"]["value"], abs=0.02 * abs(control["gain"]["value"]) + 1e-3)
+
+
+def test_a_circuit_may_be_of_any_size(run):
+    graph = run.circuit("ioi3").graph
+    for edges in (5, 60, graph.n_edges):
+        own = run.circuit("ioi3", step=8, group="giver1", edges=edges)
+        assert edges <= len(own) <= max(1.5 * edges, edges + 8) and own.mask[graph.exists].sum() == len(own)
+    with pytest.raises(ValueError, match="between 1 and"):
+        run.circuit("ioi3", edges=0)
+
+
 def test_the_ledger_is_a_table_and_a_file(small_run, tmp_path):
     file = tmp_path / "ledger.csv"
     done = instar("ledger", small_run, "--by", "head", "--csv", file)
