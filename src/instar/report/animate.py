@@ -4,7 +4,7 @@ The step is in each frame and so are the ticks; the last frame stays longer. Fra
 colours that change from frame to frame flicker.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from instar.report.figures import UNITS, caption, draw_heads, draw_layers, draw_
 from instar.report.grids import GRIDS, Grid, grid
 from instar.report.ledger import ledger_grid
 from instar.report.numbers.panels import Panels, TaskPanels
-from instar.report.style import QUIET, SETTINGS, figure, named
+from instar.report.style import DIVERGING, QUIET, SETTINGS, figure, named
 
 FRAME_MS, LAST_MS = 350, 2000
 KINDS: dict[str, tuple[str, Callable[[Any, Panels, TaskPanels, int], Any]]] = {
@@ -87,9 +87,35 @@ def _frame(panels: Panels, step: int, kind: str) -> Image.Image:
 
 
 def _write(store: Store, kind: str, frames: list[Image.Image]) -> None:
-    # The palette of the last frame, where the colours are most spread, serves all.
-    palette = frames[-1].quantize(colors=128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    palette, indexed = indexed_frames([np.asarray(frame) for frame in frames])
+    images = [Image.fromarray(own, mode="P") for own in indexed]
+    for image in images:
+        image.putpalette(palette.tobytes())
     times = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
     with store.writing(store.report(f"{kind}.gif")) as scratch:
-        indexed[0].save(scratch, save_all=True, append_images=indexed[1:], duration=times, loop=0, optimize=False)
+        images[0].save(scratch, save_all=True, append_images=images[1:], duration=times, loop=0, optimize=False)
+
+
+LEVELS, GREYS, COLOURS = 144, 32, 256
+
+
+def indexed_frames(frames: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """One palette `[colour, rgb]` for all frames `[row, column, rgb]`, and each frame as places in it.
+
+    Its colours are levels of the colour map, so that a value has its colour in every frame, greys for text, and the commonest
+    of what else is drawn. Each pixel has the nearest one.
+    """
+    packed = [frame.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32) for frame in frames]
+    every, counts = np.unique(np.concatenate([own.ravel() for own in packed]), return_counts=True)
+    seen = np.stack([every >> 16, every >> 8 & 255, every & 255], 1).astype(np.int32)
+    mapped = np.rint(255 * DIVERGING(np.linspace(0, 1, LEVELS))[:, :3])
+    greys = np.linspace(0, 255, GREYS).round()[:, None].repeat(3, 1)
+    palette = np.concatenate([mapped, greys]).astype(np.int32)
+    off = np.min([((seen - own) ** 2).sum(1) for own in palette], 0)
+    while len(palette) < COLOURS:
+        # What the palette is furthest from, most of all where there is much of it.
+        worst = int(np.argmax(off * np.sqrt(counts)))
+        palette = np.concatenate([palette, seen[worst : worst + 1]])
+        off = np.minimum(off, ((seen - seen[worst]) ** 2).sum(1))
+    nearest = np.argmin([((seen - own) ** 2).sum(1) for own in palette], 0).astype(np.uint8)
+    return palette.astype(np.uint8), [nearest[np.searchsorted(every, own)] for own in packed]
