@@ -30,10 +30,9 @@ from scipy.stats import rankdata
 
 import instar
 from instar.circuits.graph import Graph
-from instar.circuits.selection import grid_sizes, select
+from instar.circuits.selection import GRID, grid_sizes, select
 from instar.measure.common import fitting, sorted_pieces
 from instar.measure.edge_patching import exact_edges
-from instar.measure.faithfulness import GRID
 from instar.models.replay import Engine
 from instar.stats.intervals import bootstrap_mean, resamples
 from instar.stats.scales import usable

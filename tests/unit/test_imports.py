@@ -23,12 +23,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"measure", "models", "tasks", "record"},
     "between": {"measure", "models", "tasks", "circuits", "stats", "progress"},
     "compare": {"record", "circuits", "stats", "notebook"},
-    "report": {"record", "stats", "progress", "notebook"},
+    "report": {"record", "circuits", "stats", "progress", "notebook"},
     "workflow": {
         *("record", "tasks", "models", "training", "measure", "between", "compare", "report"),
         *("circuits", "stats", "notebook", "progress"),
     },
-    "live": {"workflow", "measure", "training", "models", "tasks", "record", "progress"},
+    "live": {"workflow", "compare", "measure", "training", "models", "tasks", "record", "progress"},
     "calibrate": {
         *("workflow", "compare", "between", "measure", "training", "models", "tasks", "record"),
         *("circuits", "stats"),

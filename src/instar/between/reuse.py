@@ -26,10 +26,10 @@ import xarray as xr
 from instar.circuits.circuit import FAITHFUL, Circuit
 from instar.circuits.graph import Graph, Mask
 from instar.circuits.nulls import heads_permuted, other_edges
-from instar.circuits.selection import at_least, grid_sizes, ranking, smallest_size
+from instar.circuits.selection import FINE, at_least, grid_sizes, ranking, smallest_size
 from instar.measure.common import about, prompts
 from instar.measure.edges import edges
-from instar.measure.faithfulness import FINE, metrics_of_masks
+from instar.measure.faithfulness import metrics_of_masks
 from instar.models.load import Model, weights_now
 from instar.models.plain import measured
 from instar.progress import slow

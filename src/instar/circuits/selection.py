@@ -5,7 +5,9 @@ logits up (`greedy`).
 """
 
 import heapq
+import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +16,16 @@ from instar.circuits.circuit import Circuit, stored_scores
 from instar.circuits.graph import Graph, Mask
 
 Selection = Literal["top", "greedy"]
+GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+FINE = (
+    *(
+        float(share)
+        for low, high in pairwise(GRID)
+        for share in np.geomspace(low, high, math.ceil(12 * math.log10(high / low)) + 1)[:-1]
+    ),
+    1.0,
+)
+"""`GRID` and what lies between, more than twelve sizes a decade: where the smallest faithful circuit is looked for."""
 
 
 def grid_sizes(graph: Graph, shares: Sequence[float] | np.ndarray) -> list[int]:

@@ -167,16 +167,16 @@ def _transfer(causal: xr.Dataset) -> dict[str, Interval]:
 
 
 def _overlap(measured: Measured) -> tuple[dict[str, Interval], list[str]]:
-    """How far the new circuit lies in the old one, of equal size, beside its floors; and which circuits there are none of."""
+    """How far the new circuit lies in the old one, beside its floors; and which circuits there are none of."""
     names = ("old_base", "old_tuned", "new_tuned")
-    a, t, b = (Scores.of(getattr(measured, n)) for n in names)
+    # At sizes of their own, and the ten of the grid: so was the verdict calibrated that reads this.
+    a, t, b = (Scores.of(getattr(measured, n)).as_calibrated() for n in names)
     missing = [n for n, s in zip(names, (a, t, b), strict=True) if not s.circuit.any()]
     items = [f"{w} {k}" for w in ("heads", "edges") for k in ("inside", "floor", "beyond floor", "beyond task")]
     items += ["heads chance", "heads shared"]
     if "old_base" in missing or "new_tuned" in missing:
         return dict.fromkeys(items, NOTHING), missing
-    a, t, b = (own.at(max(a.edges, b.edges)) for own in (a, t, b))
-    again_a, again_b = resampled(a, DRAWS, 1), resampled(b, DRAWS, 2)
+    again_a, again_b = resampled(a, DRAWS, 1, anew=True), resampled(b, DRAWS, 2, anew=True)
     graph = a.graph
     numbers: dict[str, Interval] = {}
     inside, floor = (overlaps(graph, x, a.circuit[None]) for x in (again_b, again_a))

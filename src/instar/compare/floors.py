@@ -11,6 +11,7 @@ Drawing within strata of n leaves out 1/n of the variance within them, and halve
 a little too high, the second too low.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,7 +20,7 @@ import xarray as xr
 
 from instar.circuits.circuit import FAITHFUL
 from instar.circuits.graph import Graph
-from instar.circuits.selection import at_least, grid_sizes, ranking, smallest_size
+from instar.circuits.selection import FINE, GRID, at_least, grid_sizes, ranking, smallest_size, top
 from instar.compare.chance import Chance, chance
 from instar.compare.diff import agreement, plain, ratios
 from instar.stats.intervals import bootstrap_mean
@@ -109,6 +110,15 @@ class Scores:
         member = (index == np.arange(index.max() + 1)[:, None]).astype(float)
         return member @ self.scores.reshape(len(index), -1) / member.sum(1, keepdims=True)
 
+    def as_calibrated(self) -> "Scores":
+        """With the sizes of `GRID` alone, and the circuit chosen among these: what the verdict's thresholds were fixed on."""
+        some = np.isin(self.share, GRID) | ~np.isin(self.share, FINE)
+        own = replace(self, share=self.share[some], metric=self.metric[some])
+        if some.all():
+            return own
+        mean = _mean(self, np.ones((1, len(np.unique(self.prompt)))))
+        return replace(own, circuit=_select(self.graph, mean, [own.size], top)[0])
+
     @property
     def edges(self) -> int:
         """How many edges its circuit has."""
@@ -119,7 +129,7 @@ class Scores:
         if edges == self.edges or not self.edges:
             return self
         own = _mean(self, np.ones((1, len(np.unique(self.prompt)))))
-        return replace(self, circuit=_select(self.graph, own, edges)[0])
+        return replace(self, circuit=_select(self.graph, own, [edges])[0])
 
 
 @dataclass(frozen=True)
@@ -168,8 +178,7 @@ def floors(scores: Scores, count: int = COUNT, seed: int = 0, split: int = HALVE
     masks, edges = _redrawn(scores, count, seed)
     own = _mean(scores, np.ones((1, len(np.unique(scores.prompt)))))
     shared = overlaps(scores.graph, scores.circuit[None], masks)
-    evaluated = strata(scores.evaluated_prompt[None], scores.evaluated_wording[None])
-    sizes = _sizes(scores, draw(evaluated, count, int(np.random.SeedSequence(seed).generate_state(2)[1])))
+    sizes = _resized(scores, count, seed)
     return Floors(
         {k: Quantiles.of(v) for k, v in (shared | agreement(own, edges)).items()},
         {k: Quantiles.of(v) for k, v in halves(scores, split, seed).items()},
@@ -177,9 +186,12 @@ def floors(scores: Scores, count: int = COUNT, seed: int = 0, split: int = HALVE
     )  # fmt: skip
 
 
-def resampled(scores: Scores, count: int = COUNT, seed: int = 0) -> np.ndarray:
-    """Circuits of resampled base pairs, boolean `[draw, edge]`, of as many edges as the circuit has."""
-    return _redrawn(scores, count, seed)[0]
+def resampled(scores: Scores, count: int = COUNT, seed: int = 0, anew: bool = False) -> np.ndarray:
+    """Circuits of resampled base pairs, boolean `[draw, edge]`, of as many edges as the circuit has.
+
+    `anew`: the smallest faithful size of each draw's own pairs; a row without edges where there is none.
+    """
+    return _redrawn(scores, count, seed, anew)[0]
 
 
 def halves(scores: Scores, count: int = HALVES, seed: int = 0) -> dict[str, np.ndarray]:
@@ -225,11 +237,19 @@ def strata(prompt: np.ndarray, wording: np.ndarray) -> np.ndarray:
     return np.unique(own, axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def _redrawn(scores: Scores, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _redrawn(scores: Scores, count: int, seed: int, anew: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Circuits and mean scores of bootstraps, both [draw, edge]."""
     drawn = draw(strata(scores.prompt, scores.wording), count, int(np.random.SeedSequence(seed).generate_state(2)[0]))
     edges = _mean(scores, np.stack([np.bincount(row, minlength=drawn.shape[1]) for row in drawn]))
-    return _select(scores.graph, edges, scores.edges), edges
+    if anew:
+        return _select(scores.graph, edges, _resized(scores, count, seed), top), edges
+    return _select(scores.graph, edges, [scores.edges] * count), edges
+
+
+def _resized(scores: Scores, count: int, seed: int) -> list[int | None]:
+    """The smallest faithful size of resampled pairs."""
+    evaluated = strata(scores.evaluated_prompt[None], scores.evaluated_wording[None])
+    return _sizes(scores, draw(evaluated, count, int(np.random.SeedSequence(seed).generate_state(2)[1])))
 
 
 def _halves(scores: Scores, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -242,7 +262,7 @@ def _halves(scores: Scores, count: int, seed: int) -> list[tuple[np.ndarray, np.
         order = np.lexsort((generator.random(len(layers)), layers))
         # Every other prompt of each stratum; whether the first or the second is by chance.
         row[order[generator.integers(2) :: 2]] = True
-    return [(_select(scores.graph, e, size), e) for e in (_mean(scores, half), _mean(scores, ~half))]
+    return [(_select(scores.graph, e, [size] * count), e) for e in (_mean(scores, half), _mean(scores, ~half))]
 
 
 def _mean(scores: Scores, weights: np.ndarray) -> np.ndarray:
@@ -270,12 +290,14 @@ def _sizes(scores: Scores, drawn: np.ndarray) -> list[int | None]:
     return found
 
 
-def _select(graph: Graph, edges: np.ndarray, count: int) -> np.ndarray:
-    """The circuits [draw, edge] of mean scores [draw, edge]: the best by absolute score of which so many are left."""
+def _select(graph: Graph, edges: np.ndarray, sizes: Sequence[int | None], how: Any = at_least) -> np.ndarray:
+    """The circuits [draw, edge] of mean scores [draw, edge]: the best by absolute score, of which so many are left; with
+    `top`, of which so many are selected."""
     masks, table = np.zeros(edges.shape, bool), np.zeros(graph.exists.shape)
-    for own, scores in zip(masks, edges if count else (), strict=False):
-        table[graph.exists] = scores
-        own[:] = at_least(graph, ranking(table, signed=False), count)[graph.exists]
+    for own, scores, size in zip(masks, edges, sizes, strict=True):
+        if size:
+            table[graph.exists] = scores
+            own[:] = graph.pruned(how(graph, ranking(table, signed=False), size))[graph.exists]
     return masks
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from instar.circuits.circuit import Circuit
 from instar.circuits.graph import Graph
 from instar.circuits.reading import Sign, parsed, text_of
-from instar.circuits.selection import Selection, select, smallest_size
+from instar.circuits.selection import FINE, Selection, select, smallest_size
 from instar.measure.common import about, fitting, numpy, sorted_pieces
 from instar.measure.edge_attribution import ATTRIBUTED, Groups, Rule, edge_scores, groups_of
 from instar.measure.edge_patching import exact_edges
-from instar.measure.faithfulness import FINE, curve
+from instar.measure.faithfulness import curve
 from instar.models.load import Model
 from instar.models.plain import measured
 from instar.models.replay import Engine

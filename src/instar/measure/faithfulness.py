@@ -18,10 +18,8 @@ An edge carries a value at each position to the same position: pairs whose two p
 are left out, and the attribute `left_out` counts and names them.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,7 +28,7 @@ import xarray as xr
 
 from instar.circuits.circuit import FAITHFUL, Circuit
 from instar.circuits.graph import Graph, Mask
-from instar.circuits.selection import Selection, grid_sizes, ranking, smallest_size, top
+from instar.circuits.selection import FINE, GRID, Selection, grid_sizes, ranking, smallest_size, top
 from instar.measure.ablate import Ablation, Baselines, evaluate_masks
 from instar.measure.common import about, fitting, numpy, pair_coords, prompts, sorted_pieces
 from instar.models.load import Model
@@ -40,17 +38,6 @@ from instar.progress import slow
 from instar.stats.intervals import bootstrap_ratio, by_group
 from instar.stats.scales import effect, usable
 from instar.tasks.batch import Batch
-
-GRID = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-FINE = (
-    *(
-        float(share)
-        for low, high in pairwise(GRID)
-        for share in np.geomspace(low, high, math.ceil(12 * math.log10(high / low)) + 1)[:-1]
-    ),
-    1.0,
-)
-"""`GRID` and what lies between, more than twelve sizes a decade: where the smallest faithful circuit is looked for."""
 
 
 class Scored(Protocol):

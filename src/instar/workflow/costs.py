@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from instar.between.ledger import NODES
 from instar.circuits.graph import Graph
+from instar.circuits.selection import FINE, GRID
 from instar.measure.edges import CHECKED_EDGES
 from instar.measure.edges import CHECKED_PAIRS as AGREED_PAIRS
-from instar.measure.faithfulness import FINE, GRID
 from instar.measure.patching import CHECKED, CHECKED_PAIRS, EXACT_BELOW, SITES
 from instar.record.config import CompareConfig, LearningConfig, MeasureConfig, TrainConfig
 from instar.training.learning import SHARE

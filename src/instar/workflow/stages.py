@@ -21,13 +21,13 @@ import xarray as xr
 from instar.between.causal import Prompts
 from instar.circuits.circuit import FAITHFUL, Circuit
 from instar.circuits.graph import Graph
-from instar.circuits.selection import grid_sizes, ranking, select, smallest_size, top
+from instar.circuits.selection import FINE, grid_sizes, ranking, select, smallest_size, top
 from instar.measure.attention import attention
 from instar.measure.common import prompts
 from instar.measure.direct_attribution import attribution
 from instar.measure.edges import CHECKED_PAIRS, Edges, agreement, edges
 from instar.measure.evaluate import evaluate
-from instar.measure.faithfulness import FINE, Ranked, curves, faithfulness
+from instar.measure.faithfulness import Ranked, curves, faithfulness
 from instar.measure.lens import lens
 from instar.measure.patching import SITES, patching
 from instar.measure.roles import roles

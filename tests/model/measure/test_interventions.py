@@ -10,7 +10,8 @@ import torch
 import families
 import instar
 from conftest import tiny_gpt2
-from instar.measure.faithfulness import FINE, GRID, Ranked, completeness, curve, curves, minimality
+from instar.circuits.selection import FINE, GRID
+from instar.measure.faithfulness import Ranked, completeness, curve, curves, minimality
 from instar.models.load import load
 from instar.tasks.batch import tokenize
 

@@ -11,9 +11,9 @@ import torch
 import families
 import instar
 from instar.circuits.circuit import Circuit
+from instar.circuits.selection import FINE, GRID
 from instar.compare.floors import Scores, floors
 from instar.compare.summary import _circuits
-from instar.measure.faithfulness import FINE, GRID
 from instar.models.load import load
 from instar.progress import Screen
 from instar.record.config import MeasureConfig
