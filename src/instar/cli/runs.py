@@ -52,10 +52,10 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="the run directory")] = Path("runs/demo"), replace: Replace = False
 ) -> None:
     """The whole way on the embedded model: fine-tune on 3-object IOI, measure, report."""
-    from instar.workflow.demo import demo_config
+    from instar.workflow.demo import demo_config, side_by_side
     from instar.workflow.experiment import Experiment
 
-    _run(Experiment.create(out, demo_config(), replace))
+    _run(Experiment.create(out, side_by_side(demo_config()), replace))
 
 
 @app.command()
