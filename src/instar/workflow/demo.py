@@ -20,7 +20,7 @@ def demo_config() -> RunConfig:
         train=train,
         # Two threads wait for each other more than they do: so small a model is faster with one.
         measure=MeasureConfig(checkpoints={"circuit": 13, "patching": 13, "ledger": 13}),
-        compare=CompareConfig(controls=("old",), exchanged_sets=20, checkpoints=3),
+        compare=CompareConfig(controls=("old",), exchanged_sets=20, checkpoints=2),
         threads=1,
     )
 
