@@ -23,7 +23,7 @@ def ledger_grid(panels: Panels) -> Grid | None:
     if own is None or len(over_time["steps"]) < 2 or "nodes" not in own:
         return None
     steps = [0, *over_time["steps"]]
-    drawn, ((left, right),) = subplots(1, 2, (10.4, 3.9))
+    drawn, ((left, right),) = subplots(1, 2, (10.4, 4.2))
     _ribbon(left, steps, own)
     line = left.axvline(steps[0], color=INK, lw=1.2)
     maps = _maps(own["nodes"])
@@ -60,7 +60,7 @@ def _ribbon(axes: Any, steps: list[int], own: Mapping[str, Any]) -> None:
     axes.plot(steps, gain, color=INK, lw=1.4, ls=":", label="the gain")
     axes.axhline(0, color=INK, lw=0.6)
     axes.set(title="By part of the model", xlabel="fine-tuning step", ylabel="booked so far, nats of choosing")
-    axes.legend(framealpha=0.9, edgecolor="white", fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=5, columnspacing=1)
 
 
 def _maps(nodes: Mapping[str, list[float]]) -> np.ndarray:
