@@ -111,7 +111,8 @@ def answer(found: Found, limits: Limits = LIMITS) -> Answer:
     how = None
     if found.ledger is not None:
         how = written(found.ledger, _inside(found), found.shapley, steps=found.steps)
-    apart = _apart(found, how)
+    # Where nothing was learnt there is little to book, and of little anything is many times as much.
+    apart = "" if can.new is False else _apart(found, how)
     kind = _kind(can, uses, apart)
     own = Answer(
         kind, "", can, old, uses, how, tuple(_ruled_out(can, uses, how)), tuple(_mixed(uses, how)),
@@ -255,9 +256,9 @@ def _open(can: Ability, uses: Sequence[Reuse], how: Written | None, apart: str, 
             yield f"{one.counterfactual}: {text}"
     if can.new and found.reuse is None:
         yield "where the new skill runs: reuse was not measured"
-    if how is None:
+    if how is None and can.new is not False:
         yield "how it was written: there is no ledger"
-    elif how.intervals == 1:
+    elif how is not None and how.intervals == 1 and can.new is not False:
         yield "when it was written: the ledger goes on one straight line; checkpoints between the two would say"
     if can.new and how is not None and found.shapley is None:
         yield "whether grafts agree with the ledger: none were made of this checkpoint"

@@ -101,6 +101,8 @@ def test_grafts_of_a_part_are_those_of_its_groups(base, prompts):
 def test_the_answer_of_a_model_that_learnt_nothing(found):
     assert found.kind == "no new ability" and found.reuse == () and "No new ability" in found.headline
     assert len(found.headline.split()) <= MOST_WORDS and found.as_dict()["kind"] == "no new ability"
+    # Of what was not learnt it is not open when, and of next to nothing any booking is many times as much.
+    assert not [text for text in found.open if "coordinates" in text or "when it was" in text]
 
 
 def test_a_headline_keeps_to_its_length_and_says_what_differs(found):
