@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from instar.models.arch import Layout
 from instar.models.block import Block, frame
-from instar.models.coordinates import reorder
+from instar.models.coordinates import by_neuron, reorder
 from instar.models.load import Model, fingerprint
 from instar.models.parts import OUT
 from instar.models.weights import tied
@@ -55,15 +55,19 @@ def _heads(layout: Layout, draw: Draw) -> str:
     for layer in range(layout.n_layers):
         groups = draw.permutation(layout.n_kv_heads)
         order = np.concatenate([groups[g] * size + draw.permutation(size) for g in range(layout.n_kv_heads)])
-        reorder(layout, layer, order, groups, None)
+        reorder(layout, layer, order, groups, np.arange(_neurons_of(layout, layer)))
     return ""
 
 
 def _neurons(layout: Layout, draw: Draw) -> str:
     same, groups = np.arange(layout.n_heads), np.arange(layout.n_kv_heads)
     for layer in range(layout.n_layers):
-        reorder(layout, layer, same, groups, draw)
+        reorder(layout, layer, same, groups, draw.permutation(_neurons_of(layout, layer)))
     return ""
+
+
+def _neurons_of(layout: Layout, layer: int) -> int:
+    return len(by_neuron(layout, layer)[0])
 
 
 def _values(layout: Layout, draw: Draw) -> str:
@@ -98,10 +102,8 @@ def _keys(layout: Layout, draw: Draw) -> str:
 
 
 def _gains(layout: Layout, draw: Draw) -> str:
-    norms = list(_read_through(layout))
-    if not norms:
-        return "norms come after what writes, and nothing reads through them"
-    for norm, readers in norms:
+    _untie(layout)
+    for norm, readers in _read_through(layout):
         _folded(norm, readers, layout.arch.gain_plus_one)
     return ""
 
@@ -144,7 +146,7 @@ def _groups(layout: Layout) -> Iterator[tuple[int, range]]:
 
 
 def _read_through(layout: Layout) -> Iterator[tuple[nn.Module, list[nn.Module]]]:
-    """Every norm before a reader, with all that read through it; the unembedding is made a matrix of its own."""
+    """Every norm before a reader, with all that read through it."""
     arch = layout.arch
     for layer in range(layout.n_layers):
         attention = [layout.part(layer, path) for path in arch.qkv]
@@ -158,10 +160,14 @@ def _read_through(layout: Layout) -> Iterator[tuple[nn.Module, list[nn.Module]]]
             yield one, attention
         if two is not None:
             yield two, mlp
+    yield layout.final_norm, [layout.unembed]
+
+
+def _untie(layout: Layout) -> None:
+    """The unembedding is made a matrix of its own."""
     if tied(layout):
         layout.unembed.weight = nn.Parameter(layout.unembed.weight.detach().clone())
         layout.module.config.tie_word_embeddings = False
-    yield layout.final_norm, [layout.unembed]
 
 
 def _linear(layout: Layout, layer: int, out: bool) -> Iterator[nn.Module]:

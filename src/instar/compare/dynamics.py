@@ -16,10 +16,10 @@ import numpy as np
 import xarray as xr
 
 from instar.compare.answered import ledger_of
-from instar.compare.booking import booked
 from instar.compare.diff import plain
 from instar.compare.evidence import items
 from instar.compare.series import Moment, agreed, change_points, moment, order, over_seeds, reversals, shape
+from instar.compare.written import largest
 from instar.record.store import Store
 
 WATCHED = 3
@@ -144,7 +144,7 @@ def _key(store: Store, tasks: dict[str, str], steps: Sequence[int], seed: int) -
     found = {"layers": layers, "heads": {head: [head] for head in heads}}
     return {
         "metric": "choosing",
-        **{kind: _ranked(booked(ledger, sets, "choosing"), grafts, direct) for kind, sets in found.items()},
+        **{kind: _key_rows(largest(ledger, sets, "choosing", "name"), grafts, direct) for kind, sets in found.items()},
     }
 
 
@@ -164,19 +164,12 @@ def _direct(store: Store, task: str, ends: tuple[int, int]) -> dict[str, float]:
     return own
 
 
-def _ranked(rows: xr.Dataset, grafts: dict[str, Any], direct: dict[str, float]) -> list[dict[str, Any]]:
-    """The first `KEY`, by size."""
+def _key_rows(rows: Sequence[dict[str, Any]], grafts: dict[str, Any], direct: dict[str, float]) -> list[dict[str, Any]]:
+    """The first `KEY` that have a name, each with its causal check."""
     found = []
-    for i in np.argsort(-np.abs(rows["booked"].values), kind="stable"):
-        row = rows.isel(group=int(i))
-        name = str(row["group"].values)
-        if name == "elsewhere":
-            continue
-        own = {k: {end: float(row[f"{k}{x}"]) for end, x in _BOUNDS.items()} for k in ("booked", "share")}
-        checks = {way: grafts.get(f"graft {name} {way}") for way in ("into", "lost")}
+    for row in [row for row in rows if row["name"] != "elsewhere"][:KEY]:
+        checks = {way: grafts.get(f"graft {row['name']} {way}") for way in ("into", "lost")}
+        own = {k: asdict(row[k]) for k in ("booked", "share")}
         own |= {way: None if check is None else asdict(check) for way, check in checks.items()}
-        found.append({"name": name, **own, "direct": direct.get(name)})
-    return found[:KEY]
-
-
-_BOUNDS = {"value": "", "low": "_low", "high": "_high"}
+        found.append({"name": row["name"], **own, "direct": direct.get(row["name"])})
+    return found

@@ -104,6 +104,11 @@ class Scores:
         return _sizes(self, np.arange(len(np.unique(self.evaluated_prompt)))[None])[0]
 
     @property
+    def mean(self) -> np.ndarray:
+        """Scores `[1, edge]` of all prompts, each counterfactual counting the same."""
+        return _mean(self, np.ones((1, len(np.unique(self.prompt)))))
+
+    @property
     def per_pair(self) -> np.ndarray:
         """Scores `[prompt, edge]`, the mean over each prompt's counterfactuals: single draws, as `diff` takes them."""
         index = np.unique(self.prompt, return_inverse=True)[1].reshape(-1)
@@ -116,8 +121,7 @@ class Scores:
         own = replace(self, share=self.share[some], metric=self.metric[some])
         if some.all():
             return own
-        mean = _mean(self, np.ones((1, len(np.unique(self.prompt)))))
-        return replace(own, circuit=_select(self.graph, mean, [own.size], top)[0])
+        return replace(own, circuit=_select(self.graph, self.mean, [own.size], top)[0])
 
     @property
     def edges(self) -> int:
@@ -128,8 +132,7 @@ class Scores:
         """With a circuit of so many edges, or a few more where pruning leaves no other choice; none stays none."""
         if edges == self.edges or not self.edges:
             return self
-        own = _mean(self, np.ones((1, len(np.unique(self.prompt)))))
-        return replace(self, circuit=_select(self.graph, own, [edges])[0])
+        return replace(self, circuit=_select(self.graph, self.mean, [edges])[0])
 
 
 @dataclass(frozen=True)
@@ -176,11 +179,10 @@ class Floors:
 def floors(scores: Scores, count: int = COUNT, seed: int = 0, split: int = HALVES) -> Floors:
     """The floors of one circuit, from `count` bootstraps and `split` splits into halves."""
     masks, edges = _redrawn(scores, count, seed)
-    own = _mean(scores, np.ones((1, len(np.unique(scores.prompt)))))
     shared = overlaps(scores.graph, scores.circuit[None], masks)
     sizes = _resized(scores, count, seed)
     return Floors(
-        {k: Quantiles.of(v) for k, v in (shared | agreement(own, edges)).items()},
+        {k: Quantiles.of(v) for k, v in (shared | agreement(scores.mean, edges)).items()},
         {k: Quantiles.of(v) for k, v in halves(scores, split, seed).items()},
         Quantiles.of(np.array([np.nan if size is None else size for size in sizes], float)), sizes.count(None), count,
     )  # fmt: skip

@@ -111,8 +111,8 @@ def written(
     whole = float(abs(moved.sum())) or np.nan
     residual, churn = float(abs((pages.sum(2) - moved).sum())) / whole, float(np.abs(pages.sum(0)).sum()) / whole
     return Written(
-        metric, gain, tuple(rows), _largest(ledger, "head", metric, "node")[:LISTED],
-        _largest(ledger, "layer", metric, "layer"), _half(ledger, metric, steps),
+        metric, gain, tuple(rows), largest(ledger, "head", metric, "node")[:LISTED],
+        largest(ledger, "layer", metric, "layer"), _half(ledger, metric, steps),
         ledger.sizes["interval"], residual, churn,
     )  # fmt: skip
 
@@ -184,8 +184,10 @@ def _interval(row: xr.Dataset, name: str) -> Interval:
     return Interval(*(float(row[f"{name}{end}"]) for end in ("", "_low", "_high")))
 
 
-def _largest(ledger: xr.Dataset, by: View, metric: str, name: str) -> tuple[dict[str, Any], ...]:
-    """Bookings by a view, the largest first."""
+def largest(
+    ledger: xr.Dataset, by: View | Mapping[str, Sequence[str]], metric: str, name: str
+) -> tuple[dict[str, Any], ...]:
+    """Bookings by a view or by sets, the largest first: `booked` and `share`, with each group's own name as `name`."""
     own = booked(ledger, by, metric)
     order = np.argsort(-np.abs(own["booked"].values), kind="stable")
     rows = [own.isel(group=int(i)) for i in order]

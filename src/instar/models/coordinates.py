@@ -168,10 +168,10 @@ def _neurons(base: Layout, tuned: Layout) -> tuple[list[Order], list[float]]:
 
 def _directions(layout: Layout, layer: int) -> list[Float[Tensor, "neuron d_model"]]:
     """Each neuron's directions in the residual stream, of length 1."""
-    return [normalize(value.double(), dim=1) for value in _by_neuron(layout, layer) if value.ndim == 2]
+    return [normalize(value.double(), dim=1) for value in by_neuron(layout, layer) if value.ndim == 2]
 
 
-def _by_neuron(layout: Layout, layer: int) -> list[Tensor]:
+def by_neuron(layout: Layout, layer: int) -> list[Tensor]:
     """Views of an MLP's weights and biases with neurons on the first axis; of a fused input its two halves."""
     found = []
     for name, own in shares(layout).items():
@@ -188,13 +188,11 @@ def _by_neuron(layout: Layout, layer: int) -> list[Tensor]:
     return found
 
 
-def reorder(
-    layout: Layout, layer: int, heads: Order, groups: Order, neurons: Order | np.random.Generator | None
-) -> None:
+def reorder(layout: Layout, layer: int, heads: Order, groups: Order, neurons: Order) -> None:
     """Heads, groups of shared keys and MLP neurons of one layer go to other places, in the model itself.
 
     Args:
-        heads, groups, neurons: by place, where what stands there goes; neurons may be drawn at random, or stay.
+        heads, groups, neurons: by place, where what stands there goes.
     """
     for letter, order in (("q", heads), ("k", groups), ("v", groups)):
         projection: Projection = letter  # pyright: ignore[reportAssignmentType]
@@ -204,12 +202,8 @@ def reorder(
     _reordered(layout.w_o(layer).data, heads)
     for path, order in zip(layout.arch.qk_norm or (), (heads, groups), strict=False):
         _norms_put_back(layout, layer, path, order)
-    if neurons is None:
-        return
-    own = _by_neuron(layout, layer)
-    order = neurons.permutation(len(own[0])) if isinstance(neurons, np.random.Generator) else neurons
-    for view in own:
-        _reordered(view, order)
+    for view in by_neuron(layout, layer):
+        _reordered(view, neurons)
 
 
 def _norms_put_back(layout: Layout, layer: int, path: str, order: Order) -> None:

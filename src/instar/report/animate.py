@@ -50,7 +50,7 @@ def write_animations(store: Store, panels: Panels, tell: Tell) -> None:
             _write(store, "ledger", _steady(drawn))
 
 
-def _steady(drawn: Grid) -> list[Image.Image]:
+def _steady(drawn: Grid) -> list[np.ndarray]:
     """A frame a step: everything that stands still is drawn once, and what moves on top of it."""
     canvas = drawn.figure.canvas
     drawn.show(0)
@@ -66,11 +66,11 @@ def _steady(drawn: Grid) -> list[Image.Image]:
         drawn.show(index)
         for artist in drawn.moving:
             (artist.axes or drawn.figure).draw_artist(artist)
-        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+        frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     return frames
 
 
-def _frame(panels: Panels, step: int, kind: str) -> Image.Image:
+def _frame(panels: Panels, step: int, kind: str) -> np.ndarray:
     title, draw = KINDS[kind]
     drawn, axes = figure(len(panels.tasks))
     image = None
@@ -82,12 +82,11 @@ def _frame(panels: Panels, step: int, kind: str) -> Image.Image:
     drawn.suptitle(f"{title}  ·  step {step:>4}", x=0.01, ha="left", family="monospace", fontsize=11)
     drawn.supxlabel(caption(panels, kind), fontsize=7, color=QUIET)
     drawn.canvas.draw()
-    pixels = np.asarray(drawn.canvas.buffer_rgba())[..., :3].copy()
-    return Image.fromarray(pixels)
+    return np.asarray(drawn.canvas.buffer_rgba())[..., :3].copy()
 
 
-def _write(store: Store, kind: str, frames: list[Image.Image]) -> None:
-    palette, indexed = indexed_frames([np.asarray(frame) for frame in frames])
+def _write(store: Store, kind: str, frames: list[np.ndarray]) -> None:
+    palette, indexed = indexed_frames(frames)
     images = [Image.fromarray(own, mode="P") for own in indexed]
     for image in images:
         image.putpalette(palette.tobytes())

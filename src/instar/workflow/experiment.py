@@ -201,8 +201,7 @@ class Experiment:
 
     def origin(self, tuning: Tuning, step: int) -> tuple[str, str | None]:
         """Where a checkpoint is read from, and at which hub revision: of a series its index says so."""
-        series = self.config.series
-        if series is not None and not series.recorded:
+        if self.config.series is not None and not self.config.recorded:
             for row in (self.store.index(tuning) or {"steps": []})["steps"]:
                 if row["step"] == step and "source" in row:
                     return row["source"], row.get("revision")

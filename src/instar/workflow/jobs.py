@@ -59,7 +59,7 @@ def jobs(experiment: Experiment, tasks: Iterable[str], data_key: str) -> list[Jo
         base = (index["steps"][0]["sha256"], experiment.read_by(seed, index["steps"][0]))
         ends = (index["steps"][0]["step"], index["steps"][-1]["step"] if index.get("ended", True) else None)
         chosen = {stage: _options(stage, config) for stage in stages}
-        foreign = config.series is not None and not config.series.recorded
+        foreign = config.series is not None and not config.recorded
         first = seed == config.train.seeds[0]
         places = {stage: set(measured_at(stage, config.measure, index["steps"], seed, first)) for stage in stages}
         intervals = begins(places.get("ledger", ()), index["steps"])

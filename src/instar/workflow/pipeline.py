@@ -66,9 +66,8 @@ def data_stage(
 
     def read() -> Any:
         # No weights are read for this: measuring loads its checkpoints one at a time, and the base may be large.
-        recorded = config.series is not None and config.series.recorded
-        source = str(store.checkpoint(config.train.seeds[0], 0)) if recorded else own.source
-        remote = {"revision": None if recorded else own.revision, "trust_remote_code": experiment.remote_code()}
+        source = str(store.checkpoint(config.train.seeds[0], 0)) if config.recorded else own.source
+        remote = {"revision": None if config.recorded else own.revision, "trust_remote_code": experiment.remote_code()}
         return framed(load_tokenizer(source, **remote), own.chat)
 
     if experiment.file is None and not experiment.consent.tasks:
@@ -108,7 +107,7 @@ def _train_all(experiment: Experiment) -> None:
     experiment.claim()
     _pin(config.threads)
     if config.series is not None:
-        if config.series.recorded:
+        if config.recorded:
             if store.index() is None:
                 raise ValueError(
                     f"{store.root}: nothing is recorded here; instar.recorder and CircuitCallback write it"

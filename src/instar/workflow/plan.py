@@ -79,9 +79,8 @@ class Known:
             ValueError: where the model's shape or a task's prompts cannot be known yet.
         """
         config, own = experiment.config, experiment.config.model
-        recorded = config.series is not None and config.series.recorded
-        source = str(experiment.store.checkpoint(config.train.seeds[0], 0)) if recorded else own.source
-        remote = {"revision": None if recorded else own.revision, "trust_remote_code": experiment.remote_code()}
+        source = str(experiment.store.checkpoint(config.train.seeds[0], 0)) if config.recorded else own.source
+        remote = {"revision": None if config.recorded else own.revision, "trust_remote_code": experiment.remote_code()}
         read, tokenizer = _configured(source, remote), framed(load_tokenizer(source, **remote), own.chat)
         found = dict(_drawn(experiment, tokenizer, own_tasks))
         threads = config.threads or (1 if config.measure.executor == "ray" else None)

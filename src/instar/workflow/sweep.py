@@ -40,8 +40,6 @@ from instar.workflow.mastered import mastered
 from instar.workflow.schedule import by_layer, depth_of, ledger_prompts, measured_at
 from instar.workflow.stages import STAGES, Pairs, causal_prompts
 
-"""Of prompts, in a run: each is one more backward pass."""
-
 
 @dataclass(frozen=True)
 class Failure:
@@ -221,11 +219,10 @@ class Worker:
             start, model = (self._matched(base, one)[0] for one in (start, model))
         batch = pairs.batch(count=ledger_prompts(self.config.measure, rows))
         # While a training is recorded its whole gain and its length are not known: an interval is judged by its own.
-        recorded = self.config.series is not None and self.config.series.recorded
-        one_line = before == rows[0]["step"] and len(rows) == 2 and not recorded
+        one_line = before == rows[0]["step"] and len(rows) == 2 and not self.config.recorded
         of = ("choosing", "logit_diff") if job.task == self.experiment.tasks["new"] else ("logit_diff",)
         nodes = NODES_OF_ONE_LINE if one_line else NODES
-        gain = None if recorded else self._gain(base, job, batch, of)
+        gain = None if self.config.recorded else self._gain(base, job, batch, of)
         found = line(start, model, batch, of, gain=gain, nodes=nodes)
         return found.assign_attrs(from_step=before)
 

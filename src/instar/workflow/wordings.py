@@ -45,8 +45,7 @@ def answered(experiment: Experiment, tokenizer: Any, base: Model | None) -> Chos
 
 
 def _base(experiment: Experiment) -> Model:
-    series = experiment.config.series
-    if series is not None and series.recorded:
+    if experiment.config.recorded:
         return experiment.checkpoint(experiment.store.first_seed, 0)
     return experiment.untrained()
 

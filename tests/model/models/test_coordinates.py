@@ -9,7 +9,7 @@ import torch
 import families
 from instar.measure.common import clean_logits
 from instar.models.arch import Layout
-from instar.models.coordinates import _by_neuron, in_coordinates_of, reorder
+from instar.models.coordinates import by_neuron, in_coordinates_of, reorder
 from twins import named, noisy, prompts
 
 
@@ -23,7 +23,7 @@ def moved(module, seed=1, heads=True, neurons=True):
         groups = generator.permutation(layout.n_kv_heads) if heads else np.arange(layout.n_kv_heads)
         within = [generator.permutation(size) if heads else np.arange(size) for _ in groups]
         order = np.concatenate([g * size + own for g, own in zip(groups, within, strict=True)])
-        rows = len(_by_neuron(layout, layer)[0])
+        rows = len(by_neuron(layout, layer)[0])
         reorder(layout, layer, order, groups, generator.permutation(rows) if neurons else np.arange(rows))
     return twin
 

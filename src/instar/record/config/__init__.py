@@ -36,6 +36,11 @@ class RunConfig(Part):
     report: ReportConfig = ReportConfig()
     threads: int | None = Field(default=None, ge=1, le=4096, description="torch threads; pin it to reproduce bytes")
 
+    @property
+    def recorded(self) -> bool:
+        """Whether the checkpoints are of somebody's own loop, recorded while it ran."""
+        return self.series is not None and self.series.recorded
+
     @model_validator(mode="after")
     def _enough_pairs(self) -> Self:
         """`measure.patching_pairs`, and twice `measure.circuit_pairs`, are at most `data.test_size`."""

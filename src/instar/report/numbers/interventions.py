@@ -136,6 +136,7 @@ def circuits(store: Store, task: str, steps: list[int]) -> Circuits | None:
     def rows(name: str, *axes: str) -> np.ndarray:
         return series[name].transpose("step", "group", *axes).values
 
+    drawn = np.nan_to_num(np.fmax.reduce(rows("circuit_size"), 0)).astype(int).tolist()
     return Circuits(
         steps=series["step"].values.tolist(),
         groups=[str(g) for g in series["group"].values],
@@ -149,7 +150,7 @@ def circuits(store: Store, task: str, steps: list[int]) -> Circuits | None:
         cpr=rows("cpr"),
         random_cpr=rows("random_cpr"),
         rank_correlation=rows("rank_correlation"),
-        drawn=(drawn := np.nan_to_num(np.fmax.reduce(rows("circuit_size"), 0)).astype(int).tolist()),
+        drawn=drawn,
         edges=_edges(series, drawn),
         method=str(series.attrs["method"]),
         pairs=int(series["score_pairs"].values.ravel()[0]),
