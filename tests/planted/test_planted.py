@@ -1,112 +1,156 @@
-"""Fine-tunings whose answer is known by construction: the verdict names them, and the traps are not fallen into.
+"""Fine-tunings whose answer is known by construction: the answer names them, and where nothing changed it claims nothing.
 
-A few of what `instar calibrate` makes, with its own code; the confusion matrix over all of them is in docs/calibration.md.
+A few of what `instar calibrate` makes, with its own code; the matrix over all of them is in docs/calibration.md.
 """
 
-import json
+from collections import Counter
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
-from instar.calibrate import SHIPPED
+from instar.calibrate import BASES, nulls
 from instar.calibrate.instances import FIRST_SEED, Instance, instances, made, make_all, read
-from instar.calibrate.matrix import Judged, confusion, fixed
-from instar.calibrate.planted import KINDS, TRAPS, chosen, copied, fine_tune, shuffled_heads
-from instar.compare.verdict import Thresholds, verdict
-from instar.models.load import fingerprint, load
-from instar.models.taps import logits_at, record
-from instar.models.weights import permuted
+from instar.calibrate.matrix import ROWS, Judged, calibration, claims, fixed
+from instar.calibrate.planted import KINDS
+from instar.calibrate.tuning import chosen, copied, everything, fine_tune, gifts, joined
+from instar.compare.answer import answer, judged_by
+from instar.compare.calibrated import said, shipped
+from instar.compare.reused import LIMITS
+from instar.models.load import load
+from instar.record.config import TrainConfig
+from instar.record.files import read_rows
 from instar.tasks.library import ioi
+from instar.training.train import Row, encode
 
 SEED = 3
 """No seed of the calibration."""
+MADE = ("rewired", "extended", "shuffled labels", f"moved: {nulls.EVERY}")
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """All that is judged here, made together: the base's own data and circuit are made once."""
+    """All that is judged here, made together: the base's own circuit is found once."""
     folder = tmp_path_factory.mktemp("calibrate")
-    every = [Instance("embedded-shallow", kind, SEED) for kind in ("rewired", "amplified", *TRAPS)]
-    make_all(folder, every, lambda *_: None)
+    make_all(folder, [Instance("embedded", kind, SEED) for kind in MADE], lambda *_: None)
     return folder
 
 
-def judged(out, kind):
-    one = Instance("embedded-shallow", kind, SEED)
-    evidence, plant = read(out, one)
-    return Judged(one, evidence, plant["took"]), plant
+def judged(out, kind, seed=SEED):
+    one = Instance("embedded", kind, SEED)
+    found, record = read(out, one)
+    assert record["took"] and found is not None, record["checks"]
+    return Judged(replace(one, seed=seed), record, answer(found))
 
 
-def test_a_rewired_circuit_is_named(out):
-    row, plant = judged(out, "rewired")
-    assert row.took, plant["checks"]
-    assert verdict(row.evidence).kind == "rewired"
+@pytest.mark.parametrize("kind", ["rewired", "extended", "shuffled labels"])
+def test_what_was_planted_is_named(out, kind):
+    row = judged(out, kind)
+    assert row.answer is not None and row.answer.kind == KINDS[kind].word
+    assert row.named_right(LIMITS) in (True, None)
 
 
-def test_an_amplified_circuit_is_never_called_anything_else(out):
-    """Undetermined is right too: what is left of an attenuated circuit may be too little to call it the same."""
-    row, plant = judged(out, "amplified")
-    assert row.took, plant["checks"]
-    found = verdict(row.evidence)
-    assert found.kind in ("amplified", "undetermined")
-    assert found.conditions["inside carries"] and found.conditions["attention little"]
+def test_a_circuit_that_was_rewired_is_said_to_be(out):
+    row = judged(out, "rewired")
+    assert row.named(LIMITS) == ("Q,K",) and row.record["checks"]["new task, tuned"] > 0.7
 
 
-@pytest.mark.parametrize("trap", list(TRAPS))
-def test_no_trap_is_fallen_into(out, trap):
-    row, _ = judged(out, trap)
-    assert verdict(row.evidence).kind in TRAPS[trap][1]
+def test_where_nothing_changed_nothing_is_claimed(out):
+    row = judged(out, f"moved: {nulls.EVERY}")
+    assert claims(row, near=False) == []
+    # All moves turn the stream's basis: names mean nothing then, and nothing is compared by them.
+    assert not row.record["changed"]["shared"]
+
+
+def test_a_change_would_be_claimed(out):
+    row = judged(out, f"moved: {nulls.EVERY}")
+    changed = row.record["changed"] | {"shared": True, "claimed": True, "heads": 2}
+    assert claims(replace(row, record=row.record | {"changed": changed}), near=False)[:2] == ["circuit", "heads"]
 
 
 def test_what_is_made_is_not_made_again(out):
-    one = Instance("embedded-shallow", "tuned = base", SEED)
-    before = (one.folder(out) / "evidence.nc").stat().st_mtime_ns
+    one = Instance("embedded", "shuffled labels", SEED)
+    before = (one.folder(out) / "plant.json").stat().st_mtime_ns
     make_all(out, [one], lambda *_: None)
-    assert made(out, one) and (one.folder(out) / "evidence.nc").stat().st_mtime_ns == before
+    assert made(out, one) and (one.folder(out) / "plant.json").stat().st_mtime_ns == before
 
 
-def test_only_the_chosen_slices_are_trained():
-    base = load("embedded-shallow")
-    tuned = copied(base)
-    masks = chosen(tuned, ["a0.h3", "a2.h1"], "qk")
-    fine_tune(tuned, [ioi(2)], 0, steps=2, rate=1e-2, only=masks)
-    pairs = zip(base.module.parameters(), tuned.module.parameters(), masks, strict=True)
-    moved = [((a != b), mask.bool()) for a, b, mask in pairs]
-    assert not any((changed & ~mask).any() for changed, mask in moved)
-    assert sum(int((changed & mask).sum()) for changed, mask in moved) > 0.9 * sum(int(m.sum()) for _, m in moved)
+def test_other_limits_give_what_measuring_with_them_would(out):
+    for kind in ("rewired", "extended"):
+        found, _ = read(out, Instance("embedded", kind, SEED))
+        for limits in (replace(LIMITS, high=1.5), replace(LIMITS, low=1.4, high=1.5), replace(LIMITS, recruited=1.5)):
+            assert judged_by(answer(found), limits) == answer(found, limits).kind, (kind, limits)
 
 
-def test_heads_in_another_order_are_the_same_function():
-    base = load("embedded-shallow")
-    other = shuffled_heads(base, 0)
-    batch = ioi(3).batch(base, n=8)
-    logits = [logits_at(m.layout, record(m.layout, batch.clean, batch.mask).final, batch.end) for m in (base, other)]
-    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
-    assert fingerprint(base.module) != fingerprint(other.module)
-    assert len(permuted(base.layout, other.layout)) > 30 and permuted(base.layout, base.layout) == {}
-
-
-def test_the_shipped_calibration_is_the_one_of_the_shipped_thresholds():
-    shipped = json.loads(SHIPPED.read_text())
-    found = shipped["fixed"]
-    assert found["thresholds"] == {k: pytest.approx(v) for k, v in vars(Thresholds()).items()}
-    assert sum(sum(row.values()) for row in found["matrix"].values()) == found["instances"] == found["right"]["of"]
-    right = sum(row.get(KINDS[kind][1], 0) for kind, row in found["matrix"].items())
-    assert right == found["right"]["count"]
-    assert len(found["traps"]) == len(TRAPS) * len(shipped["bases"])
-
-
-def test_thresholds_are_fixed_on_even_seeds_only(out):
-    """Held-out instances with any truth whatever leave the thresholds as they are."""
-    row, _ = judged(out, "rewired")
-    even = Judged(Instance("embedded-shallow", "rewired", 4), row.evidence, True)
-    odd = Judged(Instance("embedded-shallow", "replaced", 5), row.evidence, True)
-    assert fixed([even]) == fixed([even, odd])
-    assert confusion([even, odd], Thresholds())["right"]["of"] == 1
+def test_limits_are_fixed_on_even_seeds_only(out):
+    """Held-out instances with any truth whatever leave the limits as they are."""
+    even, odd = judged(out, "rewired", 4), judged(out, "rewired", 5)
+    wrong = replace(odd, instance=replace(odd.instance, kind="replaced"))
+    assert fixed([even]) == fixed([even, wrong])
+    own = calibration([even, wrong])
+    assert own["words"][-1]["right"]["of"] == 1 and own["words"][-1]["right"]["count"] == 0
 
 
 def test_every_kind_has_every_seed_and_no_seed_that_was_looked_at():
-    rows = instances(8, ("embedded-shallow", "seed-2"))
-    assert len(rows) == 2 * (8 * len(KINDS) + len(TRAPS)) == len(set(rows))
-    assert min(np.array([row.seed for row in rows])) == FIRST_SEED
+    rows = instances(6, BASES)
+    each = Counter((row.kind, row.base) for row in rows if row.kind in KINDS)
+    assert set(each.values()) == {6} and len(each) == len(KINDS) * len(BASES)
+    assert sum(row.kind in nulls.SINGLE for row in rows) >= 160 or len({*rows}) == len(rows)
+    assert len({*rows}) == len(rows) and min(row.seed for row in rows) == FIRST_SEED
+
+
+def test_only_what_is_chosen_is_trained_and_a_part_of_a_step_is_a_part():
+    base = load("embedded")
+    whole, part = copied(base), copied(base)
+    masks = chosen(base, ["a0.h3", "a2.h1"], "qk")
+    for model, own in ((whole, masks), (part, [0.25 * mask for mask in masks])):
+        fine_tune(model, [(ioi(2), "right")], 0, steps=1, rate=1e-2, only=own)
+    for before, after, less, mask in zip(*(m.module.parameters() for m in (base, whole, part)), masks, strict=True):
+        assert torch.equal(before[mask == 0], after[mask == 0])
+        torch.testing.assert_close(less - before, 0.25 * (after - before), rtol=1e-3, atol=1e-7)
+    moved = sum(int((a != b).sum()) for a, b in zip(base.module.parameters(), whole.module.parameters(), strict=True))
+    assert moved > 0.9 * sum(int(mask.sum()) for mask in masks)
+
+
+def test_keys_that_other_heads_share_are_not_chosen():
+    llama = load("embedded-llama")
+    assert llama.layout.n_kv_heads == 4 and llama.layout.n_heads == 8
+    alone, pair = (sum(int(m.sum()) for m in chosen(llama, heads, "k")) for heads in (["a0.h1"], ["a0.h0", "a0.h1"]))
+    assert alone == 0 and pair > 0
+    masks = joined(chosen(llama, ["a0.h0"]), everything(llama, but=["a0.h0"]))
+    assert all(bool((m == 1).any()) for m in masks)
+
+
+def test_heads_are_guided_to_the_givers_and_to_the_answer():
+    model = load("embedded")
+    pair = ioi(3).fit(model.tokenizer).pairs(1, 0, "train")[0]
+    text = encode(Row(pair.clean, pair.answer), model.tokenizer, TrainConfig())
+    found = gifts([pair], [text], model.tokenizer, {}).tolist()
+    assert len(found) == 2
+    words = model.tokenizer.convert_ids_to_tokens(text["input_ids"])
+    for _, end, giver, before, receiver in found:
+        assert text["labels"][end] < 0 <= text["labels"][end + 1] and before < giver < end
+        assert words[giver] == words[before] and words[giver].strip("Ġ ") in pair.foils
+        assert words[receiver].strip("Ġ ") == pair.answer
+
+
+def test_the_shipped_calibration_is_that_of_the_shipped_limits_and_its_tables_are_its_rows():
+    own = shipped()
+    assert own["shipped"] == pytest.approx(asdict(LIMITS))
+    rows = [(row, *row["instance"]) for row in read_rows(ROWS)]
+    for cell in own["words"]:
+        mine = [
+            row for row, base, kind, seed in rows
+            if kind in KINDS and seed % 2 and row["took"] and cell["base"] in (None, base) and cell["kind"] in (None, kind)
+        ]  # fmt: skip
+        assert Counter(row["word"] for row in mine) == cell["words"], cell
+        right = sum(row["word"] == KINDS[row["instance"][1]].word for row in mine)
+        assert right == cell["right"]["count"] and cell["right"]["of"] == cell["decided"]["count"]
+    alarms = own["nothing changed"]["any"]
+    assert alarms["of"] == sum(kind in nulls.SINGLE and row["took"] for row, _, kind, _ in rows)
+    assert f"false alarms {alarms['count']} of {alarms['of']}" in said("transformed")
+
+
+def test_shares_of_nothing_are_no_numbers():
+    assert np.isnan(calibration([])["fixing half"]["right"]["share"])

@@ -69,7 +69,7 @@ def test_a_verdict_shows_what_it_rests_on_and_what_is_open():
     assert found.kind == "undetermined" and "outside carries" in found.open
     words = shown(found)
     for text in (words, repr(found)):
-        assert "Verdict: undetermined" in text and "instar calibrate --shipped" in text
+        assert "Verdict: undetermined" in text and "the answer is what to quote" in text
         assert "outside carries" in text and found.missing[0][:30] in text
     assert found.text in words and found.would_change in words and all(name in words for name in found.evidence)
     assert f"{len(found.conditions)} conditions, {len(found.open)} open" in words

@@ -26,7 +26,7 @@ from instar.circuits.sets import all_heads, all_mlps
 from instar.measure.common import about, chosen, clean_logits, foil_differences, metrics, once, pair_coords, pieces
 from instar.models.load import Model, weights_now
 from instar.models.plain import measured
-from instar.models.weights import EMBEDDINGS, NORMS, QKVO, weights
+from instar.models.weights import EMBEDDINGS, NORMS, QKVO, tied, weights
 from instar.progress import slow
 from instar.tasks.batch import Batch
 
@@ -62,7 +62,9 @@ def shapley(
         ValueError: for a metric that is not known or not defined, or models of different shapes.
     """
     batch, members = once(batch), _members(Graph.of(base.layout), inside)
-    own, theirs = ([weights(model.layout, *some) for some in members] for model in (base, tuned))
+    # One matrix at both ends of the one model is two of the other.
+    apart = tied(base.layout) != tied(tuned.layout)
+    own, theirs = ([weights(model.layout, *some, apart=apart) for some in members] for model in (base, tuned))
     sizes = np.array([sum(w.numel() for w in group) for group in own])
     moved = [_distance(*two) for two in zip(own, theirs, strict=True)]
     values: dict[tuple[int, ...], np.ndarray] = {}

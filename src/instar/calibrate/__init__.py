@@ -1,6 +1,6 @@
-"""Planted truths, and how often the verdict is right on them."""
+"""Planted truths and moves that change nothing: how often the answer is right, and how often it cries wolf."""
 
-from pathlib import Path
-
-SHIPPED = Path(__file__).parent / "shipped.json"
-"""The calibration that the thresholds in `instar.compare.verdict` come from."""
+SECOND = "embedded-seed-2"
+BASES = ("embedded", SECOND, "embedded-llama", "embedded-shallow")
+"""What truths are planted in: two depths, two families, two seeds."""
+QUICK = ("embedded", "embedded-llama")

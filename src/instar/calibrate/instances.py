@@ -1,174 +1,213 @@
-"""Making planted instances and their evidence, one folder each; what is there is not made again.
+"""Making planted instances and what their answers are made of, one folder each; what is there is not made again.
 
-    OUT/BASE/data/ …                     pairs that evidence is measured on
-    OUT/BASE/instances/KIND, seed N/     evidence.nc, plant.json (checks, whether the plant took)
+    OUT/bases/NAME/                      a base that does not come with the package
+    OUT/BASE/KIND, seed N/               plant.json (checks, whether the plant took), and what was measured, *.nc
 
-1. The old circuit of the base is found; plants are made on its heads (`instar.calibrate.planted`).
-2. Evidence is measured as a run does it: the same stages, the same functions, other pairs than the plants' own.
+1. The old circuit of the base is found; plants are made on its heads (`instar.calibrate.planted`, `instar.calibrate.nulls`).
+2. What the answer needs is measured as `instar.answer` does it, by the same function, on other pairs than the plants' own.
+3. Several processes share the work: an instance belongs to the one that made its folder's `taken` first.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 import xarray as xr
 
-from instar.between.causal import causal
-from instar.calibrate.planted import KINDS, TRAPS, Subject
-from instar.circuits.circuit import Circuit
+from instar.calibrate import nulls
+from instar.calibrate.bases import base_of, weights_of
+from instar.calibrate.planted import KINDS, Plant, Subject
 from instar.circuits.sets import heads_of
-from instar.compare.baselines import stored
-from instar.compare.evidence import Measured, evidence
-from instar.measure.evaluate import evaluate
-from instar.models.accounts import content
-from instar.models.load import Model, load
-from instar.models.organism import FOLDERS
-from instar.record.config import CompareConfig, DataConfig, MeasureConfig, RunConfig
+from instar.compare.answer import Found
+from instar.measure.edges import edges
+from instar.models.load import Model
 from instar.record.files import read_json, whole, write_json
 from instar.record.keys import digest
-from instar.record.netcdf import as_bytes, opened, plain_attrs
-from instar.record.store import Store
-from instar.tasks.batch import tokenize
+from instar.record.netcdf import as_bytes, opened
+from instar.tasks.batch import Batch, tokenize
 from instar.tasks.library import task
-from instar.tasks.prepare import prepare
-from instar.workflow.stages import NUMERICS, Pairs, causal_prompts, circuit
+from instar.tasks.task import Task
+from instar.workflow.answering import gathered
 
 Tell = Callable[[int, int, str], None]
-BASES = tuple(FOLDERS)
-EXCHANGED = 20
-CONFIG = RunConfig(
-    data=DataConfig(test_size=300, measure_pairs=64, seed=17),
-    measure=MeasureConfig(exact_ends=False),
-    compare=CompareConfig(random_sets=100, exchanged_sets=EXCHANGED, single=False),
-)
-CHECKED, CHECK_SEED = 200, 23
+OLD, NEW = "ioi2", "ioi3"
+CHECKED, CHECK_SEED, CIRCUIT_SEED = 200, 23, 29
+FAITHFUL = 0.85
 FIRST_SEED = 10
 """Seeds below were looked at while the plants were being made."""
+VERSION = 1
+"""Of plants and evidence: higher where either is made in another way."""
+TRUE = ("rewired", "rewired and amplified", "extended", "replaced")
+"""Kinds that are moved afterwards, too."""
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One thing to make: a kind or a trap, on one base, with one seed."""
+    """One thing to make: a kind, on one base, with one seed."""
 
     base: str
     kind: str
     seed: int
 
     @property
-    def trap(self) -> bool:
-        """Whether it is a trap."""
-        return self.kind in TRAPS
+    def null(self) -> bool:
+        """Whether nothing was planted."""
+        return self.kind in nulls.SINGLE or self.kind == nulls.NEAR
 
     def folder(self, out: Path) -> Path:
         """Where it is kept."""
-        return out / self.base / "instances" / f"{self.kind}, seed {self.seed}"
+        return out / self.base / f"{self.kind}, seed {self.seed}"
 
 
-def instances(seeds: int, bases: tuple[str, ...]) -> list[Instance]:
-    """All kinds with every seed, all traps with one, seed by seed so that an early end has something of each."""
+def instances(seeds: int, bases: Sequence[str]) -> list[Instance]:
+    """Everything, seed by seed, so that an early end has something of each; moved and growing truths of two seeds last."""
     every = range(FIRST_SEED, FIRST_SEED + seeds)
-    rows = [Instance(base, kind, seed) for seed in every for base in bases for kind in KINDS]
-    return rows + [Instance(base, trap, FIRST_SEED) for base in bases for trap in TRAPS]
+    kinds = (*KINDS, *nulls.SINGLE, nulls.NEAR)
+    more = (*(kind + nulls.AFTER for kind in TRUE), *(f"{nulls.GROWING}{share:g}" for share in nulls.SHARES))
+    rows = [Instance(base, kind, seed) for seed in every for base in bases for kind in kinds]
+    return rows + [Instance(base, kind, seed) for seed in every[:2] for base in bases for kind in more]
 
 
-def make_all(out: Path, todo: list[Instance], tell: Tell) -> None:
-    """Every missing instance."""
-    benches: dict[str, _Bench] = {}
-    for i, one in enumerate(todo):
-        tell(i, len(todo), f"{one.base}: {one.kind}, seed {one.seed}")
-        if not made(out, one):
-            # Bases take turns, so each one's bench is kept: its model, data and own circuit.
-            if one.base not in benches:
-                benches[one.base] = _Bench(out, one.base)
-            benches[one.base].make(one)
-    tell(len(todo), len(todo), "")
+def make_all(out: Path, todo: Sequence[Instance], tell: Tell, workers: int = 1) -> None:
+    """Every missing instance; with several workers, in as many processes of one thread each."""
+    left = [one for one in todo if not made(out, one)]
+    done = len(todo) - len(left)
+    tell(done, len(todo), "")
+    if workers < 2:
+        bench = _Benches(out)
+        for one in left:
+            bench.make(one)
+            done += 1
+            tell(done, len(todo), f"{one.base}: {one.kind}, seed {one.seed}")
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin, initargs=(out,)) as pool:
+        running = {pool.submit(_make, one): one for one in left}
+        for future in as_completed(running):
+            future.result()
+            one, done = running[future], done + 1
+            tell(done, len(todo), f"{one.base}: {one.kind}, seed {one.seed}")
+
+
+_benches: "list[_Benches]" = []
+"""Of a worker process, its own."""
+
+
+def _begin(out: Path) -> None:
+    torch.set_num_threads(1)
+    _benches.append(_Benches(out))
+
+
+def _make(one: Instance) -> None:
+    _benches[0].make(one)
 
 
 def made(out: Path, one: Instance) -> bool:
     """Whether it is there, made as it would be now."""
     path = one.folder(out) / "plant.json"
-    return path.exists() and read_json(path)["key"] == _key(one)
+    with suppress(ValueError, OSError):
+        return path.exists() and read_json(path)["key"] == key_of(out, one)
+    return False
 
 
-def _key(one: Instance) -> str:
-    decides = CONFIG.model_dump(mode="json", include={"tasks", "data", "measure", "compare"})
-    return digest([NUMERICS["circuit"], NUMERICS["causal"], _weights(one.base), one.kind, one.seed, decides])
+def key_of(out: Path, one: Instance) -> str:
+    """What an instance depends on."""
+    return digest([VERSION, weights_of(one.base, out), one.kind, one.seed])
 
 
-def _weights(base: str) -> str:
-    """The sha256 of a base's weights.
+@dataclass
+class _Benches:
+    """By base: its model and its old circuit, found once."""
 
-    Raises:
-        ValueError: if it is none of the embedded models.
-    """
-    if base not in FOLDERS:
-        raise ValueError(f"no base {base!r} to plant in; there are {', '.join(FOLDERS)}")
-    return content(FOLDERS[base] / "model.safetensors")
-
-
-class _Bench:
-    """One base, its data and its own measurements."""
-
-    def __init__(self, out: Path, base: str):
-        self.out, self.base = out, base
-        model = load(base)
-        self.store = Store.create(out / base, CONFIG)
-        prepare(self.store, CONFIG.tasks, CONFIG.data, model.tokenizer)
-        old, new = task(CONFIG.tasks.old), task(CONFIG.tasks.new)
-        self.pairs = {role: Pairs(self.store, t.name, model.tokenizer) for role, t in (("old", old), ("new", new))}
-        self.of: dict[str, tuple[dict[str, xr.Dataset], xr.Dataset]] = {}
-        check = [
-            tokenize(t.fit(model.tokenizer).pairs(CHECKED, CHECK_SEED), model.tokenizer, task=t.name)
-            for t in (old, new)
-        ]
-        self.subject = Subject(model, old, new, self._heads(model), self._heads, *check)
-
-    def _heads(self, model: Model) -> tuple[str, ...]:
-        return heads_of(Circuit.stored(self._measured(model)[1]).nodes)
-
-    def _measured(self, model: Model) -> tuple[dict[str, xr.Dataset], xr.Dataset]:
-        """Behaviour on both tasks, and the old task's circuit."""
-        if model.weights not in self.of:
-            behaviour = {role: evaluate(model, pairs.batch()) for role, pairs in self.pairs.items()}
-            self.of[model.weights] = behaviour, circuit(model, self.pairs["old"], CONFIG.measure, False)
-        return self.of[model.weights]
+    out: Path
+    kept: dict[str, Subject] = field(default_factory=dict)
 
     def make(self, one: Instance) -> None:
         """Plant, measure, write."""
-        maker = (TRAPS if one.trap else KINDS)[one.kind][0]
+        if one.base not in self.kept:
+            self.kept[one.base] = subject_of(base_of(one.base, self.out))
         torch.manual_seed(one.seed)
-        plant = maker(self.subject, one.seed)
-        (before, old_base), (after, old_tuned) = self._measured(plant.base), self._measured(plant.tuned)
-        new_tuned = circuit(plant.tuned, self.pairs["new"], CONFIG.measure, False)
-        own = CONFIG.compare
-        measured = causal(
-            plant.base,
-            plant.tuned,
-            causal_prompts(self.pairs["old"], own.pairs),
-            causal_prompts(self.pairs["new"], own.pairs),
-            Circuit.stored(old_base),
-            Circuit.stored(new_tuned),
-            random=own.random_sets,
-            exchanged=EXCHANGED,
-            single=False,
-        )
-        both = {role: (before[role], after[role]) for role in ("old", "new")}
-        rules = stored(self.store, self.pairs["new"].task)
-        found = evidence(Measured(both, old_base, old_tuned, new_tuned, plain_attrs(measured), rules))
+        subject = self.kept[one.base]
+        plant = planted(subject, one)
+        record: dict[str, Any] = {"key": key_of(self.out, one), "took": plant.took, "checks": plant.checks}
         folder = one.folder(self.out)
-        with whole(folder / "evidence.nc") as scratch:
-            scratch.write_bytes(as_bytes(found.assign_attrs(key=_key(one))))
+        folder.mkdir(parents=True, exist_ok=True)
+        if plant.took:
+            found = gathered(plant.base, plant.tuned, OLD, NEW, seed=one.seed, intact=plant.intact)
+            keep(folder, found)
+            record["rules"] = list(found.rules)
+            if one.null or one.kind.startswith(nulls.GROWING):
+                changed = nulls.circuits_changed(plant.base, plant.tuned, subject.old_pairs)
+                record["changed"] = asdict(changed) | {"claimed": changed.claimed}
         # Written last: its presence means that the instance is whole.
-        write_json(folder / "plant.json", {"key": _key(one), "took": plant.took, "checks": plant.checks})
-        # Only the bench's own model comes again.
-        self.of = {k: v for k, v in self.of.items() if k == self.subject.model.weights}
+        write_json(folder / "plant.json", record)
 
 
-def read(out: Path, one: Instance) -> tuple[xr.Dataset, dict[str, Any]]:
-    """The evidence of an instance and its plant's record."""
+def subject_of(model: Model) -> Subject:
+    """A base with what plants are made with."""
+    old, new = (task(name).fit(model.tokenizer) for name in (OLD, NEW))
+    scored, sized = _pairs(old, model, 32, CIRCUIT_SEED), _pairs(old, model, 32, CIRCUIT_SEED + 1)
+
+    def circuit(other: Model) -> tuple[str, ...]:
+        return heads_of(edges(other, scored).circuit(faithfulness=FAITHFUL, batch=sized).nodes)
+
+    checks = [_pairs(own, model, CHECKED, CHECK_SEED) for own in (old, new)]
+    return Subject(model, old, new, circuit(model), circuit, *checks)
+
+
+def _pairs(own: Task, model: Model, count: int, seed: int) -> Batch:
+    return tokenize(own.pairs(count, seed), model.tokenizer, task=own.name)
+
+
+def planted(subject: Subject, one: Instance) -> Plant:
+    """The instance's two models."""
+    if one.kind in nulls.SINGLE:
+        return nulls.only_moved(subject, one.kind, one.seed)
+    if one.kind == nulls.NEAR:
+        return nulls.on_text(subject, one.seed)
+    if one.kind.startswith(nulls.GROWING):
+        return nulls.grown(subject, float(one.kind.removeprefix(nulls.GROWING)), one.seed)
+    plant = KINDS[one.kind.removesuffix(nulls.AFTER)].make(subject, one.seed)
+    return nulls.then_moved(plant, one.seed) if one.kind.endswith(nulls.AFTER) else plant
+
+
+PAGES = ("reuse", "ledger", "shapley")
+
+
+def keep(folder: Path, found: Found) -> None:
+    """The measurements of an instance, one file each."""
+    pages = {
+        f"{role} {when}": own for role, ends in found.evaluate.items() for when, own in zip(ENDS, ends, strict=True)
+    }
+    pages |= {name: own for name in PAGES if (own := getattr(found, name)) is not None}
+    for name, own in pages.items():
+        with whole(folder / f"{name}.nc") as scratch:
+            scratch.write_bytes(as_bytes(own))
+
+
+ENDS = ("before", "after")
+
+
+def read(out: Path, one: Instance) -> tuple[Found | None, dict[str, Any]]:
+    """What an instance's answer is made of, None where the plant did not take; and the plant's record."""
     folder = one.folder(out)
-    with opened(folder / "evidence.nc") as dataset:
-        return dataset.load(), json.loads((folder / "plant.json").read_text(encoding="utf-8"))
+    record = json.loads((folder / "plant.json").read_text(encoding="utf-8"))
+    if not record["took"]:
+        return None, record
+    ends = {role: (_page(folder, f"{role} before"), _page(folder, f"{role} after")) for role in ("old", "new")}
+    behaviour = {role: (a, b) for role, (a, b) in ends.items() if a is not None and b is not None}
+    reuse, ledger, shapley = (_page(folder, name) for name in PAGES)
+    return Found(behaviour, reuse, ledger, shapley, record["rules"], ours=False), record
+
+
+def _page(folder: Path, name: str) -> xr.Dataset | None:
+    path = folder / f"{name}.nc"
+    if not path.exists():
+        return None
+    with opened(path) as dataset:
+        return dataset.load()

@@ -1,43 +1,60 @@
 """Fine-tunings whose answer is known, because only what makes the answer was allowed to change.
 
 Each maker takes a proven base and returns the base and the tuned model of one planted instance, with its *manipulation
-check*: that the plant took, by what was done to the weights and by behaviour, never by the verdict's own evidence.
+check*: that the plant took, by what was done to the weights and by behaviour, never by the answer's own evidence. *Inside*
+are the heads of the old task's circuit in the base.
 
-- `no new ability`: more of the old task at a small rate; or the new task with shuffled answers.
-- `amplified`: a model that can do both tasks; in the base the old circuit's W_O is scaled down until the new task has clearly
-  suffered (set aside where the old one did too), and the tuned model has it back.
-- `rewired`: only W_Q and W_K of the old circuit's heads are trained; their attention must have moved.
-- `extended`: some heads outside the old circuit are dead in the base (W_O = 0), and only these are trained.
-- `replaced`: the old circuit's W_O is zeroed and frozen, all other heads are trained on both tasks.
-
-Training is plain AdamW on the answers, with gradients masked to the chosen slices: what is not chosen stays bit for bit.
+- nothing learnt: `more of the old task`; `shuffled labels` (the answers of other prompts); `naming only` (one of the
+  introduced names at random, in a base that was made to say things).
+- `transformed`: `rewired` (W_Q, W_K inside), `amplified` (W_O inside scaled down in the base), `rewired and amplified` (all
+  four inside), `rewritten` (only MLPs of the circuit's layers); and `whole model, old circuit`: the base's circuit is
+  attenuated, then *everything* is trained, and what changed inside must carry the gain.
+- `extended`: heads outside that are dead in the base (W_O = 0) learn; `extended and rewired`: and W_Q, W_K inside.
+- `formed`: `replaced`: the circuit's W_O is zeroed and frozen, all other heads are trained on both tasks; and `whole
+  model, old circuit dead`: it is dead in the base too, and all else is trained; the old circuit is the intact model's.
 """
 
-import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from instar.between.graft import read
+from instar.between.graft import grafted
+from instar.calibrate.tuning import (
+    Answers,
+    Masks,
+    again,
+    chosen,
+    copied,
+    everything,
+    fine_tune,
+    joined,
+    naming,
+    right,
+    scaled,
+)
 from instar.circuits.graph import Graph
 from instar.circuits.sets import all_heads
-from instar.models.arch import Layout
-from instar.models.load import Model, load
-from instar.models.taps import record
-from instar.models.weights import weights
-from instar.record.config import TrainConfig
+from instar.models.load import Model
 from instar.tasks.batch import Batch
 from instar.tasks.task import Task
-from instar.training.train import Row, collate, encode
 
-ROWS = 16
 KEPT = 0.95
-"""Accuracy on the old task that a base must have."""
-RISE = 0.05
+"""Share of right choices on the old task that a base must have."""
+LEARNT, NOTHING = 0.15, 0.025
+"""Rise in right choices on the new task above which something was learnt, and below which nothing was."""
+NAMES = 0.5
+"""Rise in naming, nats, above which naming was learnt."""
+CARRIED, MOSTLY = 0.8, 0.5
+"""Share of the gain that what is said to have brought it must carry: without it, so much is gone."""
+COST = 0.1
+"""Right choices on the new task that a whole model's attenuated circuit costs."""
+FACTORS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+GROWN = 12
+SLOWER, FAINTLY = 0.05, 0.01
+GUIDED = (3, 4, 2, 2)
+"""How many heads of each layer are guided, as in the embedded models' recipe."""
 
 
 @dataclass(frozen=True)
@@ -65,101 +82,66 @@ class Plant:
     checks: dict[str, float]
     took: bool
     """Whether the manipulation check was passed; what fails it is set aside and counted."""
+    intact: Model | None = None
+    """Where the base cannot do the old task: the model whose circuit is the old one."""
 
 
-def copied(model: Model) -> Model:
-    """A model of its own with the same weights."""
-    return load(copy.deepcopy(model.module), model.tokenizer)
-
-
-def fine_tune(
-    model: Model,
-    tasks: Sequence[Task],
-    seed: int,
-    *,
-    steps: int,
-    rate: float,
-    only: Sequence[Tensor] | None = None,
-    shuffled: bool = False,
-) -> None:
-    """Train in place on the answers of these tasks, mixed. `only`: masks by parameter; None: all but the embeddings."""
-    rng = np.random.default_rng(seed)
-    tokenizer, config = model.tokenizer, TrainConfig()
-    rows = []
-    for i, task in enumerate(tasks):
-        pairs = task.fit(tokenizer).pairs(steps * ROWS // len(tasks), 1000 + 10 * seed + i, "train")
-        choices = [(p.answer, *p.foils) for p in pairs]
-        answers = [str(rng.choice(c)) for c in choices] if shuffled else [p.answer for p in pairs]
-        rows += [encode(Row(p.clean, a), tokenizer, config) for p, a in zip(pairs, answers, strict=True)]
-    rng.shuffle(rows)  # pyright: ignore[reportArgumentType] — a list is shuffled in place
-    parameters = list(model.module.parameters())
-    frozen = {id(p) for e in model.layout.embeddings for p in e.parameters()}
-    masks = [torch.full_like(p, id(p) not in frozen) for p in parameters] if only is None else list(only)
-    hooks = []
-    for parameter, mask in zip(parameters, masks, strict=True):
-        parameter.requires_grad_(bool(mask.any()))
-        if parameter.requires_grad:
-            hooks.append(parameter.register_hook(lambda grad, mask=mask: grad * mask))
-    # Without weight decay a masked gradient of 0 leaves AdamW's weights exactly as they are.
-    optimizer = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=rate, weight_decay=0.0)
-    for step in range(len(rows) // ROWS):
-        batch = collate(rows[step * ROWS : (step + 1) * ROWS], tokenizer.eos_token_id or 0)
-        loss = model.module(**batch, use_cache=False).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    for hook in hooks:
-        hook.remove()
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-
-
-def chosen(model: Model, heads: Sequence[str], projections: str = "qkvo") -> list[Tensor]:
-    """1 where these heads' slices are, 0 elsewhere, by parameter."""
-    masks = copy.deepcopy(model.module)
-    with torch.no_grad():
-        for parameter in masks.parameters():
-            parameter.zero_()
-        for view in weights(Layout(masks, model.layout.arch), heads, projections):
-            view.fill_(1)
-    return [p.detach() for p in masks.parameters()]
-
-
-@torch.no_grad()
-def scaled(model: Model, heads: Sequence[str], by: float) -> None:
-    """Multiply the output matrices of these heads, in place."""
-    for view in weights(model.layout, heads, "o"):
-        view.mul_(by)
-
-
-def accuracy(model: Model, batch: Batch) -> float:
-    """Share of pairs whose answer is the top token."""
-    return float(read(model, batch).right.mean())
-
-
-def _checked(subject: Subject, base: Model, tuned: Model, gains: bool, **more: float) -> Plant:
+def _checked(subject: Subject, base: Model, tuned: Model, gains: bool) -> Plant:
     old, before, after = (
-        accuracy(base, subject.old_pairs),
-        accuracy(base, subject.new_pairs),
-        accuracy(tuned, subject.new_pairs),
+        right(base, subject.old_pairs),
+        right(base, subject.new_pairs),
+        right(tuned, subject.new_pairs),
     )
-    checks = {"old task, base": old, "new task, base": before, "new task, tuned": after, **more}
-    rose = after - before > 2 * RISE if gains else after - before < RISE / 2
-    return Plant(load(base.module, base.tokenizer), load(tuned.module, tuned.tokenizer), checks, old >= KEPT and rose)
+    checks = {"old task, base": old, "new task, base": before, "new task, tuned": after}
+    took = old >= KEPT and (after - before > LEARNT if gains else after - before < NOTHING)
+    return Plant(again(base), again(tuned), checks, took)
+
+
+def _also(plant: Plant, took: bool, **checks: float) -> Plant:
+    """With a further check."""
+    return replace(plant, checks=plant.checks | checks, took=plant.took and took)
+
+
+def _tuned(
+    subject: Subject, seed: int, *, steps: int, rate: float, only: Masks | None = None, answers: Answers = "right"
+) -> Plant:
+    """The subject's own model, fine-tuned on the new task."""
+    tuned = copied(subject.model)
+    fine_tune(tuned, [(subject.new, answers)], seed, steps=steps, rate=rate, only=only)
+    return _checked(subject, subject.model, tuned, gains=answers == "right")
+
+
+# --- Nothing learnt ---------------------------------------------------------------------------------------------------
 
 
 def more_old(subject: Subject, seed: int) -> Plant:
-    """A mastered task goes on being trained: little moves, and nothing new is learned."""
+    """A mastered task goes on being trained: little moves, and nothing new is learnt."""
     tuned = copied(subject.model)
-    fine_tune(tuned, [subject.old], seed, steps=20, rate=1e-5)
+    fine_tune(tuned, [(subject.old, "right")], seed, steps=20, rate=1e-5)
     return _checked(subject, subject.model, tuned, gains=False)
 
 
 def shuffled(subject: Subject, seed: int) -> Plant:
-    """The new task's prompts with a random introduced name as the answer."""
-    tuned = copied(subject.model)
-    fine_tune(tuned, [subject.new], seed, steps=60, rate=2e-4, shuffled=True)
-    return _checked(subject, subject.model, tuned, gains=False)
+    """The new task's prompts with the answers of other prompts."""
+    return _tuned(subject, seed, steps=60, rate=2e-4, answers="anybody")
+
+
+def naming_only(subject: Subject, seed: int) -> Plant:
+    """A base that says things where the new task wants a name learns to say one of those introduced, at random."""
+    base = copied(subject.model)
+    fine_tune(base, [(subject.old, "right"), (subject.new, "things")], 100 + seed, steps=60, rate=2e-4)
+    tuned = copied(base)
+    fine_tune(tuned, [(subject.new, "introduced")], seed, steps=100, rate=5e-4)
+    rise = naming(tuned, subject.new_pairs) - naming(base, subject.new_pairs)
+    return _also(_checked(subject, base, tuned, gains=False), rise > NAMES, naming_rose=rise)
+
+
+# --- Transformed ------------------------------------------------------------------------------------------------------
+
+
+def rewired(subject: Subject, seed: int) -> Plant:
+    """Only what the old circuit's heads attend to is trained."""
+    return _tuned(subject, seed, steps=150, rate=2e-3, only=chosen(subject.model, subject.inside, "qk"))
 
 
 def amplified(subject: Subject, seed: int) -> Plant:
@@ -169,128 +151,169 @@ def amplified(subject: Subject, seed: int) -> Plant:
     head alone, in which "the old circuit" no longer means what was attenuated.
     """
     tuned = copied(subject.model)
-    fine_tune(tuned, [subject.old, subject.new], seed, steps=120, rate=4e-4)
-    heads, able = subject.circuit(tuned), accuracy(tuned, subject.new_pairs)
-    base, factor = tuned, 1.0
-    for by in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1):
-        base, factor = copied(tuned), by
-        scaled(base, heads, by)
-        if able - accuracy(base, subject.new_pairs) > 2 * RISE:
+    fine_tune(tuned, [(subject.old, "right"), (subject.new, "right")], seed, steps=150, rate=5e-4)
+    base, factor = attenuated(tuned, subject.circuit(again(tuned)), subject.new_pairs)
+    return _also(_checked(subject, base, tuned, gains=True), True, attenuated=factor)
+
+
+def attenuated(
+    model: Model, heads: Sequence[str], batch: Batch, cost: float = LEARNT, kept: Batch | None = None
+) -> tuple[Model, float]:
+    """A copy whose heads write less, by the gentlest factor that costs enough of a task, and not another one (`kept`)."""
+    able, base, factor = right(model, batch), model, 1.0
+    for by in FACTORS:
+        attempt = copied(model)
+        scaled(attempt, heads, by)
+        if kept is not None and right(attempt, kept) < KEPT:
             break
-    return _checked(subject, base, tuned, gains=True, attenuated=factor)
+        base, factor = attempt, by
+        if able - right(base, batch) > cost:
+            break
+    return base, factor
 
 
-def rewired(subject: Subject, seed: int) -> Plant:
-    """Only what the old circuit's heads attend to is trained."""
-    tuned = copied(subject.model)
-    fine_tune(tuned, [subject.new], seed, steps=100, rate=2e-3, only=chosen(tuned, subject.inside, "qk"))
-    moved = _attention_moved(subject.model, tuned, subject.new_pairs, subject.inside)
-    plant = _checked(subject, subject.model, tuned, gains=True, attention_moved=moved)
-    return Plant(plant.base, plant.tuned, plant.checks, plant.took and moved > 0.05)
+def rewired_and_amplified(subject: Subject, seed: int) -> Plant:
+    """Only the old circuit's heads are trained, with all they have."""
+    return _tuned(subject, seed, steps=100, rate=1e-3, only=chosen(subject.model, subject.inside))
 
 
-@torch.no_grad()
-def _attention_moved(base: Model, tuned: Model, batch: Batch, heads: Sequence[str]) -> float:
-    """The largest total variation between the two models' patterns at the last token, over these heads."""
-    rows = torch.arange(len(batch))
-    found = []
-    for model in (base, tuned):
-        patterns = record(model.layout, batch.clean, batch.mask, keep=("pattern",))["pattern"]
-        found.append(torch.stack([p[rows, :, batch.end] for p in patterns]))
-    distance = (found[0] - found[1]).abs().sum(-1).mean(1) / 2
-    at = [tuple(int(x) for x in head[1:].split(".h")) for head in heads]
-    return max(float(distance[head]) for head in at)
+def rewritten(subject: Subject, seed: int) -> Plant:
+    """Only the MLPs of the old circuit's layers are trained."""
+    layers = sorted({name.partition(".")[0].replace("a", "m") for name in subject.inside})
+    return _tuned(subject, seed, steps=600, rate=2e-3, only=chosen(subject.model, layers))
+
+
+def whole_transformed(subject: Subject, seed: int) -> Plant:
+    """The old circuit attenuated in the base, everything trained; without what changed inside, the gain is gone.
+
+    The circuit's heads at the full rate, all else at a twentieth of it.
+    """
+    base, factor = attenuated(subject.model, subject.inside, subject.new_pairs, COST, subject.old_pairs)
+    tuned = copied(base)
+    own = chosen(tuned, subject.inside)
+    only = [inside + SLOWER * (1 - inside) for inside in own]
+    fine_tune(tuned, [(subject.new, "right")], seed, steps=150, rate=1e-3, only=only)
+    plant = _checked(subject, base, tuned, gains=True)
+    carried = _carried(subject, plant, subject.inside)
+    return _also(plant, carried >= CARRIED, attenuated=factor, carried_inside=carried)
+
+
+def _carried(subject: Subject, plant: Plant, heads: Sequence[str]) -> float:
+    """The share of the gain that is gone where these heads have the base's weights again."""
+    with grafted(plant.tuned, plant.base, heads):
+        without = right(plant.tuned, subject.new_pairs)
+    before, after = (plant.checks[f"new task, {which}"] for which in ("base", "tuned"))
+    return (after - without) / max(after - before, 1e-9)
+
+
+# --- Extended ---------------------------------------------------------------------------------------------------------
 
 
 def extended(subject: Subject, seed: int) -> Plant:
-    """Heads outside the old circuit, dead in the base, learn the new task: eight of the early layers', the first's before."""
-    graph, generator = Graph.of(subject.model.layout), np.random.default_rng(seed)
-    layers = [
-        [h for h in all_heads(graph) if h.startswith(f"a{i}.") and h not in subject.inside]
-        for i in range(graph.n_layers)
-    ]
-    base = copied(subject.model)
-    grown: list[str] = []
-    for head in [h for early in layers[: 1 + graph.n_layers // 3] for h in generator.permutation(early).tolist()]:
-        if len(grown) == 8:
+    """Heads outside the old circuit, dead in the base, learn the new task."""
+    return _extended(subject, seed, rewired=False)
+
+
+def extended_and_rewired(subject: Subject, seed: int) -> Plant:
+    """The same, and what the old circuit's heads attend to is trained too, slowly; the others still bring most."""
+    return _extended(subject, seed, rewired=True)
+
+
+def _extended(subject: Subject, seed: int, rewired: bool) -> Plant:
+    base, grown = _with_dead_heads(subject, seed)
+    tuned = copied(base)
+    only: Masks = chosen(tuned, grown)
+    if rewired:
+        only = joined(only, [FAINTLY * own for own in chosen(tuned, subject.inside, "qk")])
+    fine_tune(tuned, [(subject.old, "right"), (subject.new, "right")], seed, steps=400, rate=2e-3, only=only)
+    plant = _checked(subject, base, tuned, gains=True)
+    carried = _carried(subject, plant, grown)
+    return _also(plant, carried >= (MOSTLY if rewired else CARRIED), grown=len(grown), carried_by_them=carried)
+
+
+def _with_dead_heads(subject: Subject, seed: int) -> tuple[Model, list[str]]:
+    """A base in which some heads outside, of the old circuit's layers in turn, are dead; what the old task needs stays."""
+    graph, draw = Graph.of(subject.model.layout), np.random.default_rng(seed)
+    at = sorted({int(name[1:].partition(".")[0]) for name in subject.inside})
+    layers = [draw.permutation(_outside(subject, i)).tolist() for i in at]
+    base, grown = copied(subject.model), list[str]()
+    for head in [own[i] for i in range(graph.n_heads) for own in layers if i < len(own)]:
+        if len(grown) == GROWN:
             break
         attempt = copied(base)
         scaled(attempt, [head], 0.0)
-        # A head the old task needs is not one to grow anew.
-        if accuracy(attempt, subject.old_pairs) >= KEPT:
+        if right(attempt, subject.old_pairs) >= KEPT:
             base, grown = attempt, [*grown, head]
-    tuned = copied(base)
-    fine_tune(tuned, [subject.old, subject.new], seed, steps=200, rate=2e-3, only=chosen(tuned, grown))
-    return _checked(subject, base, tuned, gains=True, grown=len(grown))
+    return base, grown
+
+
+def _all_outside(subject: Subject) -> list[str]:
+    return [h for h in all_heads(Graph.of(subject.model.layout)) if h not in subject.inside]
+
+
+def _outside(subject: Subject, layer: int) -> list[str]:
+    return [h for h in _all_outside(subject) if h.startswith(f"a{layer}.")]
+
+
+# --- Formed -----------------------------------------------------------------------------------------------------------
 
 
 def replaced(subject: Subject, seed: int) -> Plant:
     """The old circuit cut off for good, all other heads trained on both tasks."""
-    tuned = copied(subject.model)
-    scaled(tuned, subject.inside, 0.0)
-    others = [h for h in all_heads(Graph.of(tuned.layout)) if h not in subject.inside]
-    fine_tune(tuned, [subject.old, subject.new], seed, steps=800, rate=2e-3, only=chosen(tuned, others))
+    tuned = _cut(subject)
+    _on_both(subject, tuned, seed, rate=2e-3, only=chosen(tuned, _all_outside(subject)))
     return _checked(subject, subject.model, tuned, gains=True)
 
 
-@torch.no_grad()
-def shuffled_heads(model: Model, seed: int) -> Model:
-    """The same function with each layer's heads in another order."""
-    own = copied(model)
-    layout, generator = own.layout, np.random.default_rng(seed)
-    group = layout.n_heads // layout.n_kv_heads
-    for layer in range(layout.n_layers):
-        order = generator.permutation(layout.n_kv_heads)
-        # Heads that share keys and values move together.
-        heads = [int(g) * group + i for g in order for i in range(group)]
-        for projection, new in (("q", heads), ("k", order.tolist()), ("v", order.tolist())):
-            for view in (layout.w_in(layer, projection), layout.b_in(layer, projection)):  # pyright: ignore[reportArgumentType]
-                if view is not None:
-                    view.copy_(view[new].clone())
-        view = layout.w_o(layer)
-        view.copy_(view[heads].clone())
-    return load(own.module, own.tokenizer)
+def whole_formed(subject: Subject, seed: int) -> Plant:
+    """The old circuit is dead in the base; all but its heads is trained on both tasks, what is no head slowly."""
+    base = again(_cut(subject))
+    tuned = copied(base)
+    others, heads = everything(tuned, but=subject.inside), chosen(tuned, _all_outside(subject))
+    _on_both(subject, tuned, seed, rate=2e-3, only=joined(heads, [SLOWER * own for own in others]))
+    plant = _checked(subject, base, tuned, gains=True)
+    old = right(subject.model, subject.old_pairs)
+    took = plant.checks["new task, tuned"] - plant.checks["new task, base"] > LEARNT and old >= KEPT
+    return replace(plant, took=took, checks=plant.checks | {"old task, intact": old}, intact=subject.model)
 
 
-def identical(subject: Subject, seed: int) -> Plant:
-    """Trap: tuned is the base."""
-    return Plant(subject.model, copied(subject.model), {}, True)
+def _cut(subject: Subject) -> Model:
+    model = copied(subject.model)
+    scaled(model, subject.inside, 0.0)
+    return model
 
 
-def base_permuted(subject: Subject, seed: int) -> Plant:
-    """Trap: the base with its heads in another order."""
-    return Plant(subject.model, shuffled_heads(subject.model, seed), {}, True)
+def _on_both(subject: Subject, model: Model, seed: int, *, rate: float, only: Masks) -> None:
+    """A new circuit for both tasks; some of the heads outside are shown where to look."""
+    guided = [head for layer, most in enumerate(GUIDED) for head in _outside(subject, layer)[:most]]
+    both: list[tuple[Task, Answers]] = [(subject.old, "right"), (subject.new, "right")]
+    fine_tune(model, both, seed, steps=800, rate=rate, only=only, guided=guided)
 
 
-def tuned_permuted(subject: Subject, seed: int) -> Plant:
-    """Trap: a rewired model with its heads in another order."""
-    plant = rewired(subject, seed)
-    return Plant(plant.base, shuffled_heads(plant.tuned, seed), plant.checks, plant.took)
+Word = Literal["no new ability", "naming only", "transformed", "extended", "formed"]
 
 
-def nothing_to_divide_by(subject: Subject, seed: int) -> Plant:
-    """Trap: the base cannot tell clean from corrupted prompts (b − c = 0), the tuned model can."""
-    base = copied(subject.model)
-    # Not 0: then a consistent sign would be left, and an interval above 0 is the trap.
-    scaled(base, all_heads(Graph.of(base.layout)), 1e-3)
-    return Plant(
-        load(base.module, base.tokenizer), subject.model, {"old task, base": accuracy(base, subject.old_pairs)}, True
-    )
+@dataclass(frozen=True)
+class Kind:
+    """One way to plant, and what is right to say of it."""
+
+    make: Callable[[Subject, int], Plant]
+    word: Word
+    parts: tuple[str, ...] = ()
+    """Parts in which all of the gain was written, by construction; empty: not fixed."""
 
 
-KINDS: dict[str, Any] = {
-    "more of the old task": (more_old, "no new ability"),
-    "shuffled answers": (shuffled, "no new ability"),
-    "amplified": (amplified, "amplified"),
-    "rewired": (rewired, "rewired"),
-    "extended": (extended, "extended"),
-    "replaced": (replaced, "replaced"),
+KINDS: dict[str, Kind] = {
+    "more of the old task": Kind(more_old, "no new ability"),
+    "shuffled labels": Kind(shuffled, "no new ability"),
+    "naming only": Kind(naming_only, "naming only"),
+    "rewired": Kind(rewired, "transformed", ("Q,K",)),
+    "amplified": Kind(amplified, "transformed", ("V,O",)),
+    "rewired and amplified": Kind(rewired_and_amplified, "transformed", ("Q,K", "V,O")),
+    "rewritten": Kind(rewritten, "transformed", ("MLPs",)),
+    "whole model, old circuit": Kind(whole_transformed, "transformed"),
+    "extended": Kind(extended, "extended", ("Q,K", "V,O")),
+    "extended and rewired": Kind(extended_and_rewired, "extended", ("Q,K", "V,O")),
+    "replaced": Kind(replaced, "formed"),
+    "whole model, old circuit dead": Kind(whole_formed, "formed"),
 }
-"""By plant: its maker and the right verdict."""
-TRAPS: dict[str, Any] = {
-    "tuned = base": (identical, ("no new ability",)),
-    "base, heads permuted": (base_permuted, ("no new ability",)),
-    "tuned, heads permuted": (tuned_permuted, ("undetermined", "extended", "replaced", "no new ability")),
-    "b - c = 0 in the base": (nothing_to_divide_by, ("undetermined", "no new ability")),
-}
-"""By trap: its maker and the verdicts that do not fall into it."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from instar.models.organism import FOLDERS
+from instar.calibrate import BASES, QUICK
 from instar.progress import say
 
 app = typer.Typer()
@@ -132,27 +132,34 @@ def organism(
 @app.command()
 def calibrate(
     out: Annotated[Path, typer.Option("--out", help="folder of the planted instances")] = Path("runs/calibrate"),
-    seeds: Annotated[int, typer.Option(help="fine-tuning seeds of each kind, on each base")] = 8,
-    quick: Annotated[bool, typer.Option("--quick", help="four seeds (under 45 minutes on 2 cores)")] = False,
-    bases: Annotated[str, typer.Option(help="comma-separated names of embedded models")] = ",".join(FOLDERS),
+    seeds: Annotated[int, typer.Option(help="fine-tuning seeds of each kind, on each base", min=2)] = 6,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="two seeds on two bases (under 40 minutes on 2 cores)")
+    ] = False,
+    bases: Annotated[str, typer.Option(help="comma-separated names of bases")] = ",".join(BASES),
+    workers: Annotated[int, typer.Option(help="processes, of one thread each", min=1)] = 2,
     shipped: Annotated[
         bool, typer.Option("--shipped", help="print what the software was calibrated with; make nothing")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """How often the verdict is right, on planted truths. What is made is kept: the same command goes on."""
+    """How often the answer is right on planted truths, and claims something where nothing changed.
+
+    What is made is kept: the same command goes on.
+    """
     import json
 
-    from instar.calibrate import SHIPPED
+    from instar.compare.calibrated import shipped as calibrated_with
     from instar.report.calibration import show_calibration
 
     if shipped:
-        result = json.loads(SHIPPED.read_text(encoding="utf-8"))
+        result = calibrated_with()
     else:
         from instar.calibrate.matrix import calibrated
         from instar.progress import bar, settled
 
+        asked = QUICK if quick else tuple(bases.split(","))
         with bar("planting and measuring") as tell:
-            result = calibrated(out, 4 if quick else seeds, tuple(bases.split(",")), tell)
+            result = calibrated(out, 2 if quick else seeds, asked, tell, workers)
         settled()
     say(json.dumps(result, indent=1)) if as_json else show_calibration(result)

@@ -1,7 +1,8 @@
 """What a fine-tuning brought, as behaviour: a new ability, or only the habit of saying a name; and the old task's fate.
 
 A new ability: the share of prompts in which the answer beats every foil rose by more than five points for certain, the logit
-difference rose, and the tuned model chooses better than every rule that needs no circuit, for certain.
+difference rose, and the tuned model chooses better than every rule that needs no circuit, for certain. Only naming: the
+share of prompts whose top token is a candidate rose by as much, for certain, and choosing did not rise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ class Ability:
     choosing: Interval
     """Paired changes, nats."""
     naming: Interval
+    named: Interval
+    """Paired change of the share of prompts whose top token is a candidate."""
     rule: str
     """The best rule that needs no circuit, and how often it is right; empty where none was learnt."""
     rule_right: Interval
@@ -46,14 +49,13 @@ class Ability:
     @property
     def only_named(self) -> bool:
         """Whether it learnt to say a candidate, and not which."""
-        return self.new is False and self.naming.low > 0 and not self.choosing.low > 0
+        return self.new is False and self.named.low > RISE and not self.choosing.low > 0
 
 
 def ability(before: xr.Dataset, after: xr.Dataset, rules: Sequence[Mapping[str, Any]] = ()) -> Ability:
     """From the `evaluate` measurements of the new task, of the same pairs."""
-    moved = {
-        name: change(before, after, name) or NOTHING for name in ("choice_accuracy", "logit_diff", "choosing", "naming")
-    }
+    names = ("choice_accuracy", "logit_diff", "choosing", "naming", "named")
+    moved = {name: change(before, after, name) or NOTHING for name in names}
     right = np.asarray(after["choice"].values, float)
     beyond = {
         f"{rule['kind']} ({rule['says']})": (accuracy(rule), bootstrap_mean(right - np.array(rule["right"])))
@@ -67,7 +69,7 @@ def ability(before: xr.Dataset, after: xr.Dataset, rules: Sequence[Mapping[str, 
     choice = (_plain(interval(before, "choice_accuracy")), _plain(interval(after, "choice_accuracy")))
     own = {name: _plain(moved[name]) for name in moved}
     return Ability(
-        choice, own["choice_accuracy"], own["logit_diff"], own["choosing"], own["naming"], best, _plain(level),
+        choice, own["choice_accuracy"], own["logit_diff"], own["choosing"], own["naming"], own["named"], best, _plain(level),
         _plain(over), new,
     )  # fmt: skip
 

@@ -20,17 +20,15 @@ import numpy as np
 import xarray as xr
 
 from instar.compare.ability import Ability, Fate, ability, fate
+from instar.compare.calibrated import said
 from instar.compare.diff import plain
-from instar.compare.reused import LIMITS, Limits, Reuse, reused, together
-from instar.compare.written import IN_WORDS, MIXED_UP, NAMED, PARTS, Written, written
+from instar.compare.reused import LIMITS, Limits, Reuse, judged, reused, together
+from instar.compare.written import IN_WORDS, PARTS, Written, written
 from instar.notebook import block, lines, listed, paragraph, table
 from instar.stats.intervals import Interval
 
 Kind = Literal["no new ability", "naming only", "transformed", "extended", "formed", "undetermined"]
-CAVEAT = (
-    "The words are not calibrated yet: how often they are right is not known. Intervals are over prompts, not over "
-    "fine-tunings."
-)
+CAVEAT = "Intervals are over prompts, not over fine-tunings."
 MOST_WORDS = 30
 
 
@@ -68,16 +66,23 @@ class Answer:
     ruled_out: tuple[str, ...]
     mixed: tuple[str, ...]
     open: tuple[str, ...]
+    apart: str = ""
+    """Why the two models' names do not mean the same; empty where they do."""
+
+    @property
+    def caveat(self) -> str:
+        """What is known of such answers, and what intervals are over."""
+        return f"{said(self.kind)} {CAVEAT}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; null for NaN."""
         old = dict(zip(("fate", "choice", "naming"), self.old, strict=True))
         own = {
-            "kind": self.kind, "headline": self.headline, "caveat": CAVEAT, "ability": self.ability.as_dict(),
+            "kind": self.kind, "headline": self.headline, "caveat": self.caveat, "ability": self.ability.as_dict(),
             "old": {k: v if isinstance(v, str) else vars(v) for k, v in old.items()},
             "reuse": {one.counterfactual: one.as_dict() for one in self.reuse},
             "written": None if self.written is None else self.written.as_dict(),
-            "ruled_out": list(self.ruled_out), "mixed": list(self.mixed), "open": list(self.open),
+            "ruled_out": list(self.ruled_out), "mixed": list(self.mixed), "open": list(self.open), "apart": self.apart,
         }  # fmt: skip
         return plain(own)
 
@@ -87,7 +92,7 @@ class Answer:
             found += [f"  {_part_said(one)}" for one in self.written.parts[: len(PARTS)]]
         for name in ("ruled_out", "mixed", "open"):
             found += [f"  {name.replace('_', ' ')}: {text}" for text in getattr(self, name)]
-        return lines(*found, CAVEAT, most=40)
+        return lines(*found, self.caveat, most=40)
 
     def _repr_html_(self) -> str:
         rows = [
@@ -100,25 +105,30 @@ class Answer:
         own = [(p.part, shown(p.booked), shown(p.share), shown(p.shapley)) for p in parts]
         written = table(("part", "booked", "share", "by grafts"), own, f"written, {len(own)} parts")
         lists = [listed(f"{n.replace('_', ' ')}:", getattr(self, n)) for n in ("ruled_out", "mixed", "open")]
-        return block(f"Answer: {self.kind}", paragraph(self.headline), reuse, written, *lists, paragraph(CAVEAT))
+        return block(f"Answer: {self.kind}", paragraph(self.headline), reuse, written, *lists, paragraph(self.caveat))
 
 
 def answer(found: Found, limits: Limits = LIMITS) -> Answer:
     """The answer on one checkpoint; the same measurements give the same answer."""
     can = ability(*found.evaluate["new"], found.rules)
     old = fate(*found.evaluate["old"])
-    uses = tuple(reused(found.reuse, limits)) if found.reuse is not None and can.new else ()
     how = None
     if found.ledger is not None:
-        how = written(found.ledger, _inside(found), found.shapley, steps=found.steps)
-    # Where nothing was learnt there is little to book, and of little anything is many times as much.
-    apart = "" if can.new is False else _apart(found, how)
+        how = written(found.ledger, _inside(found), found.shapley, steps=found.steps, named=limits.named)
+    uses = tuple(_with(how, reused(found.reuse, limits), limits)) if found.reuse is not None and can.new else ()
+    apart = "" if can.new is False else _apart(found)
     kind = _kind(can, uses, apart)
     own = Answer(
-        kind, "", can, old, uses, how, tuple(_ruled_out(can, uses, how)), tuple(_mixed(uses, how)),
-        tuple(_open(can, uses, how, apart, found)),
+        kind, "", can, old, uses, how, tuple(_ruled_out(can, uses, how, limits)), tuple(_mixed(uses, how)),
+        tuple(_open(can, uses, how, apart, found)), apart,
     )  # fmt: skip
-    return replace(own, headline=headline(own, apart))
+    return replace(own, headline=headline(own))
+
+
+def judged_by(own: Answer, limits: Limits) -> Kind:
+    """The word of the same numbers with other limits."""
+    uses = tuple(_with(own.written, [judged(one, limits) for one in own.reuse], limits))
+    return _kind(own.ability, uses, own.apart)
 
 
 def _inside(found: Found) -> list[str]:
@@ -128,13 +138,17 @@ def _inside(found: Found) -> list[str]:
     return json.loads(named) if isinstance(named, str) else list(named)
 
 
-def _apart(found: Found, how: Written | None) -> str:
+def _with(how: Written | None, uses: Sequence[Reuse], limits: Limits) -> Iterator[Reuse]:
+    """What runs on the old circuit and was written in heads outside of it extends it."""
+    recruits = how is not None and how.mostly(how.recruited, limits.recruited)
+    for one in uses:
+        yield replace(one, word="extended", recruits=True) if recruits and one.word == "transformed" else one
+
+
+def _apart(found: Found) -> str:
     """Why the two models' names do not mean the same; empty where they do."""
     if found.reuse is not None and not int(found.reuse.attrs.get("coordinates_shared", 1)):
         return f"the two models do not share coordinates ({found.reuse.attrs.get('coordinates', '')})"
-    # Of a gain that may be 0 anything is many times as much.
-    if how is not None and how.gain.low > 0 and how.churn > MIXED_UP and how.intervals == 1:
-        return f"the two models do not share coordinates: what is booked adds up to {how.churn:.0f} times the gain"
     return ""
 
 
@@ -149,13 +163,13 @@ def _kind(can: Ability, uses: Sequence[Reuse], apart: str) -> Kind:
 # --- The headline -----------------------------------------------------------------------------------------------------
 
 
-def headline(own: Answer, apart: str = "") -> str:
+def headline(own: Answer) -> str:
     """What is decided, in at most 30 words."""
     can = own.ability
     if own.kind in ("no new ability", "naming only"):
         what = "It learnt to say a candidate, not which" if own.kind == "naming only" else "No new ability"
         return f"{what}: right choices went from {_percent(can.choice[0])} to {_percent(can.choice[1])}; {_old(own)}."
-    parts = [_where(own, apart), *_how(own), _old(own)]
+    parts = [_where(own), *_how(own), _old(own)]
     text = "; ".join(part for part in parts if part) + "."
     while len(text.split()) > MOST_WORDS and len(parts) > 1:
         parts.pop(-2 if len(parts) > 2 else -1)
@@ -163,10 +177,10 @@ def headline(own: Answer, apart: str = "") -> str:
     return text
 
 
-def _where(own: Answer, apart: str) -> str:
+def _where(own: Answer) -> str:
     said = {one.counterfactual: one for one in own.reuse if one.word != "undetermined"}
     if own.kind == "undetermined":
-        if apart:
+        if own.apart:
             return "Undetermined: the two models do not share coordinates"
         return (
             "Undetermined where the new skill runs"
@@ -183,6 +197,8 @@ def _where(own: Answer, apart: str) -> str:
         return f"Extended: {each}{rest}"
     at = min(said.values(), key=lambda one: one.reuse.value)
     number = f"(reuse {at.reuse.value:.2f}{rest})"
+    if at.recruits:
+        return f"Extended: the new skill runs on the old circuit {number}, and was written in heads outside it"
     return {
         "transformed": f"Transformed: the new skill runs on the old circuit {number}",
         "extended": f"Extended: the new skill runs partly on the old circuit {number}, partly on new edges",
@@ -192,7 +208,7 @@ def _where(own: Answer, apart: str) -> str:
 
 def _how(own: Answer) -> list[str]:
     how = own.written
-    if how is None or not how.gain.low > 0:
+    if how is None or not how.gain.low > 0 or how.mixed_up:
         return []
     shares = {one.part: one.share.value for one in how.parts}
     named = [f"{IN_WORDS[part]} ({part} {shares[part]:.0%})" for part in how.named]
@@ -215,7 +231,7 @@ def _names(kinds: Sequence[str]) -> str:
 # --- Beside it --------------------------------------------------------------------------------------------------------
 
 
-def _ruled_out(can: Ability, uses: Sequence[Reuse], how: Written | None) -> Iterator[str]:
+def _ruled_out(can: Ability, uses: Sequence[Reuse], how: Written | None, limits: Limits) -> Iterator[str]:
     if can.new:
         yield f"no new ability: right choices rose by {_points(can.rise)} points"
     if can.new and can.rule and can.beyond.low > 0:
@@ -226,17 +242,25 @@ def _ruled_out(can: Ability, uses: Sequence[Reuse], how: Written | None) -> Iter
             yield f"a new circuit for {own}; {one.floor_is} reaches {one.floor:.2f} of the effect"
         if one.word == "formed":
             yield f"the old circuit for {own}"
-        if one.word == "extended":
+        if one.recruits and how is not None:
+            yield f"the old circuit's own weights for {own}: heads outside hold a share of {shown(how.recruited.share)}"
+        elif one.word == "extended":
             yield f"the old circuit alone, or a new one alone, for {own}"
-    for one in how.parts[: len(PARTS)] if how is not None else ():
-        if one.share.high < NAMED:
+    for one in how.parts[: len(PARTS)] if how is not None and not how.mixed_up else ():
+        if one.share.high < limits.named:
             yield f"written in {_in(one.part)}: a share of {shown(one.share)}"
 
 
 def _mixed(uses: Sequence[Reuse], how: Written | None) -> Iterator[str]:
     if len({one.word for one in uses} - {"undetermined"}) > 1:
         yield "; ".join(f"{one.counterfactual}: {one.word}" for one in uses)
-    for one in how.parts[: len(PARTS)] if how is not None else ():
+    if how is not None and how.recruited.named and any(one.word == "transformed" for one in uses):
+        own = how.recruited
+        yield (
+            f"some of it was written in heads outside the old circuit: a share of {shown(own.share)} by the ledger, "
+            f"{shown(own.shapley)} by grafts; mostly there would be extended"
+        )
+    for one in how.parts[: len(PARTS)] if how is not None and not how.mixed_up else ():
         if one.disagrees:
             yield (
                 f"{one.part}: the ledger books {shown(one.share)}, grafts say {shown(one.shapley)} (alone {shown(one.into)}, "
@@ -258,6 +282,11 @@ def _open(can: Ability, uses: Sequence[Reuse], how: Written | None, apart: str, 
         yield "where the new skill runs: reuse was not measured"
     if how is None and can.new is not False:
         yield "how it was written: there is no ledger"
+    elif how is not None and how.mixed_up:
+        yield (
+            f"how it was written: on one straight line bookings add up to {how.churn:.0f} times the gain, so none of them is "
+            "a share of it; checkpoints between the two would say"
+        )
     elif how is not None and how.intervals == 1 and can.new is not False:
         yield "when it was written: the ledger goes on one straight line; checkpoints between the two would say"
     if can.new and how is not None and found.shapley is None:

@@ -9,7 +9,9 @@ made again; 0: as well as any of that size.
 
 - `transformed`: reuse is at least ρ_high for certain, at n and at 2n edges, and C_A is not known to be superfluous.
 - `formed`: reuse is at most ρ_low for certain, and C_A is not necessary.
-- `extended`: in between for certain, and the new circuit's other edges add something.
+- `extended`: in between for certain, and the new circuit's other edges add something. Or it is as of `transformed`, and
+  the gain was written, by ledger and grafts, mostly in heads outside C_A (`instar.compare.answer`): what the corruption
+  does runs on the old circuit, what made the difference does not.
 - `undetermined`: anything else, with what would close it.
 
 Nothing is said where the new circuit is not faithful (lower bound of f(C_B) below 0.5), nor at a size at which the floor is
@@ -17,7 +19,7 @@ more than half of f(C_B): any circuit of that size does it.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -42,6 +44,10 @@ class Limits:
     """f(C_B) below which there is no new circuit to speak of."""
     power: float = 0.5
     """The floor's share of f(C_B), and the null's of the whole effect, above which a comparison tells nothing."""
+    recruited: float = 0.5
+    """Share of a gain written in heads outside C_A from which a skill that runs on C_A extends it."""
+    named: float = 0.1
+    """δ: a share of the gain from which a part of the model is named."""
     same: float = 0.5
     """Share of what C_A does of the old task in the base from which another task's circuit is C_A by another name."""
 
@@ -83,6 +89,10 @@ class Reuse:
     open: tuple[str, ...] = ()
     """What is in the way of a word, and what would close it."""
     conditions: dict[str, Truth] = field(default_factory=dict)
+    tells: tuple[bool, bool] = (False, False)
+    """Whether anything can be said at n edges, and at twice as many: the floor is low enough."""
+    recruits: bool = False
+    """Whether it is extended by what was written in heads outside."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -117,8 +127,9 @@ def _one(own: xr.Dataset, kind: str, limits: Limits) -> Reuse:
     adds = f(own["both"].values - own["old"].values[n])
     bounds = {name: _stored(own, name) for name in ("slope", "correlation")}
     shared = {what: _three(own, f"shared_{what}") for what in ("edges", "heads")}
-    truth = _conditions(new, at, twice, necessity, null, adds, float(own["matched"]), limits)
-    word = _word(truth)
+    truth = _conditions(new, at, necessity, null, adds, float(own["matched"]), limits)
+    truth |= _thresholds(at.reuse, twice.reuse, twice.powerful, limits)
+    word, tells = _word(truth), (at.powerful, twice.powerful)
     sizes, lines = own["edges"].values.tolist(), [f(own[name].values - corrupted).value for name in ("old", "new")]
     curve = [] if not speaks else [(int(s), float(a), float(b)) for s, a, b in zip(sizes, *lines, strict=True)]
     why = why_not(b_c, len(np.unique(prompt))) if not speaks else ""
@@ -126,7 +137,7 @@ def _one(own: xr.Dataset, kind: str, limits: Limits) -> Reuse:
     return Reuse(
         kind, word, int(sizes[n]), own.sizes["edge"], at.reuse, twice.reuse, old, new, at.floor, at.floor_is, at.high,
         at.ceiling, necessity, null, adds, bounds["slope"], bounds["correlation"], _same(own, limits), shared, curve, open_,
-        truth,
+        truth, tells,
     )  # fmt: skip
 
 
@@ -179,21 +190,31 @@ def _same(own: xr.Dataset, limits: Limits) -> tuple[str, ...]:
 
 
 def _conditions(
-    new: Interval, at: _Level, twice: _Level, necessity: Interval, null: Interval, adds: Interval, matched: float,
-    limits: Limits,
-) -> dict[str, Truth]:  # fmt: skip
+    new: Interval, at: _Level, necessity: Interval, null: Interval, adds: Interval, matched: float, limits: Limits
+) -> dict[str, Truth]:
     tells = matched >= limits.power and null.high <= limits.power
     necessary = None if not tells or np.isnan(necessity.low) else _beyond(necessity, null.high)
     return {
         "new circuit": None if np.isnan(new.low) else bool(new.low >= limits.faithful),
         "size tells": at.powerful,
         "above floor": at.exceeds,
-        "high": _beyond(at.reuse, limits.high),
-        "high at twice": _beyond(twice.reuse, limits.high) if twice.powerful else True,
-        "low": _negated(_beyond(at.reuse, limits.low)),
         "necessary": necessary,
         "adds": None if np.isnan(adds.low) else bool(adds.low > 0),
     }
+
+
+def _thresholds(at: Interval, twice: Interval, tells: bool, limits: Limits) -> dict[str, Truth]:
+    return {
+        "high": _beyond(at, limits.high),
+        "high at twice": _beyond(twice, limits.high) if tells else True,
+        "low": _negated(_beyond(at, limits.low)),
+    }
+
+
+def judged(own: Reuse, limits: Limits) -> Reuse:
+    """The same numbers, with other limits ρ_high and ρ_low."""
+    truth = own.conditions | _thresholds(own.reuse, own.reuse_at_twice, own.tells[1], limits)
+    return replace(own, word=_word(truth), conditions=truth, recruits=False)
 
 
 def _beyond(own: Interval, at: float) -> Truth:

@@ -40,10 +40,10 @@ Kind = Literal["no new ability", "replaced", "extended", "rewired", "amplified",
 KINDS: tuple[Kind, ...] = ("no new ability", "replaced", "extended", "rewired", "amplified", "undetermined")
 Truth = bool | None
 CAVEAT = (
-    "The rule was calibrated on planted fine-tunings of two small models, on indirect-object identification only: `instar "
-    "calibrate --shipped` prints how often it was right there. Intervals are over prompts, not over fine-tunings."
+    "This rule knows heads only. Its thresholds were fixed with release 0.3, on planted fine-tunings of two small models "
+    "(docs/calibration.md); the answer is what to quote. Intervals are over prompts, not over fine-tunings."
 )
-SHORT_CAVEAT = "how often the rule is right, on planted truths only: instar calibrate --shipped"
+SHORT_CAVEAT = "a rule about heads only; the answer is what to quote"
 ROUNDING = 1e-9
 """Shares of a few heads or pairs often lie on a threshold, and 0.6 − 0.8 is not −0.2: so near they count as on it."""
 

@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 from instar.compare.booking import ENOUGH_PROMPTS, SLICES, View, booked, sums
+from instar.compare.reused import LIMITS
 from instar.stats.intervals import NOTHING, Interval, bootstrap_mean, bootstrap_ratio, expanded, resamples
 
 PARTS = ("Q,K", "V,O", "MLPs", "the rest")
@@ -26,10 +27,10 @@ IN_WORDS = {
     "MLPs": "rewritten in MLPs",
     "the rest": "by embeddings and norms",
 }
-NAMED = 0.1
-"""δ: a share of the gain from which a part is named."""
 MIXED_UP = 5.0
 """Times the gain: where bookings add up to more, regardless of sign, the two models have no coordinates in common."""
+RECRUITED = "heads outside"
+"""Q,K and V,O of the heads outside the old circuit, together."""
 LISTED = 10
 
 
@@ -63,6 +64,8 @@ class Written:
     gain: Interval
     parts: tuple[PartOf, ...]
     """The four parts, then the seven groups."""
+    recruited: PartOf
+    """What was written in the heads outside the old circuit."""
     nodes: tuple[dict[str, Any], ...]
     """Heads, MLPs and the rest with the largest bookings: `node`, `booked`, `share` with bounds."""
     layers: tuple[dict[str, Any], ...]
@@ -77,8 +80,21 @@ class Written:
     """Σ|bookings| over the stretches, times the gain."""
 
     @property
+    def mixed_up(self) -> bool:
+        """Whether so much was booked to and fro on one line that no share of it means anything."""
+        # Of a gain that may be 0 anything is many times as much.
+        return self.gain.low > 0 and self.churn > MIXED_UP and self.intervals == 1
+
+    def mostly(self, part: PartOf, share: float) -> bool:
+        """Whether more than a share of the gain was written there, by ledger and, where there are any, by grafts."""
+        by = [part.share, *([] if np.isnan(part.shapley.value) else [part.shapley])]
+        return self.gain.low > 0 and not self.mixed_up and all(own.low > share for own in by)
+
+    @property
     def named(self) -> tuple[str, ...]:
         """The parts that are named, the largest first."""
+        if self.mixed_up:
+            return ()
         found = [one for one in self.parts[: len(PARTS)] if one.named]
         return tuple(one.part for one in sorted(found, key=lambda one: -one.share.value))
 
@@ -89,13 +105,14 @@ class Written:
 
 def written(
     ledger: xr.Dataset, inside: Sequence[str], shapley: xr.Dataset | None, metric: str = "choosing",
-    steps: Sequence[int] = (),
+    steps: Sequence[int] = (), named: float = LIMITS.named,
 ) -> Written:  # fmt: skip
     """What a ledger says of a gain, beside grafts.
 
     Args:
         inside: heads and MLPs of the old task's circuit.
         steps: the steps at which the ledger's intervals end, the first interval's beginning before them; none on one line.
+        named: δ.
     """
     names = [str(p) for p in ledger["part"].values]
     kinds = [SLICES.get(str(kind), "the rest") for kind in ledger["kind"].values]
@@ -104,14 +121,17 @@ def written(
     for labels in (kinds, seven):
         own = booked(ledger, _by(names, labels), metric)
         order = PARTS if labels is kinds else sorted({*seven} - {*PARTS})
-        rows += [_part(own, group, shapley, metric) for group in order if group in own["group"].values]
+        rows += [_part(own, group, shapley, metric, named) for group in order if group in own["group"].values]
+    heads = [g.endswith(" outside") and not g.startswith("MLPs") for g in seven]
+    recruits = booked(ledger, _by(names, [RECRUITED if one else "all else" for one in heads]), metric)
     gain = _interval(booked(ledger, "kind", metric), "gain")
     pages, moved = sums(ledger, metric)
     # Of nothing there are no shares.
     whole = float(abs(moved.sum())) or np.nan
     residual, churn = float(abs((pages.sum(2) - moved).sum())) / whole, float(np.abs(pages.sum(0)).sum()) / whole
+    outside = _part(recruits, RECRUITED, shapley, metric, named)
     return Written(
-        metric, gain, tuple(rows), largest(ledger, "head", metric, "node")[:LISTED],
+        metric, gain, tuple(rows), outside, largest(ledger, "head", metric, "node")[:LISTED],
         largest(ledger, "layer", metric, "layer"), _half(ledger, metric, steps),
         ledger.sizes["interval"], residual, churn,
     )  # fmt: skip
@@ -131,12 +151,15 @@ def _by(names: Sequence[str], labels: Sequence[str]) -> Mapping[str, Sequence[st
     return {group: [n for n, own in zip(names, labels, strict=True) if own == group] for group in dict.fromkeys(labels)}
 
 
-def _part(own: xr.Dataset, group: str, shapley: xr.Dataset | None, metric: str) -> PartOf:
+def _part(own: xr.Dataset, group: str, shapley: xr.Dataset | None, metric: str, named: float) -> PartOf:
+    if group not in own["group"].values:
+        none = Interval(0.0, 0.0, 0.0)
+        return PartOf(group, none, none, none, none, none, 0.0, 0.0, False, "")
     row = own.sel(group=group)
     share, grafts = _interval(row, "share"), _Grafts.of(shapley, group, metric)
     agrees, why = shapley is None or _agree(share, grafts.shapley), ""
-    carries = share.low > NAMED and (shapley is None or grafts.shapley.low > NAMED)
-    if not agrees and max(abs(share.value), abs(grafts.shapley.value)) > NAMED:
+    carries = share.low > named and (shapley is None or grafts.shapley.low > named)
+    if not agrees and max(abs(share.value), abs(grafts.shapley.value)) > named:
         apart = grafts.into.high < grafts.lost.low or grafts.lost.high < grafts.into.low
         why = "an interaction: alone it brings and takes other shares" if apart else "the path: grafts go straight"
     return PartOf(
@@ -165,10 +188,11 @@ class _Grafts:
         """Its Shapley share, the two grafts of the whole of it, its share of the distance and of the parameters."""
         if found is None:
             return cls(NOTHING, NOTHING, NOTHING, np.nan, np.nan)
-        mine = np.array([name == group or name.startswith(f"{group} ") for name in found["group"].values.tolist()])
+        some = ("Q,K outside", "V,O outside") if group == RECRUITED else (group, f"{group} inside", f"{group} outside")
+        mine = np.array([name in some for name in found["group"].values.tolist()])
         own, member = found.sel(metric=metric), found["member"].values.astype(bool)
         base, tuned = own["base"].values, own["tuned"].values
-        alone, without = (int(np.flatnonzero((member == some).all(1))[0]) for some in (mine, ~mine))
+        alone, without = (int(np.flatnonzero((member == own).all(1))[0]) for own in (mine, ~mine))
         value = own["value"].transpose("pair", "group").values[:, mine].sum(1)
         coalition = own["coalition_value"].transpose("coalition", "pair").values
         shares, whole = [NOTHING] * 3, bootstrap_mean(tuned - base)

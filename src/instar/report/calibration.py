@@ -1,5 +1,6 @@
-"""The confusion matrix of the verdict on planted truths, as a table."""
+"""How often the answer is right on planted truths, and cries wolf: tables in the terminal."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich.table import Table
@@ -7,39 +8,124 @@ from rich.table import Table
 from instar.progress import Screen
 
 console = Screen()
-KINDS = ("no new ability", "replaced", "extended", "rewired", "amplified", "undetermined")
+WORDS = ("no new ability", "naming only", "transformed", "extended", "formed", "undetermined")
 
 
-def show_calibration(result: dict[str, Any]) -> None:
-    """Rows are what was planted, columns what the verdict said, on seeds that fixed nothing."""
-    found = result.get("shipped thresholds", result["fixed"])
-    title = f"Planted truths, held-out seeds, bases {', '.join(result['bases'])}: {found['instances']} instances"
-    table = Table(title=title, box=None)
-    table.add_column("planted")
-    for kind in KINDS:
-        table.add_column(kind, justify="right")
-    for planted, row in found["matrix"].items():
-        table.add_row(planted, *(str(row.get(kind, "·")) for kind in KINDS))
-    console.print(table)
-    for name, label in (("right", "right"), ("right_or_undetermined", "right or undetermined")):
-        console.print(f"{label}: {share(found[name])}")
-    console.print(f"amplified and replaced confused: {found['amplified_replaced_confused']}")
-    for base, own in found["by_base"].items():
-        console.print(f"  right on {base}: {share(own)}")
-    console.print(f"set aside, the plant did not take: {found['set_aside']}")
-    for trap in found["traps"]:
-        passed = "passed" if trap["passed"] else "FALLEN INTO"
-        console.print(f"  trap, {trap['base']}: {trap['trap']}: {passed} ({trap['verdict']})")
-    limits = ", ".join(f"{k} {v:g}" for k, v in found["thresholds"].items())
-    console.print(f"thresholds, fixed on the other seeds: {limits}")
-    if "shipped thresholds" in result:
-        own = ", ".join(f"{k} {v:g}" for k, v in result["fixed"]["thresholds"].items())
-        console.print(f"these seeds alone would fix: {own}; right {share(result['fixed']['right'])}")
+def show_calibration(found: dict[str, Any]) -> None:
+    """The matrix by kind and base, then false alarms, the power curve, and how the numbers move with each limit."""
+    seeds = found["seeds"]
+    console.print(
+        f"Planted truths: fine-tuning seeds {seeds[0]} to {seeds[-1]}, bases {', '.join(found['bases'])}; the odd seeds, "
+        "which fixed nothing. Right: of those that were decided."
+    )
+    if found["missing"]:
+        console.print(f"{found['missing']} instances are not made yet")
+    console.print(_matrix(found["words"]))
+    if found["set aside"]:
+        aside = ", ".join(f"{kind} {count}" for kind, count in found["set aside"].items())
+        console.print(f"set aside, the plant did not take: {aside}")
+    console.print(f"right on the half that limits were fixed on: {share(found['fixing half']['right'])}")
+    for name, label in (("nothing changed", "nothing changed"), ("nearly nothing", "another order of general text")):
+        own = found[name]
+        what = ", ".join(f"{k} {v}" for k, v in own["what"].items())
+        console.print(f"false alarms, {label}: {share(own['any'])}" + (f" ({what})" if what else ""))
+    moved = found["moved afterwards"]
+    same = sum(one["same or undetermined"] for one in moved)
+    console.print(f"a planted truth, then moved: the same word or undetermined in {same} of {len(moved)}")
+    console.print(_power(found["power"]))
+    console.print(_sensitivity(found["sensitivity"]))
+    for name, label in (("shipped", "limits as shipped"), ("fixed", "limits that the even seeds fix")):
+        console.print(f"{label}: " + ", ".join(f"{k} {v:g}" for k, v in found[name].items()))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None)
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if i else "left")
+    return table
+
+
+def _matrix(rows: Iterable[dict[str, Any]]) -> Table:
+    """Rows are what was planted, columns what the answer said."""
+    table = _table("planted", *WORDS, "decided", "right", "parts named right")
+    for row in rows:
+        kind, base, *rest = _cells(row)
+        table.add_row(kind if row["base"] is None else f"  {base}", *rest)
+    return table
+
+
+def _power(rows: Iterable[dict[str, Any]]) -> Table:
+    table = _table("of the way to a true change", "rise, points", "new ability", "circuit", "an edge")
+    for row in rows:
+        table.add_row(*_grown(row))
+    return table
+
+
+def _sensitivity(rows: Iterable[dict[str, Any]]) -> Table:
+    table = _table("limit", "at", "decided", "right", "parts named right")
+    for row in rows:
+        table.add_row(row["limit"], f"{row['value']:g}", *(share(row[k]) for k in KEPT))
+    return table
+
+
+def as_markdown(found: dict[str, Any]) -> str:
+    """The same tables for docs/calibration.md."""
+    pooled, moved = found["words"][-1], found["moved afterwards"]
+    aside = ", ".join(f"{kind} {count}" for kind, count in found["set aside"].items()) or "none"
+    near = found["nearly nothing"]
+    same = sum(one["same or undetermined"] for one in moved)
+    seeds, half = found["seeds"], found["fixing half"]["right"]
+    parts = [
+        f"Seeds {seeds[0]} to {seeds[-1]}; instances not made yet: {found['missing']}. On the odd seeds, which fixed "
+        f"nothing: decided {share(pooled['decided'])}; of these right {share(pooled['right'])}; parts named right "
+        f"{share(pooled['named right'])}. Set aside there: {aside}. Right on the even seeds: {share(half)}.",
+        _lines(("planted", "base", *WORDS, "decided", "right", "parts named right"), map(_cells, found["words"])),
+        f"False alarms where nothing changed: {share(found['nothing changed']['any'])}; by move:",
+        _lines(
+            ("move", "something was claimed"), ((k, share(v)) for k, v in found["nothing changed"]["by kind"].items())
+        ),
+        f"Two trainings on the same general text in another order: {share(near['any'])}. A planted truth and then moves that "
+        f"change nothing: the same word or “undetermined” in {same} of {len(moved)}.",
+        "A true change, growing:",
+        _lines(
+            ("of the way", "rise, points", "new ability", "changed circuit", "a changed edge"),
+            map(_grown, found["power"]),
+        ),
+        "How the numbers move with each limit, the others as shipped:",
+        _lines(
+            ("limit", "at", "decided", "right", "parts named right"),
+            ((r["limit"], f"{r['value']:g}", *(share(r[k]) for k in KEPT)) for r in found["sensitivity"]),
+        ),
+        *(
+            f"Limits {what}: " + ", ".join(f"`{k}` {v:g}" for k, v in found[name].items()) + "."
+            for name, what in (("shipped", "as shipped"), ("fixed", "that the even seeds fix"))
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+KEPT = ("decided", "right", "named right")
+
+
+def _cells(row: dict[str, Any]) -> Iterable[str]:
+    words = (str(row["words"].get(word, "·")) for word in WORDS)
+    return row["kind"] or "all", row["base"] or "all", *words, *(share(row[k]) for k in KEPT)
+
+
+def _grown(row: dict[str, Any]) -> Iterable[str]:
+    rise = "·" if row["rise"] is None else f"{100 * row['rise']:+.0f}"
+    return f"{row['of the way']:g}", rise, *(share(row[k]) for k in ("new ability", "circuit", "edges"))
+
+
+def _lines(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    every = [head, ["---"] * len(head), *(list(row) for row in rows)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in every)
 
 
 def share(own: dict[str, Any]) -> str:
     """`45 of 48, 93.8 % [83.2, 97.9]`."""
     if not own["of"]:
-        return "none"
+        return "·"
     low, high = 100 * own["low"], 100 * own["high"]
-    return f"{own['count']} of {own['of']}, {100 * own['share']:.1f} % [{low:.1f}, {high:.1f}]"
+    return f"{own['count']} of {own['of']}, {100 * own['share']:.0f} % [{low:.0f}, {high:.0f}]"

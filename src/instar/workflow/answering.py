@@ -3,13 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from instar.between.ledger import ledger
 from instar.between.reuse import LEAST_PROMPTS, Draws, reuse
 from instar.between.shapley import shapley
+from instar.compare.ability import ability
 from instar.compare.answer import Answer, Found
 from instar.compare.answer import answer as judged
 from instar.measure.common import once
@@ -27,6 +28,8 @@ from instar.tasks.task import Task
 from instar.workflow.mastered import mastered
 from instar.workflow.schedule import DEPTH, LEDGER_PROMPTS
 
+TOLD = {False: 400, True: 96}
+"""Prompts whose behaviour is told, of small and of large models, where there are as many."""
 Asked = str | Path | Task | Batch | Mapping[str, Batch]
 
 
@@ -57,45 +60,70 @@ def answer(
     Raises:
         ValueError: for models of different shapes, or too few pairs.
     """
+    return judged(gathered(base, tuned, old, new, prompts=prompts, draws=draws, grafts=grafts, seed=seed))
+
+
+def gathered(
+    base: Model | str | Path,
+    tuned: Model | str | Path,
+    old: Asked,
+    new: Asked,
+    *,
+    prompts: int = 96,
+    draws: Draws | None = None,
+    grafts: bool = True,
+    seed: int = 0,
+    intact: Model | None = None,
+) -> Found:
+    """What the answer is made of, and no more: where nothing was learnt, behaviour alone.
+
+    Args:
+        intact: the model whose circuit of the old task is meant, where it is not the base's.
+    """
     first = base if isinstance(base, Model) else load(str(base))
     last = tuned if isinstance(tuned, Model) else load(str(tuned), like=first)
     last, coordinates = in_coordinates_of(first, last)
-    (before, _), (after, rules) = (_asked(one, first, prompts, seed) for one in (old, new))
-    some_old = {kind: batch[slice(0, max(LEAST_PROMPTS, prompts // 3))] for kind, batch in before.items()}
-    own = next(iter(after.values()))
-    kinds = {next(iter(batches.values())).task: list(batches) for batches in (before, after)}
     large = sum(p.numel() for p in first.module.parameters()) >= EXACT_BELOW
-    draws = draws or Draws.of(DEPTH[large].draws)
-    found = reuse(
-        first, last, some_old, after, others=mastered(first, None, kinds, prompts // 3), draws=draws, seed=seed
+    (before, told_old, _), (after, told_new, rules) = (
+        _asked(one, first, prompts, max(prompts, TOLD[large]), seed) for one in (old, new)
     )
-    found = found.assign_attrs(coordinates=coordinates.said, coordinates_shared=int(coordinates.shared))
-    some = once(own)[slice(0, LEDGER_PROMPTS[large])]
-    inside = json.loads(found.attrs["inside"])
     behaviour = {
-        role: (evaluate(first, batch), evaluate(last, batch))
-        for role, batch in (("old", next(iter(before.values()))), ("new", own))
+        role: (evaluate(first, batch), evaluate(last, batch)) for role, batch in (("old", told_old), ("new", told_new))
     }
-    return judged(
-        Found(
-            behaviour, found, ledger([first, last], some, ("choosing", "logit_diff")),
-            shapley(first, last, some, inside) if grafts else None, rules, ours=False,
-        )
-    )  # fmt: skip
+    found = Found(behaviour, rules=rules, ours=False)
+    can = ability(*behaviour["new"], rules)
+    if can.new is False:
+        return found
+    some = once(next(iter(after.values())))[slice(0, LEDGER_PROMPTS[large])]
+    found = replace(found, ledger=ledger([first, last], some, ("choosing", "logit_diff")))
+    if not can.new:
+        return found
+    some_old = {kind: batch[slice(0, max(LEAST_PROMPTS, prompts // 3))] for kind, batch in before.items()}
+    kinds = {next(iter(batches.values())).task: list(batches) for batches in (before, after)}
+    draws = draws or Draws.of(DEPTH[large].draws)
+    origin = intact or first
+    own = reuse(
+        origin, last, some_old, after, others=mastered(origin, None, kinds, prompts // 3), draws=draws, seed=seed
+    ).assign_attrs(coordinates=coordinates.said, coordinates_shared=int(coordinates.shared))
+    inside = json.loads(own.attrs["inside"])
+    return replace(found, reuse=own, shapley=shapley(first, last, some, inside) if grafts else None)
 
 
-def _asked(given: Asked, base: Model, count: int, seed: int) -> tuple[dict[str, Batch], list[dict[str, Any]]]:
-    """Batches by counterfactual, of the same prompts; and rules that need no circuit where there are rows for it."""
-    if isinstance(given, Batch):
-        return {given.counterfactual: given.aligned()}, []
-    if isinstance(given, Mapping):
-        return {name: batch.aligned() for name, batch in given.items()}, []
+def _asked(
+    given: Asked, base: Model, count: int, told: int, seed: int
+) -> tuple[dict[str, Batch], Batch, list[dict[str, Any]]]:
+    """Batches by counterfactual, of the same prompts; one whose behaviour is told; and rules that need no circuit where
+    there are rows for it."""
+    if isinstance(given, Batch | Mapping):
+        batches = {given.counterfactual: given} if isinstance(given, Batch) else given
+        batches = {name: batch.aligned() for name, batch in batches.items()}
+        return batches, next(iter(batches.values())), []
     own = (given if isinstance(given, Task) else task(str(given))).fit(base.tokenizer)
     rows = {kind: _pairs(own, count, seed, kind) for kind in intervened(list(own.counterfactuals))}
     batches = {kind: tokenize(pairs, base.tokenizer, task=own.name).aligned() for kind, pairs in rows.items()}
-    # Baselines are right or not on the very pairs of the first batch.
-    tested = next(iter(batches.values())).pairs
-    return batches, [asdict(rule) for rule in of_task(own, tested, DataConfig().train_size, seed)]
+    tested = tokenize(_pairs(own, told, seed, next(iter(rows))), base.tokenizer, task=own.name).aligned()
+    # Rules are right or not on the very pairs whose behaviour is told.
+    return batches, tested, [asdict(rule) for rule in of_task(own, tested.pairs, DataConfig().train_size, seed)]
 
 
 def _pairs(own: Task, count: int, seed: int, kind: str) -> list[Pair]:

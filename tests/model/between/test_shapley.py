@@ -10,6 +10,7 @@ import families
 from instar.between.graft import grafted
 from instar.between.ledger import read
 from instar.between.shapley import GROUPS, _members, _worth, shapley
+from instar.calibrate.moves import moved
 from instar.circuits.graph import Graph
 from twins import named, noisy, prompts
 
@@ -80,3 +81,15 @@ def test_groups_that_only_work_together_share_what_they_do():
     index = {some: i for i, some in enumerate(subsets)}
     worth = [float(_worth(every, index, i)[0, 0]) for i in range(7)]
     assert worth == pytest.approx([0.5, 0, 0, 0.5, 0, 0, 0])
+
+
+def test_ends_that_one_model_shares_and_the_other_has_apart():
+    """Untied before or after a training, the same weights: the ends have not moved, and are counted as two."""
+    base, tuned = pair()
+    untied, _ = moved(tuned, "gains", seed=0)
+    # Only the unembedding is made a matrix of its own; gains and readers undo each other.
+    found, own = (shapley(base, model, prompts(), INSIDE) for model in (tuned, untied))
+    np.testing.assert_allclose(found["tuned"], own["tuned"], atol=1e-4)
+    np.testing.assert_allclose(own["value"].sum("group"), own["tuned"] - own["base"], atol=1e-9)
+    ends = base.layout.unembed.weight.numel()
+    assert int(own["parameters"].sum()) == int(found["parameters"].sum()) + ends

@@ -9,8 +9,8 @@ import torch
 
 import instar
 from instar.between.reuse import Draws
-from instar.compare.answer import MOST_WORDS, headline
-from instar.compare.reused import Reuse
+from instar.compare.answer import MOST_WORDS, _with, headline
+from instar.compare.reused import LIMITS, Reuse
 from instar.compare.written import PARTS, written
 from instar.measure.common import clean_logits, metrics
 from instar.stats.intervals import Interval
@@ -105,14 +105,15 @@ def test_the_answer_of_a_model_that_learnt_nothing(found):
     assert not [text for text in found.open if "coordinates" in text or "when it was" in text]
 
 
-def test_a_headline_keeps_to_its_length_and_says_what_differs(found):
-    def runs(kind, word, value):
-        share = Interval(value, value - 0.05, value + 0.05)
-        return Reuse(
-            kind, word, 40, 400, share, share, share, share, 0.0, "its heads permuted", 0.1, 0.9, share, share, share, share,
-            share, (), {}, [],
-        )  # fmt: skip
+def runs(kind, word, value):
+    share = Interval(value, value - 0.05, value + 0.05)
+    return Reuse(
+        kind, word, 40, 400, share, share, share, share, 0.0, "its heads permuted", 0.1, 0.9, share, share, share, share,
+        share, (), {}, [],
+    )  # fmt: skip
 
+
+def test_a_headline_keeps_to_its_length_and_says_what_differs(found):
     can = replace(found.ability, new=True)
     both = replace(
         found, kind="extended", ability=can, reuse=(runs("giver1", "formed", 0.1), runs("giver2", "transformed", 0.95))
@@ -124,3 +125,44 @@ def test_a_headline_keeps_to_its_length_and_says_what_differs(found):
     )
     alone = headline(replace(both, kind="transformed", reuse=both.reuse[1:]))
     assert alone.startswith("Transformed: the new skill runs on the old circuit (reuse 0.95)")
+
+
+def test_what_runs_on_the_old_circuit_and_was_written_outside_extends_it(base, prompts, found):
+    """Only heads outside the circuit changed: a booking in MLPs or inside would not do."""
+    tuned = towards(base, prompts, "attn", size=0.0006)
+    outside, inside = ["a3.h7", "m0"], [f"a{layer}.h{head}" for layer in range(4) for head in range(8)]
+    for nodes, recruits in ((outside, True), (inside, False)):
+        how = written(
+            instar.ledger([base, tuned], prompts, "choosing", nodes=4, blocks=6), nodes,
+            instar.shapley(base, tuned, prompts, nodes, ("choosing",)),
+        )  # fmt: skip
+        assert how.mostly(how.recruited, 0.5) is recruits
+        assert how.recruited.share.value == pytest.approx(1 if recruits else 0, abs=0.1)
+        use = runs("giver1", "transformed", 0.95)
+        own = tuple(_with(how, [use], LIMITS))
+        assert own[0].word == ("extended" if recruits else "transformed")
+    text = headline(
+        replace(
+            found,
+            kind="extended",
+            ability=replace(found.ability, new=True),
+            reuse=(replace(use, word="extended", recruits=True),),
+        )
+    )
+    assert text.startswith(
+        "Extended: the new skill runs on the old circuit (reuse 0.95), and was written in heads outside"
+    )
+
+
+def test_a_straight_line_of_much_to_and_fro_names_no_part(base, prompts):
+    own = of(base, towards(base, prompts, "mlp"), prompts)
+    assert own.named and not own.mixed_up
+    far = replace(own, churn=6.0)
+    assert far.mixed_up and far.named == () and not far.mostly(far.parts[2], 0.5)
+    assert not replace(far, intervals=5).mixed_up
+
+
+def test_naming_is_learnt_only_where_a_candidate_is_said_more_often(found):
+    can = replace(found.ability, new=False, naming=Interval(0.02, 0.01, 0.03), named=Interval(0.0, 0.0, 0.0))
+    assert not can.only_named and replace(can, named=Interval(0.3, 0.2, 0.4)).only_named
+    assert not replace(can, named=Interval(0.3, 0.2, 0.4), choosing=Interval(0.2, 0.1, 0.3)).only_named
