@@ -9,7 +9,9 @@
    interval is cut in two.
 3. What is shared (keys and values of a group, an embedding that is the unembedding) is booked on each of its readers
    (`instar.models.parts`).
-4. Prompts are booked apart and kept in blocks, so that intervals can be drawn over them.
+4. Of a low-rank adapter the merged change is booked, and beside it how much of each booking the change of its A made (what it
+   reads) and that of its B (what it writes): together exactly the merged change (`instar.models.adapters.by_factor`).
+5. Prompts are booked apart and kept in blocks, so that intervals can be drawn over them.
 
 A part with a booking wrote that much of the gain, *along this path*: by another path from the one model to the other it would
 be booked otherwise, which is why dense checkpoints are better than two ends. Metrics, of clean prompts, higher is better:
@@ -17,7 +19,7 @@ be booked otherwise, which is why dense checkpoints are better than two ends. Me
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -26,9 +28,11 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
+from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from instar.measure.common import about, clean_logits, fitting, metrics, once, pieces
+from instar.models.adapters import by_factor
 from instar.models.along import Along
 from instar.models.load import Model, weights_now
 from instar.models.parts import Apart, Part, Share, apart, shares
@@ -37,6 +41,7 @@ from instar.progress import slow
 from instar.tasks.batch import Batch
 
 NODES, BLOCKS, CUTS, CHUNK, HELD = 3, 24, 4, 64, 20
+FACTORS = ("A", "B")
 NODES_OF_ONE_LINE = MANY_NODES = 8
 GAIN_MISSED, METRIC_MISSED = 0.01, 1e-4
 """A residual is too large above this share of the gain, over √intervals, and above this share of the mean |m|."""
@@ -66,7 +71,8 @@ def ledger(
     Returns:
         `booked` on `metric, interval, block, part`; `before`, `after` on `metric, interval, block`, all means over the
         block's prompts, in nats or logits; `prompts` of each block; `residual` and `allowed` on `metric, interval`;
-        `pieces` into which an interval was cut. `part` has its `kind`, `layer` and `head` (−1 for none).
+        `pieces` into which an interval was cut. `part` has its `kind`, `layer` and `head` (−1 for none). Of low-rank adapters
+        `by_factor` on `factor` too, beside `booked` (NaN for parts without one).
 
     Raises:
         ValueError: for an unknown metric, fewer than two models, models of different shapes, or a metric that is not defined.
@@ -117,6 +123,7 @@ def line(
         missed = GAIN_MISSED * (np.abs(own) if gain is None else np.array([gain[name] for name in of]))
         allowed = np.maximum(missed, METRIC_MISSED * np.abs(ends).mean((0, 2)))
         pages, pieces = way.integrated(0.0, 1.0, ends, allowed, (nodes, max(nodes, MANY_NODES)))
+        factors = way.by_factor(nodes) if end.factors else None
     rows = np.array_split(np.arange(len(batch)), min(blocks, len(batch)))
     before, after, booked = (np.stack([x[:, r].mean(1) for r in rows], 1) for x in (*ends, pages))
     data = {
@@ -128,12 +135,18 @@ def line(
         "pieces": ("metric", np.full(len(of), pieces)),
         "prompts": ("block", np.array([len(r) for r in rows])),
     }
-    labels = {
+    labels: dict[str, Any] = {
         "kind": [p.kind for p in way.parts],
         "layer": [p.layer for p in way.parts],
         "head": [p.head for p in way.parts],
     }
     coords = {"metric": list(of), "part": [p.name for p in way.parts], **{k: ("part", v) for k, v in labels.items()}}
+    if factors is not None:
+        data["by_factor"] = (
+            ("factor", "metric", "block", "part"),
+            np.stack([factors[:, :, r].mean(2) for r in rows], 2),
+        )
+        coords["factor"] = list(FACTORS)
     more = {"base_weights": weights_now(start), "nodes": nodes, "convention": CONVENTION}
     return xr.Dataset(data, coords=coords).assign_attrs(about(end, batch, **more))
 
@@ -155,6 +168,8 @@ class _Line:
     shares: dict[str, list[Share]]
     changed: dict[str, Tensor]
     """By parameter: its change, where there is any."""
+    told: dict[str, Tensor]
+    """By parameter: the change that is booked; another one than `changed` for a piece of it."""
 
     @classmethod
     def between(cls, start: Model, end: Model, batch: Batch, of: tuple[str, ...]) -> "_Line":
@@ -165,7 +180,7 @@ class _Line:
             # What does not change has no booking.
             if bool(delta.any()):
                 changed[name] = delta
-        return cls(start, end, working, batch, of, shares(working.layout), changed)
+        return cls(start, end, working, batch, of, shares(working.layout), changed, changed)
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -205,7 +220,7 @@ class _Line:
     ) -> tuple[Float[np.ndarray, "metric prompt part"], int]:
         """Bookings from one place to another, and in how many pieces: with as many nodes as are needed, or by halves."""
         wide, pages = (high - low) / 2, np.zeros(0)
-        for rule in map(np.polynomial.legendre.leggauss, dict.fromkeys(nodes)):
+        for rule in map(leggauss, dict.fromkeys(nodes)):
             pages = np.sum([w * wide * self.booked(low + (x + 1) * wide) for x, w in zip(*rule, strict=True)], axis=0)
             residual = (ends[1] - ends[0] - pages.sum(2)).mean(1)
             if (np.abs(residual) <= allowed).all():
@@ -218,13 +233,26 @@ class _Line:
         right = self.integrated(middle, high, np.stack([half, ends[1]]), allowed / 2, nodes[-1:], cuts - 1)
         return left[0] + right[0], left[1] + right[1]
 
+    def by_factor(self, nodes: int) -> Float[np.ndarray, "factor metric prompt part"]:
+        """Bookings of what each factor of a low-rank adapter made of the change, along the whole of it."""
+        each = by_factor(self.start.factors, self.end.factors)
+        return np.stack([self.piece(each[name], nodes) for name in FACTORS])
+
+    def piece(self, told: Mapping[str, Tensor], nodes: int) -> Float[np.ndarray, "metric prompt part"]:
+        """Bookings of a piece of the change along the whole of it; NaN for parts that it has not."""
+        own, rule = replace(self, told={k: v for k, v in told.items() if k in self.changed}), leggauss(nodes)
+        page = np.sum([w / 2 * own.booked((x + 1) / 2) for x, w in zip(*rule, strict=True)], axis=0)
+        there = {part for name in own.told for share in self.shares[name] for part in share.parts}
+        page[:, :, [part not in there for part in self.parts]] = np.nan
+        return page
+
     def booked(self, share: float) -> Float[np.ndarray, "metric prompt part"]:
-        """The metrics' gradients at a place times the change, by prompt and part."""
+        """The metrics' gradients at a place times the change that is told, by prompt and part."""
         page = np.zeros((len(self.of), len(self.batch), len(self.parts)))
-        if not self.changed:
+        if not self.told:
             return page
         self.go(share)
-        along, done = Along(self.working.layout.module, self.changed, self.shares), 0
+        along, done = Along(self.working.layout.module, self.told, self.shares), 0
         with along.watching(self.parts):
             for part in self._pieces():
                 along.passes(len(part))

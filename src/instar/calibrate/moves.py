@@ -47,7 +47,7 @@ def moved(model: Model, *names: str, seed: int = 0) -> tuple[Model, dict[str, st
         for name in names:
             if why := MOVES[name](layout, draw):
                 skipped[name] = why
-    return replace(model, module=module, layout=layout, weights=fingerprint(module), again=None), skipped
+    return replace(model, module=module, layout=layout, weights=fingerprint(module), again=None, factors={}), skipped
 
 
 def _heads(layout: Layout, draw: Draw) -> str:

@@ -49,7 +49,7 @@ def ledger(
     run: Annotated[Path, typer.Argument(help="a run directory", metavar="RUN", show_default=False)],
     task: Annotated[str | None, typer.Option(help="of which task; the new one by default")] = None,
     by: Annotated[
-        Literal["slice", "kind", "layer", "head", "part"], typer.Option(help="what bookings are added up by")
+        Literal["slice", "kind", "layer", "head", "part", "factor"], typer.Option(help="what bookings are added up by")
     ] = "slice",
     metric: Annotated[str, typer.Option(help="choosing or logit_diff; of the old task logit_diff")] = "",
     step: Annotated[int | None, typer.Option(help="up to this step; the last by default")] = None,

@@ -14,7 +14,7 @@ import xarray as xr
 
 from instar.stats.intervals import Interval, bootstrap_ratio
 
-View = Literal["part", "kind", "layer", "head", "slice"]
+View = Literal["part", "kind", "layer", "head", "slice", "factor"]
 ENOUGH_PROMPTS = 24
 SLICES = {"q": "Q,K", "k": "Q,K", "v": "V,O", "o": "V,O", "mlp in": "MLPs", "mlp gate": "MLPs", "mlp out": "MLPs"}
 """What a kind is of, in the answer's words; norms, output biases and embeddings are by themselves."""
@@ -31,7 +31,8 @@ def booked(
     Args:
         ledger: of `instar.ledger`.
         by: `part`, `kind`, `layer`, `head` (all four matrices of one), `slice` (Q,K; V,O; MLPs; …), or named sets of heads
-            and MLPs (`{"inside": ["a0.h1", "m2"]}`; what is in none is `elsewhere`).
+            and MLPs (`{"inside": ["a0.h1", "m2"]}`; what is in none is `elsewhere`). `factor`: of low-rank adapters,
+            what each one's A and B made of it, and what is in no adapter.
         metric: which one, where there are several.
         over_time: keep the intervals of the training apart.
 
@@ -47,12 +48,14 @@ def booked(
         metric = names[0]
     if metric not in names:
         raise ValueError(f"metric: {metric!r} is none of this ledger's ({', '.join(names)})")
-    labels = _labels(ledger, by)
-    groups = list(dict.fromkeys(labels))
-    where = np.array([[label == group for group in groups] for label in labels], float)
     prompts = ledger["prompts"].values.astype(float)
     pages, gains = sums(ledger, metric)
-    pages = pages @ where
+    if by == "factor":
+        groups, pages = _factors(ledger, metric, pages)
+    else:
+        labels = _labels(ledger, by)
+        groups = list(dict.fromkeys(labels))
+        pages = pages @ np.array([[label == group for group in groups] for label in labels], float)
     dims: tuple[str, ...] = ("interval", "group")
     if not over_time:
         pages, gains, dims = pages.sum(1), gains.sum(1), ("group",)
@@ -75,6 +78,17 @@ def sums(ledger: xr.Dataset, metric: str) -> tuple[np.ndarray, np.ndarray]:
     own, prompts = ledger.sel(metric=metric), ledger["prompts"].values.astype(float)
     pages = own["booked"].transpose("block", "interval", "part").values * prompts[:, None, None]
     return pages, (own["after"] - own["before"]).transpose("block", "interval").values * prompts[:, None]
+
+
+def _factors(ledger: xr.Dataset, metric: str, pages: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Groups, and their sums over prompts [block, interval, group]."""
+    if "by_factor" not in ledger:
+        raise ValueError("by: 'factor' is of low-rank adapters, and these checkpoints are none")
+    own = ledger["by_factor"].sel(metric=metric).transpose("block", "interval", "factor", "part").values
+    own = own * ledger["prompts"].values.astype(float)[:, None, None, None]
+    whole = np.where(np.isnan(own).any(2), pages, 0.0).sum(2, keepdims=True)
+    names = [f"adapters' {name}" for name in ledger["factor"].values]
+    return [*names, "no adapter"], np.concatenate([np.nansum(own, 3), whole], 2)
 
 
 def _named(name: str, found: Interval, dims: tuple[str, ...], few: bool, unknown: bool = False) -> dict[str, Any]:

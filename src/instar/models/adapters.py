@@ -11,8 +11,9 @@
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,6 +37,39 @@ _WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")
 """What DistributedDataParallel and torch.compile put into names, wherever they wrapped."""
 
 
+@dataclass(frozen=True)
+class Factors:
+    """Of one matrix, what a low-rank adapter adds to it: scale · B A."""
+
+    a: Tensor
+    """What is read [rank, in]."""
+    b: Tensor
+    """What is written [out, rank]."""
+    scale: float
+    transposed: bool
+    """Whether the matrix is kept as [in, out]."""
+
+    def times(self, b: Tensor, a: Tensor) -> Tensor:
+        """scale · b a, as the matrix is kept."""
+        found = self.scale * (b @ a)
+        return found.T if self.transposed else found
+
+
+def by_factor(before: Mapping[str, Factors], after: Mapping[str, Factors]) -> dict[str, dict[str, Tensor]]:
+    """By factor and parameter, what of its change that factor made; the two add up to the change.
+
+    B₁A₁ − B₀A₀ = B̄ (A₁ − A₀) + (B₁ − B₀) Ā, with the means of before and after. Where there was no adapter before (B₀ = 0,
+    and A₀ is not known), all of it is B's.
+    """
+    found: dict[str, dict[str, Tensor]] = {"A": {}, "B": {}}
+    for name, own in after.items():
+        then = before.get(name, replace(own, b=torch.zeros_like(own.b)))
+        if then.a.shape == own.a.shape:
+            found["A"][name] = own.times((then.b + own.b) / 2, own.a - then.a)
+            found["B"][name] = own.times(own.b - then.b, (then.a + own.a) / 2)
+    return found
+
+
 def described(folder: Path, name: str) -> Any:
     """The adapter's configuration.
 
@@ -54,8 +88,10 @@ def described(folder: Path, name: str) -> Any:
     return config
 
 
-def merged(module: Any, folder: Path, tensors: dict[str, Tensor], config: Any, name: str) -> tuple[Any, dict[str, Any]]:
-    """The adapter put on `module`, which becomes the merged model; and what is to be said of it.
+def merged(
+    module: Any, folder: Path, tensors: dict[str, Tensor], config: Any, name: str
+) -> tuple[Any, dict[str, Any], dict[str, Factors]]:
+    """The adapter put on `module`, which becomes the merged model; what is to be said of it; its factors by parameter.
 
     Args:
         module: a copy of the base that is nobody else's, in float32 or float64.
@@ -75,9 +111,26 @@ def merged(module: Any, folder: Path, tensors: dict[str, Tensor], config: Any, n
     with _as_file(folder, own, changed=own.keys() != tensors.keys()) as source:
         adapted = _put_on(module, source, name)
     _account(adapted, own, folder / ADAPTER_WEIGHTS)
+    factors = _factors(adapted)
     whole, error = folded(adapted, name)
     kind, rank = str(getattr(config.peft_type, "value", config.peft_type)), getattr(config, "r", None)
-    return whole, {"adapter": kind.lower() + (f" rank {rank}" if rank else ""), "merge_error": error}
+    return whole, {"adapter": kind.lower() + (f" rank {rank}" if rank else ""), "merge_error": error}, factors
+
+
+def _factors(adapted: Any) -> dict[str, Factors]:
+    """Of matrices that a plain LoRA changes; not of embeddings, nor where DoRA scales the sum."""
+    from peft.tuners.lora import LoraLayer
+
+    found = {}
+    for path, layer in adapted.get_base_model().named_modules():
+        if not isinstance(layer, LoraLayer) or len(layer.lora_A) != 1 or any(layer.use_dora.values()):
+            continue
+        own = next(iter(layer.lora_A))
+        a, b = (getattr(part[own], "weight", None) for part in (layer.lora_A, layer.lora_B))
+        if a is not None and b is not None and a.ndim == 2:
+            kept = bool(getattr(layer, "fan_in_fan_out", False))
+            found[f"{path}.weight"] = Factors(a.detach().clone(), b.detach().clone(), float(layer.scaling[own]), kept)
+    return found
 
 
 def _ranks(config: Any, own: dict[str, Tensor], file: Path) -> None:

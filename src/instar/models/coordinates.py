@@ -75,7 +75,7 @@ def in_coordinates_of(base: Model, tuned: Model) -> tuple[Model, Coordinates]:
     layout = Layout(module, tuned.layout.arch)
     for layer, (order, keys, rows) in enumerate(zip(heads, groups, neurons, strict=True)):
         reorder(layout, layer, order, keys, rows)
-    return replace(tuned, module=module, layout=layout, weights=fingerprint(module), again=None), own
+    return replace(tuned, module=module, layout=layout, weights=fingerprint(module), again=None, factors={}), own
 
 
 Order = Int[np.ndarray, "_"]

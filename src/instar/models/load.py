@@ -24,6 +24,7 @@ from transformers import AutoTokenizer
 
 from instar.models import organism
 from instar.models.accounts import check_objects, gguf_file
+from instar.models.adapters import Factors
 from instar.models.arch import Layout, row
 from instar.models.checks import check
 from instar.models.gguf import tokenizer_of
@@ -50,6 +51,8 @@ class Model:
     """How it was put together, where that is not plain: `adapter`, `merge_error` (of the largest logit)."""
     again: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
     """What `load` was called with, where the weights were read from files."""
+    factors: Mapping[str, Factors] = field(default_factory=dict, repr=False, compare=False)
+    """By parameter, what the low-rank adapter is made of that was merged into it."""
 
     def __reduce__(self) -> Any:
         """Sent to another process by where its weights are, not with them; by value where they are only in memory."""
@@ -134,7 +137,7 @@ def load(
             _trim_vocabulary(layout, tokenizer, name, revision, like)
             tokenizer = _as_read(tokenizer, chat)
         _prove(layout, name)
-        return Model(module, tokenizer, layout, name, _hash(module), facts, call)
+        return Model(module, tokenizer, layout, name, _hash(module), facts, call, found.factors)
 
 
 def _in_memory(source: nn.Module, tokenizer: Any, like: Model | None, chat: str | None) -> Model:

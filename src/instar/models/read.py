@@ -24,7 +24,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from instar.models import gguf
 from instar.models.accounts import Header, check_file, check_folder, gguf_file, headers, left_over, once, some
-from instar.models.adapters import ADAPTER, ADAPTER_WEIGHTS, described, merged
+from instar.models.adapters import ADAPTER, ADAPTER_WEIGHTS, Factors, described, merged
 from instar.models.arch import row
 from instar.models.fetch import fetched_file, first_line, quiet, weight_files
 from instar.models.memory import bounded, empty, require
@@ -86,6 +86,8 @@ class Found:
     """What is to be said of how it was put together."""
     base: str | None = None
     """Where an adapter's base is."""
+    factors: dict[str, Factors] = field(default_factory=dict)
+    """By parameter, what a low-rank adapter is made of."""
 
 
 def read(source: Source, base: Any = None) -> Found:
@@ -316,8 +318,8 @@ def _merged(source: Source, folder: Path, base: Any) -> Found:
     module = module.to(torch.promote_types(getattr(torch, source.dtype), torch.float32)).eval()
     headers([folder / ADAPTER_WEIGHTS])
     with quiet():
-        whole, about = merged(module, folder, _tensors(folder / ADAPTER_WEIGHTS), config, str(source))
-    return Found(whole.to(getattr(torch, source.dtype)), about | facts, name)
+        whole, about, factors = merged(module, folder, _tensors(folder / ADAPTER_WEIGHTS), config, str(source))
+    return Found(whole.to(getattr(torch, source.dtype)), about | facts, name, factors)
 
 
 def _on_this_base(source: Source, named: str, revision: str | None, base: Any) -> dict[str, str]:

@@ -1,15 +1,23 @@
 """The ledger in every family: what it books is the gain, and each part's is what a derivative by hand says."""
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 import families
 from instar.between.ledger import ledger, line, read
+from instar.compare.booking import booked as of_a_ledger
 from instar.measure.common import METRICS
+from instar.models.load import load
+from instar.models.organism import FOLDER
 from instar.models.parts import apart, shares
+from instar.tasks.library import ioi
+from saved import adapter, tuned
 from twins import named, noisy, prompts
 
 # Families whose norms or rotations are in float32 whatever the model is in; a relu has corners.
@@ -209,3 +217,67 @@ def test_what_does_not_change_is_booked_nothing_and_prompts_count_once():
 def test_errors_name_what_is_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call(*pair("gpt2"))
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory):
+    """A base, an adapter on it, and two more in which only one of its factors moved on."""
+    folder = tmp_path_factory.mktemp("adapters")
+    tuned().save_pretrained(folder / "base")
+    AutoTokenizer.from_pretrained(FOLDER).save_pretrained(folder / "base")
+    adapter(folder / "first", target_modules=["c_attn", "c_fc"], use_rslora=True)
+    for factor in "AB":
+        shutil.copytree(folder / "first", folder / factor)
+        file = folder / factor / "adapter_model.safetensors"
+        tensors = load_file(file)
+        torch.manual_seed(5)
+        moved = {k: v + 0.02 * torch.randn_like(v) if f"lora_{factor}" in k else v for k, v in tensors.items()}
+        save_file(moved, file)
+    base = load(folder / "base")
+    return base, {name: load(folder / name, like=base) for name in ("first", "A", "B")}
+
+
+def test_of_an_adapter_each_factor_has_its_share_of_every_booking(adapters):
+    base, own = adapters
+    batch = ioi(3).batch(base, 6, 3)
+    for start, end in ((base, own["first"]), (own["first"], own["A"]), (own["A"], own["B"])):
+        found = line(start, end, batch, ("choosing",), nodes=8, blocks=2)
+        there = ~np.isnan(found["by_factor"].values).any((0, 1, 2))
+        parts = found.isel(part=np.flatnonzero(there))
+        assert {str(k) for k in parts["kind"].values} == {"q", "k", "v", "mlp in"}
+        np.testing.assert_allclose(parts["by_factor"].sum("factor"), parts["booked"], atol=2e-6)
+        assert float(np.abs(found["booked"].drop_sel(part=parts["part"].values)).max()) == 0
+
+
+def test_what_one_factor_did_is_booked_on_it(adapters):
+    base, own = adapters
+    batch = ioi(3).batch(base, 6, 3)
+    # Before there was an adapter its B was 0.
+    for start, end, all_of_it in (
+        (base, own["first"], "B"),
+        (own["first"], own["A"], "A"),
+        (own["first"], own["B"], "B"),
+    ):
+        found = line(start, end, batch, ("choosing",), nodes=8, blocks=2)
+        other = "A" if all_of_it == "B" else "B"
+        assert float(np.abs(found["by_factor"].sel(factor=other)).max()) == 0
+        assert float(np.abs(found["by_factor"].sel(factor=all_of_it)).max()) > 1e-3
+
+
+def test_a_series_of_adapters_is_read_by_factor(adapters):
+    base, own = adapters
+    whole = ledger([base, own["first"], own["A"]], ioi(3).batch(base, 6, 3), "choosing", nodes=8, blocks=2)
+    found, gain = of_a_ledger(whole, "factor"), of_a_ledger(whole, "kind")
+    assert found["group"].values.tolist() == ["adapters' A", "adapters' B", "no adapter"]
+    np.testing.assert_allclose(found["booked"].sum(), gain["booked"].sum(), atol=1e-6)
+    assert float(found["booked"][2]) == 0 and abs(float(found["booked"][0])) > 1e-4
+    intervals = of_a_ledger(whole, "factor", over_time=True)["booked"]
+    assert float(intervals.isel(interval=0, group=0)) == 0 and float(intervals.isel(interval=1, group=1)) == 0
+
+
+def test_without_an_adapter_there_are_no_factors():
+    base, tuned = pair("gpt2")
+    found = ledger([base, tuned], prompts(), nodes=2)
+    assert "by_factor" not in found
+    with pytest.raises(ValueError, match="low-rank"):
+        of_a_ledger(found, "factor")
