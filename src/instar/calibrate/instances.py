@@ -5,16 +5,18 @@
 
 1. The old circuit of the base is found; plants are made on its heads (`instar.calibrate.planted`, `instar.calibrate.nulls`).
 2. What the answer needs is measured as `instar.answer` does it, by the same function, on other pairs than the plants' own.
-3. Several processes share the work: an instance belongs to the one that made its folder's `taken` first.
+3. Several processes share the work, an instance each at a time; one directory is one command's.
 """
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -26,9 +28,11 @@ from instar.calibrate.planted import KINDS, Plant, Subject
 from instar.circuits.sets import heads_of
 from instar.compare.answer import Found
 from instar.measure.edges import edges
+from instar.models.fetch import quiet
 from instar.models.load import Model
 from instar.record.files import read_json, whole, write_json
 from instar.record.keys import digest
+from instar.record.lock import held
 from instar.record.netcdf import as_bytes, opened
 from instar.tasks.batch import Batch, tokenize
 from instar.tasks.library import task
@@ -76,6 +80,13 @@ def instances(seeds: int, bases: Sequence[str]) -> list[Instance]:
 
 def make_all(out: Path, todo: Sequence[Instance], tell: Tell, workers: int = 1) -> None:
     """Every missing instance; with several workers, in as many processes of one thread each."""
+    with held(out):
+        _make_all(out, todo, tell, workers)
+
+
+def _make_all(out: Path, todo: Sequence[Instance], tell: Tell, workers: int) -> None:
+    for base in dict.fromkeys(one.base for one in todo):
+        base_of(base, out)  # made here if need be, not by several workers at once
     left = [one for one in todo if not made(out, one)]
     done = len(todo) - len(left)
     tell(done, len(todo), "")
@@ -88,10 +99,17 @@ def make_all(out: Path, todo: Sequence[Instance], tell: Tell, workers: int = 1) 
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin, initargs=(out,)) as pool:
         running = {pool.submit(_make, one): one for one in left}
-        for future in as_completed(running):
-            future.result()
-            one, done = running[future], done + 1
-            tell(done, len(todo), f"{one.base}: {one.kind}, seed {one.seed}")
+        try:
+            for future in as_completed(running):
+                future.result()
+                one, done = running[future], done + 1
+                tell(done, len(todo), f"{one.base}: {one.kind}, seed {one.seed}")
+        except BaseException:
+            # Ctrl-C, or one that failed: what is whole is kept, what was begun is not waited for.
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in active_children():
+                child.terminate()
+            raise
 
 
 _benches: "list[_Benches]" = []
@@ -100,7 +118,16 @@ _benches: "list[_Benches]" = []
 
 def _begin(out: Path) -> None:
     torch.set_num_threads(1)
+    Thread(target=_with_parent, daemon=True).start()
     _benches.append(_Benches(out))
+
+
+def _with_parent() -> None:
+    """A worker whose parent was killed has nobody to work for."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _make(one: Instance) -> None:
@@ -133,7 +160,8 @@ class _Benches:
             self.kept[one.base] = subject_of(base_of(one.base, self.out))
         torch.manual_seed(one.seed)
         subject = self.kept[one.base]
-        plant = planted(subject, one)
+        with quiet():
+            plant = planted(subject, one)
         record: dict[str, Any] = {"key": key_of(self.out, one), "took": plant.took, "checks": plant.checks}
         folder = one.folder(self.out)
         folder.mkdir(parents=True, exist_ok=True)
