@@ -25,6 +25,7 @@ import xarray as xr
 from instar.calibrate import nulls
 from instar.calibrate.bases import base_of, weights_of
 from instar.calibrate.planted import KINDS, Plant, Subject
+from instar.circuits.circuit import FAITHFUL
 from instar.circuits.sets import heads_of
 from instar.compare.answer import Found
 from instar.measure.edges import edges
@@ -42,7 +43,6 @@ from instar.workflow.answering import gathered
 Tell = Callable[[int, int, str], None]
 OLD, NEW = "ioi2", "ioi3"
 CHECKED, CHECK_SEED, CIRCUIT_SEED = 200, 23, 29
-FAITHFUL = 0.85
 FIRST_SEED = 10
 """Seeds below were looked at while the plants were being made."""
 VERSION = 1

@@ -20,7 +20,7 @@ from torch import Tensor
 from instar.calibrate.moves import MOVES, moved
 from instar.calibrate.planted import Plant, Subject, rewired, rewired_and_amplified
 from instar.calibrate.tuning import again, copied, descend, everything
-from instar.circuits.circuit import Circuit
+from instar.circuits.circuit import FAITHFUL, Circuit
 from instar.circuits.graph import Graph
 from instar.circuits.selection import at_least, ranking
 from instar.compare.diff import diff
@@ -121,7 +121,7 @@ def circuits_changed(base: Model, tuned: Model, batch: Batch) -> Changed:
     for model in (base, tuned):
         found = edges(model, scored, per_pair=True)
         pages.append(np.nan_to_num(found.dataset["score"].values)[:, graph.exists])
-    n = len(edges(base, scored).circuit(faithfulness=0.85, batch=sized))
+    n = len(edges(base, scored).circuit(faithfulness=FAITHFUL, batch=sized))
     one, two = (_circuit(graph, own.mean(0), n) for own in pages)
     drawn = [_circuit(graph, row @ pages[0], n) for row in resamples(SCORED, 0, DRAWS)]
     alike = [_jaccard(one, own) for own in drawn]
