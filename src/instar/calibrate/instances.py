@@ -47,6 +47,8 @@ FIRST_SEED = 10
 """Seeds below were looked at while the plants were being made."""
 VERSION = 1
 """Of plants and evidence: higher where either is made in another way."""
+COMPARED = 2
+"""Of the comparison of circuits, where there is one."""
 TRUE = ("rewired", "rewired and amplified", "extended", "replaced")
 """Kinds that are moved afterwards, too."""
 
@@ -63,6 +65,11 @@ class Instance:
     def null(self) -> bool:
         """Whether nothing was planted."""
         return self.kind in nulls.SINGLE or self.kind == nulls.NEAR
+
+    @property
+    def compared(self) -> bool:
+        """Whether circuits are compared, too."""
+        return self.null or self.kind.startswith(nulls.GROWING)
 
     def folder(self, out: Path) -> Path:
         """Where it is kept."""
@@ -144,7 +151,8 @@ def made(out: Path, one: Instance) -> bool:
 
 def key_of(out: Path, one: Instance) -> str:
     """What an instance depends on."""
-    return digest([VERSION, weights_of(one.base, out), one.kind, one.seed])
+    compared = [COMPARED] if one.compared else []
+    return digest([VERSION, weights_of(one.base, out), one.kind, one.seed, *compared])
 
 
 @dataclass
@@ -169,7 +177,7 @@ class _Benches:
             found = gathered(plant.base, plant.tuned, OLD, NEW, seed=one.seed, intact=plant.intact)
             keep(folder, found)
             record["rules"] = list(found.rules)
-            if one.null or one.kind.startswith(nulls.GROWING):
+            if one.compared:
                 changed = nulls.circuits_changed(plant.base, plant.tuned, subject.old_pairs)
                 record["changed"] = asdict(changed) | {"claimed": changed.claimed}
         # Written last: its presence means that the instance is whole.

@@ -21,6 +21,8 @@ from instar.stats.intervals import Interval, rank_correlation, simultaneous_mean
 
 READERS = ("q", "k", "v", "mlp", "logits")
 How = Literal["intervals", "raw", "no scores"]
+ROUNDING = 1e-4
+"""Of the largest score of the kept edges: what float32 and another order of sums may make of nothing."""
 ALL_EDGES, IN_CIRCUITS, NO_SCORES = "all edges", "edges of the circuits, 0 outside", "no scores"
 
 
@@ -240,7 +242,11 @@ def _raw(before: np.ndarray, after: np.ndarray, tolerance: float) -> np.ndarray:
 
 
 def _beyond(rows: Sequence[np.ndarray], paired: bool) -> np.ndarray:
-    """Which kept edges' differences have simultaneous intervals without 0."""
+    """Which kept edges' differences have simultaneous intervals without 0, and are more than rounding.
+
+    The same function computed by other weights rounds otherwise, and always in the same way: an interval alone would call
+    that a change.
+    """
     a, b = rows
     if not a.shape[1]:
         return np.zeros(0, bool)
@@ -253,7 +259,8 @@ def _beyond(rows: Sequence[np.ndarray], paired: bool) -> np.ndarray:
         one, other = simultaneous_mean(a), simultaneous_mean(b, seed=1)
         change, half = other.value - one.value, np.hypot(one.high - one.value, other.high - other.value)
         found = Interval(change, change - half, change + half)
-    return (found.low > 0) | (found.high < 0)
+    rounding = ROUNDING * max(float(np.abs(own.mean(0)).max()) for own in rows)
+    return ((found.low > 0) | (found.high < 0)) & (np.abs(found.value) > rounding)
 
 
 def _rescored(

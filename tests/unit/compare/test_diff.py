@@ -193,3 +193,14 @@ def test_the_command_needs_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "1.00" in done.stdout and done.stdout.strip().endswith("[]")
+
+
+def test_what_rounding_makes_of_nothing_is_no_change():
+    """Differences that are always the same way and a millionth of the scores: an interval without 0, and no change."""
+    whole, draw, before = Circuit.of(GRAPH, GRAPH.exists), np.random.default_rng(0), rows(0)
+
+    def moved(by: float) -> np.ndarray:
+        return before + by * (1 + 0.01 * draw.normal(size=before.shape))
+
+    assert diff(whole, whole, before, moved(1e-6)).empty
+    assert len(diff(whole, whole, before, moved(1e-2)).strengthened) == GRAPH.n_edges
