@@ -19,7 +19,7 @@ be booked otherwise, which is why dense checkpoints are better than two ends. Me
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -41,7 +41,6 @@ from instar.progress import slow
 from instar.tasks.batch import Batch
 
 NODES, BLOCKS, CUTS, CHUNK, HELD = 3, 24, 4, 64, 20
-FACTORS = ("A", "B")
 NODES_OF_ONE_LINE = MANY_NODES = 8
 GAIN_MISSED, METRIC_MISSED = 0.01, 1e-4
 """A residual is too large above this share of the gain, over √intervals, and above this share of the mean |m|."""
@@ -125,7 +124,11 @@ def line(
         pages, pieces = way.integrated(0.0, 1.0, ends, allowed, (nodes, max(nodes, MANY_NODES)))
         factors = way.by_factor(nodes) if end.factors else None
     rows = np.array_split(np.arange(len(batch)), min(blocks, len(batch)))
-    before, after, booked = (np.stack([x[:, r].mean(1) for r in rows], 1) for x in (*ends, pages))
+
+    def blocked(page: np.ndarray) -> np.ndarray:
+        return np.stack([page[:, r].mean(1) for r in rows], 1)
+
+    before, after, booked = map(blocked, (*ends, pages))
     data = {
         "booked": (("metric", "block", "part"), booked),
         "before": (("metric", "block"), before),
@@ -142,11 +145,8 @@ def line(
     }
     coords = {"metric": list(of), "part": [p.name for p in way.parts], **{k: ("part", v) for k, v in labels.items()}}
     if factors is not None:
-        data["by_factor"] = (
-            ("factor", "metric", "block", "part"),
-            np.stack([factors[:, :, r].mean(2) for r in rows], 2),
-        )
-        coords["factor"] = list(FACTORS)
+        data["by_factor"] = (("factor", "metric", "block", "part"), np.stack([*map(blocked, factors.values())]))
+        coords["factor"] = list(factors)
     more = {"base_weights": weights_now(start), "nodes": nodes, "convention": CONVENTION}
     return xr.Dataset(data, coords=coords).assign_attrs(about(end, batch, **more))
 
@@ -168,8 +168,6 @@ class _Line:
     shares: dict[str, list[Share]]
     changed: dict[str, Tensor]
     """By parameter: its change, where there is any."""
-    told: dict[str, Tensor]
-    """By parameter: the change that is booked; another one than `changed` for a piece of it."""
 
     @classmethod
     def between(cls, start: Model, end: Model, batch: Batch, of: tuple[str, ...]) -> "_Line":
@@ -180,7 +178,7 @@ class _Line:
             # What does not change has no booking.
             if bool(delta.any()):
                 changed[name] = delta
-        return cls(start, end, working, batch, of, shares(working.layout), changed, changed)
+        return cls(start, end, working, batch, of, shares(working.layout), changed)
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -219,9 +217,9 @@ class _Line:
         cuts: int = CUTS,
     ) -> tuple[Float[np.ndarray, "metric prompt part"], int]:
         """Bookings from one place to another, and in how many pieces: with as many nodes as are needed, or by halves."""
-        wide, pages = (high - low) / 2, np.zeros(0)
-        for rule in map(leggauss, dict.fromkeys(nodes)):
-            pages = np.sum([w * wide * self.booked(low + (x + 1) * wide) for x, w in zip(*rule, strict=True)], axis=0)
+        pages = np.zeros(0)
+        for count in dict.fromkeys(nodes):
+            pages = self.summed(count, low, high)
             residual = (ends[1] - ends[0] - pages.sum(2)).mean(1)
             if (np.abs(residual) <= allowed).all():
                 return pages, 1
@@ -233,26 +231,36 @@ class _Line:
         right = self.integrated(middle, high, np.stack([half, ends[1]]), allowed / 2, nodes[-1:], cuts - 1)
         return left[0] + right[0], left[1] + right[1]
 
-    def by_factor(self, nodes: int) -> Float[np.ndarray, "factor metric prompt part"]:
+    def by_factor(self, nodes: int) -> dict[str, Float[np.ndarray, "metric prompt part"]]:
         """Bookings of what each factor of a low-rank adapter made of the change, along the whole of it."""
         each = by_factor(self.start.factors, self.end.factors)
-        return np.stack([self.piece(each[name], nodes) for name in FACTORS])
+        return {factor: self.piece(made, nodes) for factor, made in each.items()}
 
-    def piece(self, told: Mapping[str, Tensor], nodes: int) -> Float[np.ndarray, "metric prompt part"]:
+    def piece(self, made: Mapping[str, Tensor], nodes: int) -> Float[np.ndarray, "metric prompt part"]:
         """Bookings of a piece of the change along the whole of it; NaN for parts that it has not."""
-        own, rule = replace(self, told={k: v for k, v in told.items() if k in self.changed}), leggauss(nodes)
-        page = np.sum([w / 2 * own.booked((x + 1) / 2) for x, w in zip(*rule, strict=True)], axis=0)
-        there = {part for name in own.told for share in self.shares[name] for part in share.parts}
+        own = {name: value for name, value in made.items() if name in self.changed}
+        page = self.summed(nodes, 0.0, 1.0, own)
+        there = {part for name in own for share in self.shares[name] for part in share.parts}
         page[:, :, [part not in there for part in self.parts]] = np.nan
         return page
 
-    def booked(self, share: float) -> Float[np.ndarray, "metric prompt part"]:
-        """The metrics' gradients at a place times the change that is told, by prompt and part."""
+    def summed(
+        self, nodes: int, low: float, high: float, piece: Mapping[str, Tensor] | None = None
+    ) -> Float[np.ndarray, "metric prompt part"]:
+        """Bookings from one place to another by Gauss–Legendre, of the whole change or of a piece of it."""
+        wide, rule = (high - low) / 2, zip(*leggauss(nodes), strict=True)
+        return np.sum([w * wide * self.booked(low + (x + 1) * wide, piece) for x, w in rule], axis=0)
+
+    def booked(
+        self, share: float, piece: Mapping[str, Tensor] | None = None
+    ) -> Float[np.ndarray, "metric prompt part"]:
+        """The metrics' gradients at a place times the change, or a piece of it, by prompt and part."""
         page = np.zeros((len(self.of), len(self.batch), len(self.parts)))
-        if not self.told:
+        change = self.changed if piece is None else piece
+        if not change:
             return page
         self.go(share)
-        along, done = Along(self.working.layout.module, self.told, self.shares), 0
+        along, done = Along(self.working.layout.module, change, self.shares), 0
         with along.watching(self.parts):
             for part in self._pieces():
                 along.passes(len(part))

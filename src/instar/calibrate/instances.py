@@ -8,7 +8,6 @@
 3. Several processes share the work, an instance each at a time; one directory is one command's.
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -232,7 +231,7 @@ ENDS = ("before", "after")
 def read(out: Path, one: Instance) -> tuple[Found | None, dict[str, Any]]:
     """What an instance's answer is made of, None where the plant did not take; and the plant's record."""
     folder = one.folder(out)
-    record = json.loads((folder / "plant.json").read_text(encoding="utf-8"))
+    record = read_json(folder / "plant.json")
     if not record["took"]:
         return None, record
     ends = {role: (_page(folder, f"{role} before"), _page(folder, f"{role} after")) for role in ("old", "new")}

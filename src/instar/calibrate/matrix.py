@@ -66,9 +66,7 @@ class Judged:
     def named(self, limits: Limits) -> tuple[str, ...]:
         """Parts that it names."""
         how = None if self.answer is None else self.answer.written
-        if how is None or not how.gain.low > 0 or how.mixed_up:
-            return ()
-        return tuple(one.part for one in how.parts[: len(PARTS)] if min(one.share.low, one.shapley.low) > limits.named)
+        return () if how is None else tuple(one.part for one in how.told if one.carries(limits.named))
 
     def right(self, limits: Limits) -> bool:
         """Whether the word is the planted one."""
@@ -254,7 +252,7 @@ def _row(row: Judged) -> dict[str, Any]:
     found["reuse"] = {
         one.counterfactual: {
             "word": one.word, "edges": one.edges, "reuse": _three(one.reuse), "at twice": _three(one.reuse_at_twice),
-            "conditions": one.conditions, "tells": list(one.tells),
+            "conditions": one.conditions, "tells at twice": one.tells_at_twice,
         }
         for one in own.reuse
     }  # fmt: skip

@@ -4,18 +4,17 @@
    Right is "no new ability", the old task kept, no circuit, head or edge changed.
 2. *Nearly nothing*: two short trainings on general text that differ in the order of the data. They do change weights; only
    "no new ability" and "no changed circuit beyond chance" are counted.
-3. *Moved afterwards*: a planted truth, then all moves. Right is the same word, or "undetermined".
+3. *Moved afterwards*: a planted truth, then moves. Right is the same word, or "undetermined".
 4. *Growing*: from the base to a planted truth along a straight line, for the power curve.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from instar.calibrate.moves import MOVES, moved
 from instar.calibrate.planted import Plant, Subject, rewired, rewired_and_amplified
@@ -24,12 +23,14 @@ from instar.circuits.circuit import FAITHFUL, Circuit
 from instar.circuits.graph import Graph
 from instar.circuits.selection import at_least, ranking
 from instar.compare.diff import diff
+from instar.compare.floors import overlaps
 from instar.measure.edges import edges
 from instar.models.coordinates import in_coordinates_of
 from instar.models.load import Model
 from instar.models.organism.corpus import stories
 from instar.stats.intervals import resamples
 from instar.tasks.batch import Batch
+from instar.training.train import collate
 
 EVERY = "all moves"
 SINGLE = tuple(f"moved: {name}" for name in (*MOVES, EVERY))
@@ -59,21 +60,11 @@ def on_text(subject: Subject, seed: int) -> Plant:
 def _on(model: Model, texts: Sequence[str], order: int) -> Model:
     own, draw = copied(model), np.random.default_rng(order)
     rows = [texts[int(i)] for i in draw.permutation(len(texts))]
-    descend(own, _batches(own, rows), TEXT_RATE, everything(own))
+    told = [own.tokenizer(text, truncation=True, max_length=LONGEST)["input_ids"] for text in rows]
+    encoded = [{"input_ids": ids, "labels": ids} for ids in told]
+    batches = [collate(encoded[i : i + TEXT_ROWS], 0) for i in range(0, len(encoded), TEXT_ROWS)]
+    descend(own, batches, TEXT_RATE, everything(own))
     return again(own)
-
-
-def _batches(model: Model, texts: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    tokenizer = model.tokenizer
-    for start in range(0, len(texts), TEXT_ROWS):
-        rows = [
-            tokenizer(text, truncation=True, max_length=LONGEST)["input_ids"]
-            for text in texts[start : start + TEXT_ROWS]
-        ]
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        yield {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
 
 
 def then_moved(plant: Plant, seed: int) -> Plant:
@@ -117,27 +108,20 @@ def circuits_changed(base: Model, tuned: Model, batch: Batch) -> Changed:
     """The circuits of one task before and after, as `instar compare` compares them."""
     (tuned, coordinates), batch = in_coordinates_of(base, tuned), batch.aligned()[slice(0, 2 * SCORED)]
     scored, sized = batch[slice(0, SCORED)], batch[slice(SCORED, 2 * SCORED)]
-    pages, graph = [], Graph.of(base.layout)
-    for model in (base, tuned):
-        found = edges(model, scored, per_pair=True)
-        pages.append(np.nan_to_num(found.dataset["score"].values)[:, graph.exists])
-    n = len(edges(base, scored).circuit(faithfulness=FAITHFUL, batch=sized))
+    found, graph = [edges(model, scored, per_pair=True) for model in (base, tuned)], Graph.of(base.layout)
+    pages = [np.nan_to_num(own.dataset["score"].values)[:, graph.exists] for own in found]
+    n = len(found[0].circuit(faithfulness=FAITHFUL, batch=sized))
     one, two = (_circuit(graph, own.mean(0), n) for own in pages)
-    drawn = [_circuit(graph, row @ pages[0], n) for row in resamples(SCORED, 0, DRAWS)]
-    alike = [_jaccard(one, own) for own in drawn]
+    drawn = [_circuit(graph, row @ pages[0], n).mask[graph.exists] for row in resamples(SCORED, 0, DRAWS)]
+    alike = overlaps(graph, one.mask[graph.exists][None], np.stack(drawn))["edges_jaccard"]
     own = diff(one, two, *pages)
     rescored = len(own.strengthened) + len(own.weakened) + len(own.sign_changed)
     heads = own.nodes.heads
     floor, changed = float(np.quantile(alike, 0.025)), len(heads.gained) + len(heads.lost)
-    return Changed(_jaccard(one, two), floor, changed, rescored, coordinates.shared)
+    return Changed(own.similarity.edges.jaccard, floor, changed, rescored, coordinates.shared)
 
 
 def _circuit(graph: Graph, scores: np.ndarray, n: int) -> Circuit:
     table: Any = np.zeros(graph.exists.shape)
     table[graph.exists] = scores
     return Circuit.of(graph, at_least(graph, ranking(table, signed=False), n), table)
-
-
-def _jaccard(a: Circuit, b: Circuit) -> float:
-    one, two = set(a.edges), set(b.edges)
-    return len(one & two) / max(len(one | two), 1)

@@ -86,18 +86,21 @@ class Plant:
     """Where the base cannot do the old task: the model whose circuit is the old one."""
 
 
-def _checked(subject: Subject, base: Model, tuned: Model, gains: bool) -> Plant:
+def _checked(subject: Subject, base: Model, tuned: Model, gains: bool, intact: Model | None = None) -> Plant:
+    """`intact`: who has to do the old task, where it is not the base."""
     old, before, after = (
         right(base, subject.old_pairs),
         right(base, subject.new_pairs),
         right(tuned, subject.new_pairs),
     )
     checks = {"old task, base": old, "new task, base": before, "new task, tuned": after}
+    if intact is not None:
+        checks["old task, intact"] = old = right(intact, subject.old_pairs)
     took = old >= KEPT and (after - before > LEARNT if gains else after - before < NOTHING)
-    return Plant(again(base), again(tuned), checks, took)
+    return Plant(again(base), again(tuned), checks, took, intact)
 
 
-def _also(plant: Plant, took: bool, **checks: float) -> Plant:
+def _also(plant: Plant, took: bool = True, **checks: float) -> Plant:
     """With a further check."""
     return replace(plant, checks=plant.checks | checks, took=plant.took and took)
 
@@ -153,7 +156,7 @@ def amplified(subject: Subject, seed: int) -> Plant:
     tuned = copied(subject.model)
     fine_tune(tuned, [(subject.old, "right"), (subject.new, "right")], seed, steps=150, rate=5e-4)
     base, factor = attenuated(tuned, subject.circuit(again(tuned)), subject.new_pairs)
-    return _also(_checked(subject, base, tuned, gains=True), True, attenuated=factor)
+    return _also(_checked(subject, base, tuned, gains=True), attenuated=factor)
 
 
 def attenuated(
@@ -271,10 +274,7 @@ def whole_formed(subject: Subject, seed: int) -> Plant:
     tuned = copied(base)
     others, heads = everything(tuned, but=subject.inside), chosen(tuned, _all_outside(subject))
     _on_both(subject, tuned, seed, rate=2e-3, only=joined(heads, [SLOWER * own for own in others]))
-    plant = _checked(subject, base, tuned, gains=True)
-    old = right(subject.model, subject.old_pairs)
-    took = plant.checks["new task, tuned"] - plant.checks["new task, base"] > LEARNT and old >= KEPT
-    return replace(plant, took=took, checks=plant.checks | {"old task, intact": old}, intact=subject.model)
+    return _checked(subject, base, tuned, gains=True, intact=subject.model)
 
 
 def _cut(subject: Subject) -> Model:

@@ -8,7 +8,7 @@
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,8 +69,8 @@ def fine_tune(
     rows = [rows[int(i)] for i in draw.permutation(len(rows))]
     texts = [encode(row, tokenizer, config) for _, row in rows]
     starts = range(0, len(texts) - ROWS + 1, ROWS)
-    batches = (collate(texts[i : i + ROWS], tokenizer.eos_token_id or 0) for i in starts)
-    guide = Guide.of(model, guided, len(starts) // 2) if guided else None
+    batches = [collate(texts[i : i + ROWS], tokenizer.eos_token_id or 0) for i in starts]
+    guide = Guide.of(guided, len(starts) // 2) if guided else None
     known: dict[str, int] = {}
     each = (([p for p, _ in rows[i : i + ROWS]], texts[i : i + ROWS]) for i in starts) if guide else ()
     looks = [gifts(pairs, own, tokenizer, known) for pairs, own in each]
@@ -93,9 +93,9 @@ class Guide:
     steps: int
 
     @classmethod
-    def of(cls, model: Model, heads: Sequence[str], steps: int) -> "Guide":
+    def of(cls, heads: Sequence[str], steps: int) -> "Guide":
         """The first layer's heads look for duplicates, the second's for givers, later ones for the answer."""
-        at = [(int(layer), int(head)) for layer, head in (name[1:].split(".h") for name in heads)]
+        at = [_place(name) for name in heads]
         layers = [tuple(x for x in at if x[0] == layer) for layer in (0, 1)]
         later = tuple(x for x in at if x[0] > 1)
         return cls(Shape(duplicate=layers[0], movers=layers[1], copying=later), steps)
@@ -122,16 +122,15 @@ def gifts(
 
 
 def descend(
-    model: Model, batches: Iterable[dict[str, Tensor]], rate: float, only: Masks, guide: Guide | None = None,
+    model: Model, batches: Sequence[dict[str, Tensor]], rate: float, only: Masks, guide: Guide | None = None,
     looks: Sequence[Tensor] = (),
 ) -> None:  # fmt: skip
     """AdamW over these batches, in place."""
-    every = [(p, mask) for p, mask in zip(model.module.parameters(), only, strict=True) if mask.any()]
-    fixed = {id(p) for p in model.module.parameters()} - {id(p) for p, _ in every}
-    for parameter in model.module.parameters():
-        parameter.requires_grad_(id(parameter) not in fixed)
+    masked = [
+        (p.requires_grad_(bool(mask.any())), mask) for p, mask in zip(model.module.parameters(), only, strict=True)
+    ]
+    every = [(p, mask) for p, mask in masked if p.requires_grad]
     optimizer = torch.optim.AdamW([p for p, _ in every], lr=rate, weight_decay=0.0, betas=(0.9, 0.98))
-    batches = list(batches)
     usual = model.module.config._attn_implementation
     for step, batch in enumerate(batches):
         guided = guide is not None and step < guide.steps and len(looks[step]) > 0
@@ -148,7 +147,7 @@ def descend(
         optimizer.step()
         with torch.no_grad():
             for (parameter, mask), kept in zip(every, before, strict=True):
-                # A whole step is taken as it is: only then is it AdamW's own, to the bit.
+                # At 0 and at 1 to the bit, of which kept + mask · (step) is not sure: not even of −0.
                 part = kept + mask * (parameter - kept)
                 parameter.copy_(torch.where(mask == 1, parameter, torch.where(mask == 0, kept, part)))
     model.module.set_attn_implementation(usual)
@@ -167,13 +166,19 @@ def chosen(model: Model, names: Sequence[str], projections: str = "qkvo") -> lis
         for name in names:
             own = projections
             if name in heads and size > 1:
-                layer, head = (int(x) for x in name[1:].split(".h"))
+                layer, head = _place(name)
                 group = range(head // size * size, (head // size + 1) * size)
                 if any(f"a{layer}.h{h}" not in heads for h in group):
                     own = "".join(letter for letter in projections if letter in "qo")
             for view in weights(Layout(masks, layout.arch), [name], own):
                 view.fill_(1)
     return [p.detach() for p in masks.parameters()]
+
+
+def _place(head: str) -> tuple[int, int]:
+    """Layer and number of `a3.h7`."""
+    layer, number = head[1:].split(".h")
+    return int(layer), int(number)
 
 
 def joined(*masks: Masks) -> list[Tensor]:

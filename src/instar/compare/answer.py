@@ -140,7 +140,7 @@ def _inside(found: Found) -> list[str]:
 
 def _with(how: Written | None, uses: Sequence[Reuse], limits: Limits) -> Iterator[Reuse]:
     """What runs on the old circuit and was written in heads outside of it extends it."""
-    recruits = how is not None and how.mostly(how.recruited, limits.recruited)
+    recruits = how is not None and how.recruits(limits.recruited)
     for one in uses:
         yield replace(one, word="extended", recruits=True) if recruits and one.word == "transformed" else one
 
@@ -246,7 +246,7 @@ def _ruled_out(can: Ability, uses: Sequence[Reuse], how: Written | None, limits:
             yield f"the old circuit's own weights for {own}: heads outside hold a share of {shown(how.recruited.share)}"
         elif one.word == "extended":
             yield f"the old circuit alone, or a new one alone, for {own}"
-    for one in how.parts[: len(PARTS)] if how is not None and not how.mixed_up else ():
+    for one in how.told if how is not None else ():
         if one.share.high < limits.named:
             yield f"written in {_in(one.part)}: a share of {shown(one.share)}"
 
@@ -260,7 +260,7 @@ def _mixed(uses: Sequence[Reuse], how: Written | None) -> Iterator[str]:
             f"some of it was written in heads outside the old circuit: a share of {shown(own.share)} by the ledger, "
             f"{shown(own.shapley)} by grafts; mostly there would be extended"
         )
-    for one in how.parts[: len(PARTS)] if how is not None and not how.mixed_up else ():
+    for one in how.told if how is not None else ():
         if one.disagrees:
             yield (
                 f"{one.part}: the ledger books {shown(one.share)}, grafts say {shown(one.shapley)} (alone {shown(one.into)}, "

@@ -21,15 +21,13 @@ def shipped() -> dict[str, Any]:
 
 def said(word: str) -> str:
     """How often answers of this word were right where the truth was planted, and false alarms: one sentence."""
-    own = shipped()
-    rows = [row for row in own["words"] if row["kind"] is not None and row["base"] is None]
-    told, right = (
-        sum(row["words"].get(word, 0) for row in rows if truth in (None, row["truth"])) for truth in (None, word)
-    )
-    pooled, alarms = own["words"][-1]["right"], own["nothing changed"]["any"]
-    mine = f"; where it said “{word}”, {right} of {told}" if told and word != "undetermined" else ""
+    *rows, whole = shipped()["words"]
+    pooled, alarms = whole["right"], shipped()["nothing changed"]["any"]
     if not pooled["of"]:
         return "How often the words are right is not known."
+    told = whole["words"].get(word, 0)
+    right = sum(row["words"].get(word, 0) for row in rows if row["base"] is None and row["truth"] == word)
+    mine = f"; where it said “{word}”, {right} of {told}" if told and word != "undetermined" else ""
     return (
         f"On planted fine-tunings of small models the answer was right {pooled['count']} of {pooled['of']} times that it "
         f"decided{mine}; false alarms {alarms['count']} of {alarms['of']} where nothing had changed."

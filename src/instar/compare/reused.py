@@ -89,8 +89,8 @@ class Reuse:
     open: tuple[str, ...] = ()
     """What is in the way of a word, and what would close it."""
     conditions: dict[str, Truth] = field(default_factory=dict)
-    tells: tuple[bool, bool] = (False, False)
-    """Whether anything can be said at n edges, and at twice as many: the floor is low enough."""
+    tells_at_twice: bool = False
+    """Whether anything can be said at twice as many edges: the floor is low enough."""
     recruits: bool = False
     """Whether it is extended by what was written in heads outside."""
 
@@ -129,7 +129,7 @@ def _one(own: xr.Dataset, kind: str, limits: Limits) -> Reuse:
     shared = {what: _three(own, f"shared_{what}") for what in ("edges", "heads")}
     truth = _conditions(new, at, necessity, null, adds, float(own["matched"]), limits)
     truth |= _thresholds(at.reuse, twice.reuse, twice.powerful, limits)
-    word, tells = _word(truth), (at.powerful, twice.powerful)
+    word = _word(truth)
     sizes, lines = own["edges"].values.tolist(), [f(own[name].values - corrupted).value for name in ("old", "new")]
     curve = [] if not speaks else [(int(s), float(a), float(b)) for s, a, b in zip(sizes, *lines, strict=True)]
     why = why_not(b_c, len(np.unique(prompt))) if not speaks else ""
@@ -137,7 +137,7 @@ def _one(own: xr.Dataset, kind: str, limits: Limits) -> Reuse:
     return Reuse(
         kind, word, int(sizes[n]), own.sizes["edge"], at.reuse, twice.reuse, old, new, at.floor, at.floor_is, at.high,
         at.ceiling, necessity, null, adds, bounds["slope"], bounds["correlation"], _same(own, limits), shared, curve, open_,
-        truth, tells,
+        truth, twice.powerful,
     )  # fmt: skip
 
 
@@ -213,7 +213,7 @@ def _thresholds(at: Interval, twice: Interval, tells: bool, limits: Limits) -> d
 
 def judged(own: Reuse, limits: Limits) -> Reuse:
     """The same numbers, with other limits ρ_high and ρ_low."""
-    truth = own.conditions | _thresholds(own.reuse, own.reuse_at_twice, own.tells[1], limits)
+    truth = own.conditions | _thresholds(own.reuse, own.reuse_at_twice, own.tells_at_twice, limits)
     return replace(own, word=_word(truth), conditions=truth, recruits=False)
 
 

@@ -10,7 +10,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ IN_WORDS = {
     "the rest": "by embeddings and norms",
 }
 MIXED_UP = 5.0
-"""Times the gain: where bookings add up to more, regardless of sign, the two models have no coordinates in common."""
+"""Times the gain: where bookings on one line add up to more, regardless of sign, none of them is a share of it."""
 RECRUITED = "heads outside"
 """Q,K and V,O of the heads outside the old circuit, together."""
 LISTED = 10
@@ -54,6 +54,11 @@ class PartOf:
     named: bool
     disagrees: str
     """Where ledger and grafts differ: why, as far as is known."""
+
+    def carries(self, share: float) -> bool:
+        """Whether more than a share of the gain was written there, by ledger and, where there are any, by grafts."""
+        grafts = not np.isnan(self.moved)
+        return bool(self.share.low > share and (not grafts or self.shapley.low > share))
 
 
 @dataclass(frozen=True)
@@ -85,17 +90,19 @@ class Written:
         # Of a gain that may be 0 anything is many times as much.
         return self.gain.low > 0 and self.churn > MIXED_UP and self.intervals == 1
 
-    def mostly(self, part: PartOf, share: float) -> bool:
-        """Whether more than a share of the gain was written there, by ledger and, where there are any, by grafts."""
-        by = [part.share, *([] if np.isnan(part.shapley.value) else [part.shapley])]
-        return self.gain.low > 0 and not self.mixed_up and all(own.low > share for own in by)
+    @property
+    def told(self) -> tuple[PartOf, ...]:
+        """The four parts, where their shares mean anything."""
+        return () if self.mixed_up else self.parts[: len(PARTS)]
+
+    def recruits(self, share: float) -> bool:
+        """Whether more than a share of the gain was written in heads outside the old circuit."""
+        return self.gain.low > 0 and not self.mixed_up and self.recruited.carries(share)
 
     @property
     def named(self) -> tuple[str, ...]:
         """The parts that are named, the largest first."""
-        if self.mixed_up:
-            return ()
-        found = [one for one in self.parts[: len(PARTS)] if one.named]
+        found = [one for one in self.told if one.named]
         return tuple(one.part for one in sorted(found, key=lambda one: -one.share.value))
 
     def as_dict(self) -> dict[str, Any]:
@@ -158,14 +165,14 @@ def _part(own: xr.Dataset, group: str, shapley: xr.Dataset | None, metric: str, 
     row = own.sel(group=group)
     share, grafts = _interval(row, "share"), _Grafts.of(shapley, group, metric)
     agrees, why = shapley is None or _agree(share, grafts.shapley), ""
-    carries = share.low > named and (shapley is None or grafts.shapley.low > named)
     if not agrees and max(abs(share.value), abs(grafts.shapley.value)) > named:
         apart = grafts.into.high < grafts.lost.low or grafts.lost.high < grafts.into.low
         why = "an interaction: alone it brings and takes other shares" if apart else "the path: grafts go straight"
-    return PartOf(
+    part = PartOf(
         group, _interval(row, "booked"), share, grafts.shapley, grafts.into, grafts.lost, grafts.moved, grafts.parameters,
-        bool(carries), why,
+        False, why,
     )  # fmt: skip
+    return replace(part, named=part.carries(named))
 
 
 def _agree(share: Interval, worth: Interval) -> bool:
@@ -192,7 +199,7 @@ class _Grafts:
         mine = np.array([name in some for name in found["group"].values.tolist()])
         own, member = found.sel(metric=metric), found["member"].values.astype(bool)
         base, tuned = own["base"].values, own["tuned"].values
-        alone, without = (int(np.flatnonzero((member == own).all(1))[0]) for own in (mine, ~mine))
+        alone, without = (int(np.flatnonzero((member == group).all(1))[0]) for group in (mine, ~mine))
         value = own["value"].transpose("pair", "group").values[:, mine].sum(1)
         coalition = own["coalition_value"].transpose("coalition", "pair").values
         shares, whole = [NOTHING] * 3, bootstrap_mean(tuned - base)

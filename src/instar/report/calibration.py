@@ -9,6 +9,10 @@ from instar.progress import Screen
 
 console = Screen()
 WORDS = ("no new ability", "naming only", "transformed", "extended", "formed", "undetermined")
+KEPT, SHARES = ("decided", "right", "named right"), ("decided", "right", "parts named right")
+MATRIX = ("planted", "base", *WORDS, *SHARES)
+POWER = ("of the way", "rise, points", "new ability", "changed circuit", "a changed edge")
+SENSITIVITY = ("limit", "at", *SHARES)
 
 
 def show_calibration(found: dict[str, Any]) -> None:
@@ -20,7 +24,7 @@ def show_calibration(found: dict[str, Any]) -> None:
     )
     if found["missing"]:
         console.print(f"{found['missing']} instances are not made yet")
-    console.print(_matrix(found["words"]))
+    console.print(_table(MATRIX, map(_cells, found["words"])))
     if found["set aside"]:
         aside = ", ".join(f"{kind} {count}" for kind, count in found["set aside"].items())
         console.print(f"set aside, the plant did not take: {aside}")
@@ -32,39 +36,18 @@ def show_calibration(found: dict[str, Any]) -> None:
     moved = found["moved afterwards"]
     same = sum(one["same or undetermined"] for one in moved)
     console.print(f"a planted truth, then moved: the same word or undetermined in {same} of {len(moved)}")
-    console.print(_power(found["power"]))
-    console.print(_sensitivity(found["sensitivity"]))
+    console.print(_table(POWER, map(_grown, found["power"])))
+    console.print(_table(SENSITIVITY, map(_moved, found["sensitivity"])))
     for name, label in (("shipped", "limits as shipped"), ("fixed", "limits that the even seeds fix")):
         console.print(f"{label}: " + ", ".join(f"{k} {v:g}" for k, v in found[name].items()))
 
 
-def _table(*columns: str) -> Table:
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
     table = Table(box=None)
-    for i, name in enumerate(columns):
+    for i, name in enumerate(head):
         table.add_column(name, justify="right" if i else "left")
-    return table
-
-
-def _matrix(rows: Iterable[dict[str, Any]]) -> Table:
-    """Rows are what was planted, columns what the answer said."""
-    table = _table("planted", *WORDS, "decided", "right", "parts named right")
     for row in rows:
-        kind, base, *rest = _cells(row)
-        table.add_row(kind if row["base"] is None else f"  {base}", *rest)
-    return table
-
-
-def _power(rows: Iterable[dict[str, Any]]) -> Table:
-    table = _table("of the way to a true change", "rise, points", "new ability", "circuit", "an edge")
-    for row in rows:
-        table.add_row(*_grown(row))
-    return table
-
-
-def _sensitivity(rows: Iterable[dict[str, Any]]) -> Table:
-    table = _table("limit", "at", "decided", "right", "parts named right")
-    for row in rows:
-        table.add_row(row["limit"], f"{row['value']:g}", *(share(row[k]) for k in KEPT))
+        table.add_row(*row)
     return table
 
 
@@ -79,7 +62,7 @@ def as_markdown(found: dict[str, Any]) -> str:
         f"Seeds {seeds[0]} to {seeds[-1]}; instances not made yet: {found['missing']}. On the odd seeds, which fixed "
         f"nothing: decided {share(pooled['decided'])}; of these right {share(pooled['right'])}; parts named right "
         f"{share(pooled['named right'])}. Set aside there: {aside}. Right on the even seeds: {share(half)}.",
-        _lines(("planted", "base", *WORDS, "decided", "right", "parts named right"), map(_cells, found["words"])),
+        _lines(MATRIX, map(_cells, found["words"])),
         f"False alarms where nothing changed: {share(found['nothing changed']['any'])}; by move:",
         _lines(
             ("move", "something was claimed"), ((k, share(v)) for k, v in found["nothing changed"]["by kind"].items())
@@ -87,24 +70,15 @@ def as_markdown(found: dict[str, Any]) -> str:
         f"Two trainings on the same general text in another order: {share(near['any'])}. A planted truth and then moves that "
         f"change nothing: the same word or “undetermined” in {same} of {len(moved)}.",
         "A true change, growing:",
-        _lines(
-            ("of the way", "rise, points", "new ability", "changed circuit", "a changed edge"),
-            map(_grown, found["power"]),
-        ),
+        _lines(POWER, map(_grown, found["power"])),
         "How the numbers move with each limit, the others as shipped:",
-        _lines(
-            ("limit", "at", "decided", "right", "parts named right"),
-            ((r["limit"], f"{r['value']:g}", *(share(r[k]) for k in KEPT)) for r in found["sensitivity"]),
-        ),
+        _lines(SENSITIVITY, map(_moved, found["sensitivity"])),
         *(
             f"Limits {what}: " + ", ".join(f"`{k}` {v:g}" for k, v in found[name].items()) + "."
             for name, what in (("shipped", "as shipped"), ("fixed", "that the even seeds fix"))
         ),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-KEPT = ("decided", "right", "named right")
 
 
 def _cells(row: dict[str, Any]) -> Iterable[str]:
@@ -115,6 +89,10 @@ def _cells(row: dict[str, Any]) -> Iterable[str]:
 def _grown(row: dict[str, Any]) -> Iterable[str]:
     rise = "·" if row["rise"] is None else f"{100 * row['rise']:+.0f}"
     return f"{row['of the way']:g}", rise, *(share(row[k]) for k in ("new ability", "circuit", "edges"))
+
+
+def _moved(row: dict[str, Any]) -> Iterable[str]:
+    return row["limit"], f"{row['value']:g}", *(share(row[k]) for k in KEPT)
 
 
 def _lines(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

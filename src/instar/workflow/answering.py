@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from instar.between.ledger import ledger
 from instar.between.reuse import LEAST_PROMPTS, Draws, reuse
@@ -84,9 +83,12 @@ def gathered(
     last = tuned if isinstance(tuned, Model) else load(str(tuned), like=first)
     last, coordinates = in_coordinates_of(first, last)
     large = sum(p.numel() for p in first.module.parameters()) >= EXACT_BELOW
-    (before, told_old, _), (after, told_new, rules) = (
+    (before, told_old, _), (after, told_new, task_of) = (
         _asked(one, first, prompts, max(prompts, TOLD[large]), seed) for one in (old, new)
     )
+    # Rules are right or not on the very pairs whose behaviour is told.
+    learnt = [] if task_of is None else of_task(task_of, told_new.pairs, DataConfig().train_size, seed)
+    rules = [asdict(rule) for rule in learnt]
     behaviour = {
         role: (evaluate(first, batch), evaluate(last, batch)) for role, batch in (("old", told_old), ("new", told_new))
     }
@@ -109,21 +111,18 @@ def gathered(
     return replace(found, reuse=own, shapley=shapley(first, last, some, inside) if grafts else None)
 
 
-def _asked(
-    given: Asked, base: Model, count: int, told: int, seed: int
-) -> tuple[dict[str, Batch], Batch, list[dict[str, Any]]]:
-    """Batches by counterfactual, of the same prompts; one whose behaviour is told; and rules that need no circuit where
-    there are rows for it."""
+def _asked(given: Asked, base: Model, count: int, told: int, seed: int) -> tuple[dict[str, Batch], Batch, Task | None]:
+    """Batches by counterfactual, of the same prompts; one whose behaviour is told; and the task, of which there are rows to
+    learn from."""
     if isinstance(given, Batch | Mapping):
         batches = {given.counterfactual: given} if isinstance(given, Batch) else given
         batches = {name: batch.aligned() for name, batch in batches.items()}
-        return batches, next(iter(batches.values())), []
+        return batches, next(iter(batches.values())), None
     own = (given if isinstance(given, Task) else task(str(given))).fit(base.tokenizer)
     rows = {kind: _pairs(own, count, seed, kind) for kind in intervened(list(own.counterfactuals))}
     batches = {kind: tokenize(pairs, base.tokenizer, task=own.name).aligned() for kind, pairs in rows.items()}
     tested = tokenize(_pairs(own, told, seed, next(iter(rows))), base.tokenizer, task=own.name).aligned()
-    # Rules are right or not on the very pairs whose behaviour is told.
-    return batches, tested, [asdict(rule) for rule in of_task(own, tested.pairs, DataConfig().train_size, seed)]
+    return batches, tested, own
 
 
 def _pairs(own: Task, count: int, seed: int, kind: str) -> list[Pair]:

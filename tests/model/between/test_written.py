@@ -136,7 +136,7 @@ def test_what_runs_on_the_old_circuit_and_was_written_outside_extends_it(base, p
             instar.ledger([base, tuned], prompts, "choosing", nodes=4, blocks=6), nodes,
             instar.shapley(base, tuned, prompts, nodes, ("choosing",)),
         )  # fmt: skip
-        assert how.mostly(how.recruited, 0.5) is recruits
+        assert how.recruits(0.5) is recruits
         assert how.recruited.share.value == pytest.approx(1 if recruits else 0, abs=0.1)
         use = runs("giver1", "transformed", 0.95)
         own = tuple(_with(how, [use], LIMITS))
@@ -158,7 +158,7 @@ def test_a_straight_line_of_much_to_and_fro_names_no_part(base, prompts):
     own = of(base, towards(base, prompts, "mlp"), prompts)
     assert own.named and not own.mixed_up
     far = replace(own, churn=6.0)
-    assert far.mixed_up and far.named == () and not far.mostly(far.parts[2], 0.5)
+    assert far.mixed_up and far.named == () and far.told == () and not far.recruits(-9.0)
     assert not replace(far, intervals=5).mixed_up
 
 
