@@ -76,12 +76,18 @@ class Instance:
 
 
 def instances(seeds: int, bases: Sequence[str]) -> list[Instance]:
-    """Everything, seed by seed, so that an early end has something of each; moved and growing truths of two seeds last."""
-    every = range(FIRST_SEED, FIRST_SEED + seeds)
-    kinds = (*KINDS, *nulls.SINGLE, nulls.NEAR)
+    """Everything, seed by seed, so that an early end has something of each.
+
+    Nothing changed has two seeds more; moved and growing truths, last, have two.
+    """
+    first, nothing = FIRST_SEED + seeds, (*nulls.SINGLE, nulls.NEAR)
     more = (*(kind + nulls.AFTER for kind in TRUE), *(f"{nulls.GROWING}{share:g}" for share in nulls.SHARES))
-    rows = [Instance(base, kind, seed) for seed in every for base in bases for kind in kinds]
-    return rows + [Instance(base, kind, seed) for seed in every[:2] for base in bases for kind in more]
+    each = (
+        (range(FIRST_SEED, first), (*KINDS, *nothing)),
+        (range(first, first + 2), nothing),
+        (range(FIRST_SEED, FIRST_SEED + min(seeds, 2)), more),
+    )
+    return [Instance(base, kind, seed) for seeds, kinds in each for seed in seeds for base in bases for kind in kinds]
 
 
 def make_all(out: Path, todo: Sequence[Instance], tell: Tell, workers: int = 1) -> None:

@@ -105,7 +105,6 @@ def calibration(rows: Sequence[Judged]) -> dict[str, Any]:
     limits = fixed(rows)
     held = [row for row in rows if row.planted and row.held_out]
     there = [row for row in held if row.answer is not None]
-    half = [row for row in rows if row.planted and not row.held_out and row.answer is not None]
     return {
         "instar": __version__,
         "tasks": [OLD, NEW],
@@ -114,7 +113,7 @@ def calibration(rows: Sequence[Judged]) -> dict[str, Any]:
         "fixed": {name: getattr(limits, name) for name in GRID},
         "words": _table(there, LIMITS),
         "set aside": dict(Counter(row.instance.kind for row in held if row.answer is None)),
-        "fixing half": _cell(half, LIMITS),
+        "fixing half": _cell(_fixing_half(rows), LIMITS),
         "sensitivity": list(_sensitivity(there)),
         "nothing changed": false_alarms([row for row in rows if row.instance.kind in nulls.SINGLE]),
         "nearly nothing": false_alarms([row for row in rows if row.instance.kind == nulls.NEAR], near=True),
@@ -125,7 +124,7 @@ def calibration(rows: Sequence[Judged]) -> dict[str, Any]:
 
 def fixed(rows: Sequence[Judged]) -> Limits:
     """The limits that do best on the fixing half; the shipped ones where there is nothing to fix them on."""
-    own = [row for row in rows if row.planted and not row.held_out and row.answer is not None]
+    own = _fixing_half(rows)
     if not own:
         return LIMITS
 
@@ -137,6 +136,10 @@ def fixed(rows: Sequence[Judged]) -> Limits:
         return sum({True: 1, False: -COST, None: 0}[row.named_right(limits)] for row in own)
 
     return _best(NAMED, of_parts, _best(WORDS, of_words, LIMITS))
+
+
+def _fixing_half(rows: Sequence[Judged]) -> list[Judged]:
+    return [row for row in rows if row.planted and not row.held_out and row.answer is not None]
 
 
 def _best(grid: Mapping[str, Sequence[float]], score: Any, limits: Limits) -> Limits:

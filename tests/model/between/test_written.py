@@ -166,3 +166,15 @@ def test_naming_is_learnt_only_where_a_candidate_is_said_more_often(found):
     can = replace(found.ability, new=False, naming=Interval(0.02, 0.01, 0.03), named=Interval(0.0, 0.0, 0.0))
     assert not can.only_named and replace(can, named=Interval(0.3, 0.2, 0.4)).only_named
     assert not replace(can, named=Interval(0.3, 0.2, 0.4), choosing=Interval(0.2, 0.1, 0.3)).only_named
+
+
+def test_a_part_is_named_and_heads_recruit_only_where_grafts_agree(base, prompts):
+    own = of(base, towards(base, prompts, "attn", size=0.0006), prompts)
+    part = replace(own.recruited, share=Interval(0.8, 0.7, 0.9), shapley=Interval(0.8, 0.6, 0.9))
+    far = replace(own, recruited=part, churn=2.0)
+    assert part.carries(0.5) and far.recruits(0.5) and not far.recruits(0.65)
+    for grafts in (Interval(0.2, -0.1, 0.6), Interval(np.nan, np.nan, np.nan)):
+        without = replace(part, shapley=grafts)
+        assert not without.carries(0.5) and not replace(far, recruited=without).recruits(0.5)
+        # Where none were made the ledger speaks alone.
+        assert replace(without, moved=np.nan).carries(0.5)
