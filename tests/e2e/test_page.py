@@ -1,13 +1,18 @@
-"""The page in a real browser: it draws, the slider changes it, it asks nothing of a network, and foreign text stays text."""
+"""The page in a real browser: it answers, drawings follow the step, it asks nothing of a network, foreign text stays text."""
 
 import json
+import re
 import shutil
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+import xarray as xr
 import yaml
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
+from instar.circuits.selection import of_size
 from small_run import instar
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
@@ -15,11 +20,7 @@ pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium found: browser tests not run (Debian: apt-get install chromium)"
 )
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><b>x'
-
-
-@pytest.fixture
-def run_dir(finished) -> Path:
-    return finished
+FORMULA = "=1+1"
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +33,35 @@ def browser():
 class Watched:
     """A page, with everything it complained of and asked for."""
 
-    def __init__(self, browser, path: Path):
-        self.page = browser.new_page(viewport={"width": 1280, "height": 900})
+    def __init__(self, browser, path: Path, state: str = "", **options):
+        self.page = browser.new_page(**({"viewport": {"width": 1280, "height": 800}} | options))
         self.errors: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda m: self.errors.append(m.text) if m.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))
         self.page.on("request", lambda r: self.requests.append(r.url))
-        self.page.goto(path.as_uri())
+        self.page.goto(path.as_uri() + state)
         self.page.wait_for_selector("body[data-ready=yes]")
+
+    def to_the_end(self) -> None:
+        """Scroll through, so that every panel is drawn."""
+        for panel in self.page.locator(".panel").all():
+            panel.scroll_into_view_if_needed()
+        self.page.wait_for_timeout(100)
+
+    def step(self, index: int) -> None:
+        """Move the bar, and wait until what is seen is drawn."""
+        self.page.locator("#step").fill(str(index))
+        self.page.evaluate("new Promise((f) => requestAnimationFrame(() => requestAnimationFrame(f)))")
+
+    def asked(self) -> list[str]:
+        """Requests to anywhere else."""
+        return [r for r in self.requests if not r.startswith(("file:", "data:", "blob:"))]
 
 
 @pytest.fixture
-def opened(run_dir, browser):
-    watched = Watched(browser, run_dir / "report" / "index.html")
+def opened(finished, browser):
+    watched = Watched(browser, finished / "report" / "index.html")
     yield watched
     watched.page.close()
 
@@ -58,146 +74,289 @@ def report(run: Path) -> None:
     instar("report", run)
 
 
-def drawn(page, plot: str):
-    return page.evaluate(f"JSON.stringify(document.getElementById('{plot}').data.map(t => [t.x, t.y, t.z]))")
+def typographic(text: str) -> str:
+    """A rule's sentence with the page's minus and thin space."""
+    return re.sub(r"(\d)\s?%", "\\1\u202f%", re.sub(r"(^|[\s\[(+])-(?=\d)", "\\1\u2212", text))
 
 
-def axes(page, plot: str):
-    return page.evaluate(
-        f"(() => {{ const l = document.getElementById('{plot}').layout, d = document.getElementById('{plot}').data[0];"
-        "return JSON.stringify([l.xaxis.range, l.yaxis.range, d.zmin, d.zmax]) })()"
-    )
+def edges(page, panel: str = "#circuit") -> dict[str, set[str]]:
+    """What is drawn of a circuit, by kind."""
+    rows = page.locator(f"{panel} path.edge").evaluate_all("all => all.map(e => [e.dataset.edge, e.classList[1]])")
+    return {kind: {name for name, own in rows if own == kind} for kind in ("here", "kept", "gained", "lost")}
 
 
-def test_it_opens_without_errors_or_requests(opened):
-    assert opened.errors == []
-    assert [r for r in opened.requests if not r.startswith(("file:", "data:", "blob:"))] == []
-    plots = opened.page.locator(".plot")
-    assert plots.count() >= 18
-    for i in range(plots.count()):
-        assert plots.nth(i).locator("svg.main-svg").count() > 0, plots.nth(i).get_attribute("id")
+def drawn(page, panel: str) -> str:
+    return page.locator(f"#{panel} .drawing").first.inner_html()
+
+
+def test_it_opens_draws_everything_and_asks_for_nothing(opened):
+    opened.to_the_end()
+    assert opened.errors == [] and opened.asked() == []
+    panels = opened.page.locator(".panel")
+    assert panels.count() >= 20
+    empty = "all => all.filter(p => !p.querySelector('.drawing').firstChild).map(p => p.id)"
+    assert panels.evaluate_all(empty) == []
+
+
+def test_the_first_screen_answers_without_scrolling(opened, finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    page = opened.page
+    for own in ("#headline", "#learnt", "#chips", "#step", "#circuit svg.circuit", "#accuracy svg", "#ribbon"):
+        box = page.locator(own).first.bounding_box()
+        assert box is not None and box["y"] < 800, own
+    assert page.locator("#headline").inner_text() == typographic(summary["answer"]["headline"])
+    learnt = page.locator("#learnt").inner_text()
+    for name in ("ioi2", "ioi3"):
+        task = summary["tasks"][name]
+        ends = [f"{100 * task['accuracy'][i]:.1f}\u202f%" for i in (0, -1)]
+        assert f"{ends[0]} → {ends[1]}" in learnt and name in learnt
+    page.locator("#chips button").filter(has_text="ruled out").click()
+    told = page.locator("#chips .all:not([hidden]) li").all_inner_texts()
+    assert told == [typographic(text) for text in summary["answer"]["ruled_out"]]
 
 
 def test_no_control_of_the_page_makes_a_request(opened):
-    """Every button, link and option is used; what a chart's own bar offers stays on this machine."""
     page, asked = opened.page, []
+    opened.to_the_end()
     page.on("popup", lambda popup: asked.append(popup.url))
-    page.on("framenavigated", lambda frame: asked.append(frame.url))
+    page.on("framenavigated", lambda frame: asked.append(frame.url.split("#")[0]))
     page.on("download", lambda download: download.cancel())
-    for plot in page.locator(".js-plotly-plot").all():
-        own = plot.evaluate("(p) => [p._context.showSendToCloud, p._context.plotlyServerURL]")
-        assert own == [False, ""], plot.get_attribute("id")
-    titles = set(page.evaluate("[...document.querySelectorAll('.modebar-btn')].map((b) => b.dataset.title)"))
-    assert titles and not [
-        t for t in titles if any(w in t.lower() for w in ("cloud", "share", "plotly", "studio", "upload"))
-    ]
-    controls = ".modebar-btn, button, summary, a"
-    page.evaluate(f"document.querySelectorAll('{controls}').forEach((b) => b.dispatchEvent(new MouseEvent('click')))")
+    page.evaluate(
+        "document.querySelectorAll('.more').forEach((more) => { more.click();"
+        "for (let i = 0; i < document.querySelectorAll('.menu [role=menuitem]').length; i++)"
+        "{ document.querySelectorAll('.menu [role=menuitem]')[i].click(); more.click(); } })"
+    )
+    page.evaluate("document.querySelectorAll('button, summary, a').forEach((b) => b.click())")
+    page.keyboard.press("Escape")
     for select in page.locator("select").all():
-        for option in select.locator("option").all():
-            select.select_option(option.get_attribute("value"))
-    page.wait_for_timeout(500)
-    assert asked == [] and page.locator("form, iframe, a[href^=http]").count() == 0
-    assert [r for r in opened.requests if not r.startswith(("file:", "data:", "blob:"))] == []
+        for value in select.locator("option").evaluate_all("all => all.map(o => o.value)"):
+            select.select_option(value, force=True)
+    page.wait_for_timeout(400)
+    here = page.url.split("#")[0]
+    assert set(asked) <= {here} and page.locator("iframe, a[href^=http]").count() == 0
+    assert page.locator("form").count() == 0
+    assert opened.asked() == [] and opened.errors == []
 
 
-def test_the_slider_changes_the_drawing_and_never_the_scales(opened):
+def test_every_drawing_follows_the_step(opened):
+    opened.to_the_end()
     page = opened.page
-    changing = ["stream-new", "layers-new", "heads-new", "slots-new", "example-new", "stream-old", "heads-old"]
-    changing += ["patched-old-0", "patched-new-0", "patched-new-1", "scatter-new-0", "curve-old"]
-    last = {plot: drawn(page, plot) for plot in changing}
-    fixed = {plot: axes(page, plot) for plot in ("stream-new", "layers-new", "heads-new", "slots-new")}
-    fixed |= {plot: axes(page, plot) for plot in ("patched-old-0", "patched-new-1", "scatter-new-0", "curve-old")}
-    page.locator("#step").fill("0")
-    assert page.locator("#step-label").inner_text() == "0"
-    first = {plot: drawn(page, plot) for plot in changing}
-    assert [plot for plot in changing if first[plot] == last[plot]] == []
-    assert {plot: axes(page, plot) for plot in fixed} == fixed
-    assert axes(page, "stream-new") == axes(page, "stream-old")
+    follow = ["circuit", "both", "faithfulness", "gaze", "direct", "stream", "patched", "scatter", "groups"]
+    scales = {}
+    for panel in follow:
+        page.locator(f"#{panel}").scroll_into_view_if_needed()
+        opened.step(2)
+        last, scales[panel] = drawn(page, panel), page.locator(f"#{panel} .mapkey").all_inner_texts()
+        opened.step(0)
+        assert drawn(page, panel) != last, panel
+        assert page.locator(f"#{panel} .mapkey").all_inner_texts() == scales[panel], panel
+    # Of drawings over steps a line moves, and nothing else.
+    page.locator("#accuracy").scroll_into_view_if_needed()
+    places = []
+    for index in (0, 2):
+        opened.step(index)
+        places.append(float(page.locator("#accuracy .cursor").get_attribute("x1") or "nan"))
+    assert places[1] > places[0] + 20
     assert opened.errors == []
 
 
-def test_clicking_and_choosing_a_head_shows_its_attention(opened):
+def test_the_drawn_difference_is_that_of_circuits_of_equal_size(opened, finished):
     page = opened.page
-    before = drawn(page, "slots-new")
-    other = "0.0" if page.locator("#head").input_value() != "0.0" else "1.1"
-    page.locator("#head").select_option(other)
-    assert drawn(page, "slots-new") != before
-    area = page.locator("#heads-new .nsewdrag").first
-    box = area.bounding_box()
-    area.click(position={"x": box["width"] * 0.97, "y": box["height"] * 0.97})
-    expect(page.locator("#head")).to_have_value("3.7")
+    group = page.locator("#hero-controls select").nth(1).input_value()
+    n = int(page.locator("#hero-controls output").inner_text())
+    pages = [xr.load_dataset(finished / "measure" / "circuit" / "ioi3" / f"step-00000{i}.nc") for i in (0, 8)]
+    then, now = (set(of_size(own, n, group).edges) for own in pages)
+    assert edges(page) == {"here": set(), "kept": then & now, "gained": now - then, "lost": then - now}
+    said = page.locator("#circuit .finding").inner_text()
+    assert f"{len(then & now)} kept, {len(now - then)} gained and {len(then - now)} lost" in said
+    page.locator("#vs").select_option("other")
+    other = set(of_size(xr.load_dataset(finished / "measure" / "circuit" / "ioi2" / "step-000008.nc"), n).edges)
+    expect(page.locator("#circuit .finding")).to_contain_text("ioi2's circuit at step 8")
+    assert edges(page)["kept"] == other & now
 
 
-def test_the_numbers_are_those_of_the_summary(opened, run_dir):
-    summary = json.loads((run_dir / "summary.json").read_text())
-    rows = opened.page.locator("#table tbody tr")
-    assert rows.count() == 3
-    opened.page.locator("details:has(#table) > summary").click()
-    text = rows.nth(2).inner_text()
-    for name in ("ioi2", "ioi3"):
-        assert f"{100 * summary['tasks'][name]['accuracy'][2]:.1f} %" in text
-    for i, name in enumerate(("ioi2", "ioi3")):
-        beside, line = summary["tasks"][name]["baselines"], opened.page.locator("#baselines li").nth(i).inner_text()
-        assert line.startswith(f"{name} without any circuit: {beside[0]['kind']}") and len(beside) == 4
-        assert all(f"{100 * rule['accuracy']:.1f} %" in line and rule["kind"] in line for rule in beside)
-        dashed = "document.getElementById('accuracy').data.filter(t => t.line.dash === 'dash').map(t => t.y[0])"
-        assert opened.page.evaluate(dashed)[i] == beside[0]["accuracy"]
-
-
-def test_every_site_scale_and_corruption_can_be_chosen(opened):
+def test_a_circuit_says_how_faithful_exactly_it_is(opened, finished):
     page = opened.page
-    page.locator("#step").fill("1")  # at the reference itself two of the scales are one
-    for select, plot in (("site", "patched-new-1"), ("scale", "patched-new-1"), ("against", "scatter-new-0")):
-        seen = {drawn(page, plot)}
-        options = page.locator(f"#{select} option").evaluate_all("all => all.map(o => o.value)")
-        for value in options:
-            page.locator(f"#{select}").select_option(value)
-            seen.add(drawn(page, plot))
-        assert len(seen) >= len(options), select
-    assert page.locator("#group option").all_text_contents() == ["all givers pooled", "giver1", "giver2"]
-    page.locator("#group").select_option("giver2")
-    assert "giver2" in page.locator("#curve-new .gtitle").text_content()
-    assert opened.errors == []
+    page.locator("#hero-controls select").nth(0).select_option("0.85")
+    group = page.locator("#hero-controls select").nth(1).input_value()
+    data = xr.load_dataset(finished / "measure" / "circuit" / "ioi3" / "step-000008.nc").sel(group=group)
+    count = sum(map(len, (edges(page)["kept"], edges(page)["gained"])))
+    index = data["kept"].values.tolist().index(count)
+    value, low, high = (float(data[k].values[index]) for k in ("faithfulness", "low", "high"))
+    assert value >= 0.85
+    expect(page.locator("#circuit .finding")).to_contain_text(f"keep {value:.2f} [{low:.2f}, {high:.2f}] of the effect")
 
 
-def test_a_ratio_without_a_denominator_is_masked(opened, run_dir):
-    """Three objects on the base: changing the first giver moves nothing, and no share of nothing is drawn."""
-    import xarray as xr
-
-    from instar.stats.scales import effect, usable
-
-    both = [xr.load_dataset(run_dir / "measure" / "patching" / "ioi3" / f"step-00000{i}.nc") for i in (0, 8)]
-    own, reference = (effect(d["clean"].values[0], d["corrupted"].values[0]) for d in both)
-    opened.page.locator("#scale").select_option("ratio")
-    opened.page.locator("#step").fill("0")
-    shown = opened.page.evaluate("document.getElementById('patched-new-0').data[0].z.flat().every(v => v === null)")
-    assert shown is (not usable(own, reference))
-    noted = "masked" in opened.page.locator("#patched-new-0").inner_text()
-    assert noted is shown
-
-
-def test_a_circuit_that_was_not_measured_says_why(opened, run_dir):
-    circuits = json.loads((run_dir / "summary.json").read_text())["circuits"]
-    opened.page.locator("#step").fill("0")
+def test_a_circuit_that_was_not_measured_says_why(opened, finished):
+    circuits = json.loads((finished / "summary.json").read_text())["circuits"]["ioi3"]
+    opened.step(0)
     reasons = []
-    for group in circuits["ioi3"]:
-        opened.page.locator("#group").select_option(group)
-        for role, task in (("old", "ioi2"), ("new", "ioi3")):
-            own = circuits[task].get(group) or next(iter(circuits[task].values()))
-            why = own["not_measured"][0]
-            for place in (f"#curve-{role}", f"#graph-{role}"):
-                shown = " ".join(opened.page.locator(place).inner_text().split())
-                assert ("not measured: " in shown) is bool(why) and (why is None or why.split(" over ")[0] in shown)
-            reasons.append(why)
+    for group, own in circuits.items():
+        opened.page.locator("#hero-controls select").nth(1).select_option(group)
+        shown, why = opened.page.locator("#circuit .finding").inner_text(), own["not_measured"][0]
+        reasons.append(why)
+        if why:
+            opened.page.wait_for_timeout(50)
+            assert why.split(" over ")[0] in opened.page.locator("#circuit .finding").inner_text(), shown
     # In the base the first giver of three moves nothing.
     assert any(reasons) and not all(reasons)
     assert opened.errors == []
 
 
+def test_a_view_is_in_the_address_and_the_back_button_works(opened, finished, browser):
+    page = opened.page
+    page.locator("#task").select_option("old")
+    page.locator("#vs").select_option("previous")
+    opened.step(1)
+    page.wait_for_timeout(400)
+    state = page.url.partition("#")[2]
+    assert "task=old" in state and "vs=previous" in state and "step=4" in state
+    again = Watched(browser, finished / "report" / "index.html", f"#{state}")
+    assert again.page.locator("#now").inner_text() == "4" and again.page.locator("#task").input_value() == "old"
+    assert edges(again.page) == edges(page)
+    again.page.close()
+    page.go_back()
+    expect(page.locator("#vs")).to_have_value("base")
+    wrong = Watched(browser, finished / "report" / "index.html", "#step=banana&task=%00&vs=77&head=<b>&n=-3&%E0%A4%A=1")
+    assert wrong.errors == [] and wrong.page.locator("#now").inner_text() == "8"
+    wrong.page.close()
+
+
+def test_it_is_used_by_keys_alone(opened):
+    page = opened.page
+    opened.to_the_end()
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#now").inner_text() == "4"
+    assert page.locator("#step").get_attribute("aria-valuetext").startswith("step 4, ioi3 ")
+    page.keyboard.press("o")
+    assert page.locator("#task").input_value() == "old"
+    page.keyboard.press("?")
+    expect(page.locator("#help")).to_be_visible()
+    page.keyboard.press("Escape")
+    stops = "a[href],button,input,select,textarea,summary,[tabindex]"
+    count = "all => all.filter(e => e.tabIndex >= 0 && !e.disabled && e.getClientRects().length).length"
+    assert page.locator(stops).evaluate_all(count) <= 40
+    # Every node of the circuit is reached by arrows.
+    page.locator("#circuit").scroll_into_view_if_needed()
+    page.wait_for_timeout(200)
+    page.locator("#circuit [data-node][tabindex='0']").focus()
+    seen = set()
+    for key in ["ArrowUp"] * 6 + (["ArrowRight"] * 9 + ["ArrowDown"] + ["ArrowLeft"] * 9 + ["ArrowDown"]) * 3:
+        page.keyboard.press(key)
+        seen.add(page.evaluate("document.activeElement.dataset.node"))
+    assert len({name for name in seen if name and ".h" in name}) >= 24
+    page.keyboard.press("p")
+    assert "pins=" in page.url or page.evaluate("new Promise((f) => setTimeout(() => f(location.hash), 300))")
+
+
+def test_it_plays(opened):
+    opened.page.locator("#play").click()
+    expect(opened.page.locator("#now")).to_have_text("0")
+    expect(opened.page.locator("#now")).to_have_text("8")
+    expect(opened.page.locator("#play")).to_have_text("▶")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_accessible(finished, browser, scheme):
+    watched = Watched(browser, finished / "report" / "index.html", color_scheme=scheme)
+    watched.to_the_end()
+    found = Axe().run(watched.page)
+    assert found.violations_count == 0, found.generate_report()
+    watched.page.close()
+
+
+def test_prompts_are_searched_filtered_and_chosen(opened, finished):
+    page = opened.page
+    rows = [json.loads(line) for line in (finished / "data" / "ioi3.giver1.jsonl").read_text().splitlines()]
+    page.locator("#prompts-table").scroll_into_view_if_needed()
+    name = rows[0]["answer"]
+    page.locator("#prompts-table input[type=search]").fill(name)
+    holding = [row for row in rows if name in row["clean"] + row["answer"]]
+    expect(page.locator("#prompts-table .finding")).to_contain_text(f"{len(holding)} prompts of {len(rows)}")
+    page.locator("#prompts-table select").first.select_option("wrong")
+    data = xr.load_dataset(finished / "measure" / "evaluate" / "ioi3" / "step-000008.nc")
+    wrong = [row for row, right in zip(rows, data["accuracy"].values, strict=True) if not right and row in holding]
+    expect(page.locator("#prompts-table .finding")).to_contain_text(f"{len(wrong)} prompt")
+    page.locator("#prompts-table input[type=search]").fill("")
+    page.locator("#prompts-table select").first.select_option("all")
+    third = page.locator("#prompts-table tbody tr").nth(2)
+    text = third.locator("td").nth(1).inner_text()
+    third.click()
+    assert text.strip() in page.locator("#sentence").inner_text()
+
+
+def test_a_panel_is_taken_along(opened, tmp_path):
+    page = opened.page
+    taken = {}
+    for item in ("SVG, 3.3 inches", "CSV"):
+        page.locator("#accuracy .more").click()
+        with page.expect_download() as download:
+            page.locator(".menu [role=menuitem]").get_by_text(item, exact=True).click()
+        taken[item] = tmp_path / download.value.suggested_filename
+        download.value.save_as(taken[item])
+    drawing = ET.parse(taken["SVG, 3.3 inches"]).getroot()
+    svg = "{http://www.w3.org/2000/svg}"
+    assert drawing.get("width") == "3.3in" and "var(" not in taken["SVG, 3.3 inches"].read_text()
+    words = {"".join(node.itertext()) for node in drawing.iter(f"{svg}text")}
+    assert "fine-tuning step" in words and drawing.find(f"{svg}desc") is not None
+    lines = taken["CSV"].read_text().splitlines()
+    assert (
+        lines[0]
+        == "step,ioi3 accuracy,ioi3 accuracy low,ioi3 accuracy high,ioi2 accuracy,ioi2 accuracy low,ioi2 accuracy high"
+    )
+    assert len(lines) == 4 and float(lines[3].split(",")[0]) == 8
+
+
+@pytest.mark.parametrize("size", [(390, 844), (800, 600)])
+def test_nothing_is_wider_than_the_screen(finished, browser, size):
+    watched = Watched(
+        browser, finished / "report" / "index.html", viewport=dict(zip(("width", "height"), size, strict=True))
+    )
+    watched.to_the_end()
+    assert watched.page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    assert watched.errors == []
+    watched.page.close()
+
+
+def test_it_prints_on_few_pages(finished, browser, tmp_path):
+    watched = Watched(browser, finished / "report" / "index.html")
+    watched.to_the_end()
+    printed = watched.page.pdf(format="A4")
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) <= 10
+    watched.page.close()
+
+
+@pytest.mark.parametrize("stages", [["evaluate", "patching", "circuit"], ["evaluate", "circuit"], ["evaluate"]])
+def test_it_shows_what_was_measured_and_nothing_else(stages, finished, browser, tmp_path):
+    some = tmp_path / "run"
+    shutil.copytree(finished, some, ignore=shutil.ignore_patterns("checkpoints"))
+    shutil.copytree(finished / "checkpoints", some / "checkpoints", ignore=shutil.ignore_patterns("*.safetensors"))
+    config = yaml.safe_load((some / "config.yaml").read_text())
+    config["measure"]["stages"] = stages
+    (some / "config.yaml").write_text(yaml.safe_dump(config))
+    for stage in (some / "measure").iterdir():
+        if stage.is_dir() and stage.name not in stages:
+            shutil.rmtree(stage)
+    # Weights are gone: circuits that are there would be tested causally, and that fails.
+    instar("compare", some, ok="circuit" not in stages)
+    report(some)
+    watched = Watched(browser, some / "report" / "index.html")
+    watched.to_the_end()
+    for section, stage in (
+        ("section-patching", "patching"),
+        ("section-circuit", "circuit"),
+        ("section-heads", "attention"),
+    ):
+        assert watched.page.locator(f"#{section}").count() == (stage in stages), section
+    assert ("Circuits were not measured" in watched.page.locator("#circuit").inner_text()) is ("circuit" not in stages)
+    watched.step(0)
+    assert watched.errors == []
+    watched.page.close()
+
+
 def test_edges_are_scored_exactly_at_both_ends(finished, tmp_path):
     import numpy as np
-    import xarray as xr
 
     run_dir = tmp_path / "run"
     shutil.copytree(finished, run_dir)
@@ -212,56 +371,32 @@ def test_edges_are_scored_exactly_at_both_ends(finished, tmp_path):
     assert np.corrcoef(estimated, exact)[0, 1] > 0.5
 
 
-@pytest.mark.parametrize("stages", [["evaluate", "patching", "circuit"], ["evaluate", "circuit"], ["evaluate"]])
-def test_it_shows_what_was_measured_and_nothing_else(stages, run_dir, browser, tmp_path):
-    some = tmp_path / "run"
-    shutil.copytree(run_dir, some, ignore=shutil.ignore_patterns("checkpoints"))
-    shutil.copytree(run_dir / "checkpoints", some / "checkpoints", ignore=shutil.ignore_patterns("*.safetensors"))
-    config = yaml.safe_load((some / "config.yaml").read_text())
-    config["measure"]["stages"] = stages
-    (some / "config.yaml").write_text(yaml.safe_dump(config))
-    for stage in (some / "measure").iterdir():
-        if stage.is_dir() and stage.name not in stages:
-            shutil.rmtree(stage)
-    # Weights are gone: circuits that are there would be tested causally, and that fails.
-    instar("compare", some, ok="circuit" not in stages)
-    report(some)
-    watched = Watched(browser, some / "report" / "index.html")
-    assert watched.errors == []
-    for section, stage, plot in (("patching", "patching", "patched-new-1"), ("circuits", "circuit", "graph-old")):
-        assert watched.page.locator(f"#{section}").count() == (stage in stages)
-        if stage in stages:
-            assert watched.page.locator(f"#{plot} svg.main-svg").count() > 0
-    watched.page.locator("#step").fill("0")
-    if "circuit" in stages:
-        watched.page.locator("#group").select_option("giver1")
-    assert watched.errors == []
-    watched.page.close()
-
-
-def test_it_plays(opened):
-    page = opened.page
-    page.locator("#play").click()
-    expect(page.locator("#step-label")).to_have_text("0")
-    expect(page.locator("#step-label")).to_have_text("8")
-
-
-def test_foreign_text_stays_text(run_dir, browser, tmp_path):
-    """Prompts, wordings, tokens, model names and health notes are other people's words."""
+def test_foreign_text_stays_text(finished, browser, tmp_path):
+    """Prompts, wordings, tokens, names and what rules wrote are other people's words."""
     hostile = tmp_path / "run"
-    shutil.copytree(run_dir, hostile)
+    shutil.copytree(finished, hostile, ignore=shutil.ignore_patterns("*.safetensors"))
     summary = json.loads((hostile / "summary.json").read_text())
-    task = summary["tasks"]["ioi3"]
-    task["by_wording"][HOSTILE] = next(iter(task["by_wording"].values()))
-    task["said"][HOSTILE] = task["said"]["answer"]
-    task["baselines"][0] |= {"kind": "best place", "says": HOSTILE}
     summary["model"] = HOSTILE
     summary["health"] = [{"kind": HOSTILE, "step": 0, "seed": 0, "text": HOSTILE}]
-    for key in ("new", "old"):
-        summary["changed"]["heads"][summary[key]][0]["head"] = HOSTILE
+    summary["tasks"]["ioi3"]["baselines"][0] |= {"kind": HOSTILE, "says": HOSTILE}
+    for name in ("ruled_out", "mixed", "open"):
+        summary["answer"][name] = [HOSTILE]
+    summary["answer"] |= {"headline": HOSTILE, "caveat": HOSTILE}
+    summary["answer"]["written"]["nodes"][0]["node"] = HOSTILE
+    for own in summary["answer"]["reuse"].values():
+        own |= {"word": HOSTILE, "floor_is": HOSTILE}
+    summary["changed"]["heads"]["ioi3"][0]["head"] = HOSTILE
+    summary["diff"]["cells"][0]["a"] = HOSTILE
+    summary["dynamics"]["events"] = [
+        {"event": HOSTILE, "step": 4, "low": 1, "high": 8, "text": HOSTILE, "before_next": None, "agreement": None,
+         "change": {"value": 1, "low": 0, "high": 2}}
+    ]  # fmt: skip
+    summary["controls"] = {HOSTILE: {"is": HOSTILE}}
     (hostile / "summary.json").write_text(json.dumps(summary))
-    import xarray as xr
-
+    pairs = hostile / "data" / "ioi3.giver1.jsonl"
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    rows[0] |= {"clean": FORMULA + HOSTILE, "answer": HOSTILE, "wording": HOSTILE}
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for file in (hostile / "measure" / "attention" / "ioi3").iterdir():
         data = xr.load_dataset(file, engine="h5netcdf")
         tokens = json.loads(data.attrs["tokens"])[0].split("\n")
@@ -269,108 +404,36 @@ def test_foreign_text_stays_text(run_dir, browser, tmp_path):
         data.to_netcdf(file, engine="h5netcdf")
     report(hostile)
     watched = Watched(browser, hostile / "report" / "index.html")
-    assert watched.page.evaluate("window.hacked") is None
-    assert watched.page.locator("img").count() == 0
-    assert HOSTILE in watched.page.locator("h1").inner_text()
+    watched.to_the_end()
+    page = watched.page
+    for index in (0, 1, 2):
+        watched.step(index)
+    assert page.evaluate("window.hacked") is None and page.locator("img").count() == 0
+    for place in ("#headline", "#facts", "#chips", "#sentence", "#tokens", "#events", "#overlap"):
+        assert HOSTILE[:20] in page.locator(place).first.inner_text(), place
+    page.locator("#prompts-table .more").click()
+    with page.expect_download() as download:
+        page.locator(".menu [role=menuitem]").get_by_text("CSV", exact=True).click()
+    download.value.save_as(tmp_path / "prompts.csv")
+    assert not re.search(r"(^|,)\"?=", (tmp_path / "prompts.csv").read_text())
     assert watched.errors == []
-    watched.page.close()
+    page.close()
 
 
-def shares(item) -> str:
-    """As the page writes a number with its interval."""
-    value, low, high = (f"{item[k]:.2f}".replace("-", "\u2212") for k in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
-
-
-def rows_of(page, table: str) -> dict[str, list[str]]:
-    rows = page.locator(f"#{table} tbody tr").evaluate_all("all => all.map(r => [...r.cells].map(c => c.textContent))")
-    return {row[0]: row[1:] for row in rows}
-
-
-def test_the_verdict_and_both_shares_are_those_of_the_summary(opened, run_dir):
-    page, found = opened.page, json.loads((run_dir / "summary.json").read_text())["verdict"]
-    assert page.locator("#verdict-kind").inner_text().lower().endswith(found["kind"])
-    assert page.locator("#verdict-text").inner_text() == found["text"]
-    assert page.locator("#verdict-strip li").count() == len(found["series"])
-    assert page.locator("#verdict-strip li.now").count() == 1
-    assert len(rows_of(page, "evidence-table")) == len(found["evidence"])
-    assert len(rows_of(page, "conditions-table")) == len(found["conditions"])
-    table = rows_of(page, "graft-table")
-    drawn_sets = page.evaluate("document.getElementById('graft-layers').data.map(t => [t.x, t.y])")
-    for name in ("inside", "outside", "a0", "m3"):
-        both = [found["evidence"][f"graft {name} {way}"] for way in ("into", "lost")]
-        if both[0]["value"] is None:
-            assert table[name][:2] == ["not measurable", "not measurable"]
-            continue
-        assert table[name][:2] == [shares(item) for item in both]
-        for (names, values), item in zip(drawn_sets, both, strict=True):
-            if name in names:
-                assert values[names.index(name)] == pytest.approx(item["value"])
-    assert opened.errors == []
-
-
-def test_what_changed_is_drawn_and_every_role_can_be_chosen(opened):
-    page = opened.page
-    options = page.locator("#role option").evaluate_all("all => all.map(o => o.value)")
-    assert {"name_mover", "induction", "to giver1", "s_inhibition giver2"} <= set(options)
-    for role in options:
-        page.locator("#role").select_option(role)
-        page.locator("#step").fill("0")
-        first, scale = drawn(page, "role-new"), axes(page, "role-new")
-        page.locator("#step").fill("2")
-        assert drawn(page, "role-new") != first, role
-        assert axes(page, "role-new") == scale, role
-    page.locator("#role").select_option("s_inhibition giver1")
-    blank = page.evaluate("document.getElementById('role-new').data[0].z.map(row => row.every(v => v === null))")
-    assert blank[-1] is True and "Name-movers" in page.locator("#role-movers").inner_text()
-    assert opened.errors == []
-
-
-def test_hostile_words_in_the_verdict_stay_words(run_dir, browser, tmp_path):
-    hostile = tmp_path / "run"
-    shutil.copytree(run_dir, hostile, ignore=shutil.ignore_patterns("*.safetensors"))
-    summary = json.loads((hostile / "summary.json").read_text())
-    summary["model"] = HOSTILE
-    found = summary["verdict"]
-    found |= {"text": HOSTILE, "would_change": HOSTILE, "missing": [HOSTILE], "kind": HOSTILE, "across_seeds": HOSTILE}
-    found["series"][0] |= {"kind": HOSTILE, "missing": [HOSTILE]}
-    found["conditions"][HOSTILE] = None
-    for way in ("into", "lost"):
-        found["evidence"][f"graft {HOSTILE} {way}"] = found["evidence"][f"graft inside {way}"]
-    summary["diff"]["cells"][0]["a"] = summary["diff"]["cells"][0]["heads"]["kept"] = [HOSTILE]
-    summary["diff"]["missing"] = [HOSTILE]
-    summary["dynamics"]["events"] = [
-        {"event": HOSTILE, "step": 4, "low": 1, "high": 8, "text": HOSTILE, "before_next": None, "agreement": None,
-         "change": {"value": 1, "low": 0, "high": 2}}
-    ]  # fmt: skip
-    summary["controls"] = {HOSTILE: {"is": HOSTILE}}
-    (hostile / "summary.json").write_text(json.dumps(summary))
-    report(hostile)
-    watched = Watched(browser, hostile / "report" / "index.html")
-    assert watched.page.evaluate("window.hacked") is None
-    assert watched.page.locator("img").count() == 0
-    assert HOSTILE in watched.page.locator("#verdict-text").inner_text()
-    assert HOSTILE in watched.page.locator("h1").inner_text()
-    assert HOSTILE in watched.page.locator("#events").inner_text()
-    assert watched.errors == []
-    watched.page.close()
-
-
-def test_a_run_without_causal_tests_says_so(run_dir, browser, tmp_path):
+def test_a_run_without_causal_tests_says_so(finished, browser, tmp_path):
     some = tmp_path / "run"
-    shutil.copytree(run_dir, some, ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(finished, some, ignore=shutil.ignore_patterns("*.safetensors"))
     summary = json.loads((some / "summary.json").read_text())
-    summary |= {"verdict": None, "diff": None, "controls": {}}
+    summary |= {"verdict": None, "answer": None, "diff": None, "controls": {}}
     summary["dynamics"]["key"] = None
     (some / "summary.json").write_text(json.dumps(summary))
-    shutil.rmtree(some / "measure" / "causal")
-    shutil.rmtree(some / "measure" / "roles")
+    for stage in ("causal", "roles"):
+        shutil.rmtree(some / "measure" / stage)
     report(some)
     watched = Watched(browser, some / "report" / "index.html")
-    assert watched.page.locator("#verdict-kind").inner_text() == "No verdict"
-    said = watched.page.locator("#changed-none").inner_text()
-    assert "no checkpoint of this run has causal tests" in said and "Roles of heads were not measured" in said
-    assert watched.page.locator("#grafting, #diff, #key, #roles").count() == 0
-    watched.page.locator("#step").fill("0")
+    watched.to_the_end()
+    assert "no checkpoint was tested" in watched.page.locator("#headline").inner_text()
+    assert watched.page.locator("#grafts, #overlap, #parts, #roles, #section-written").count() == 0
+    watched.step(0)
     assert watched.errors == []
     watched.page.close()

@@ -96,7 +96,7 @@ def at_least(graph: Graph, value: np.ndarray, n: int) -> Mask:
     low, step = n, max(1, n // 16)
     while not enough(low):
         low, step = low + step, 2 * step
-    low, high = max(n, low - step // 2 + 1), low
+    low, high = min(low, max(n, low - step // 2 + 1)), low
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle + 1, high)

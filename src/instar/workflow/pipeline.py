@@ -368,7 +368,14 @@ def _draw(experiment: Experiment, store: Store, key: str, unverified: list[Damag
         with bar("animations") as tell:
             write_animations(store, drawn, tell)
     # Last, so that its key says that all of the report is there.
-    write_page(store, drawn, [*notices, *made(drawn, store, config.train, config.series)], config.yaml(), key)
+    write_page(
+        store,
+        drawn,
+        [*notices, *made(drawn, store, config.train, config.series)],
+        config.yaml(),
+        experiment.command("run"),
+        key,
+    )
 
 
 def _pin(threads: int | None) -> None:

@@ -306,7 +306,7 @@ NUMERICS: dict[str, int] = dict.fromkeys((*get_args(Stage), *get_args(Test)), 1)
     "evaluate": 2,
     "circuit": 3,
     "ledger": 2,
-    "reuse": 2,
+    "reuse": 3,
 }
 """Raised when a stage's numbers change for the same inputs: what was measured before is then made again."""
 

@@ -1,94 +1,109 @@
-"""The numbers of the page, as its scripts read them: rounded, packed, None for what is masked."""
+"""The numbers of the page, in two parts: what its first screen needs, and what is unpacked when that is drawn.
 
-import base64
+Rounded, packed, None for what is masked.
+"""
+
 from typing import Any
 
 import numpy as np
 
 from instar.record.store import Store
-from instar.report.numbers.changed import grafted, roles
+from instar.report.numbers.circuits import circuits_of
 from instar.report.numbers.course import course
-from instar.report.numbers.interventions import BY_SLOT, SCALES, SITES, Circuits, Patched
+from instar.report.numbers.grafts import grafts
+from instar.report.numbers.interventions import SITES, Patched
+from instar.report.numbers.packed import shares
 from instar.report.numbers.panels import Panels, TaskPanels
+from instar.report.numbers.prompts import prompts
+from instar.report.numbers.roles import roles
 from instar.report.numbers.rounded import rounded
 from instar.stats.intervals import Interval
 
+ROLES = ("old", "new")
+TOLD = ("instar", "model", "old", "new", "answer", "controls", "health", "notices", "training", "failed")
+"""Of the summary, what the first screen says; and of each task:"""
+DRAWN = ("accuracy", "choice_accuracy", "choosing", "naming", "logit_diff")
+ENDS = ("", "_low", "_high")
+EXAMPLES = 8
+FULL_MAPS = 8
+"""Checkpoints with a prompt's whole attention: of more, evenly chosen ones."""
 
-def page_data(panels: Panels, store: Store) -> dict[str, Any]:
-    """Everything that the page draws, by section."""
-    inside: dict[str, Any] = {"old": None, "new": None}
-    for task in panels.tasks:
-        inside[task.role] = _task(task)
-    return {
-        "summary": panels.summary,
-        "inside": inside,
-        "patched": {role: _patched(panels, p) for role, p in panels.patched.items()},
-        "circuits": {role: _circuits(c) for role, c in panels.circuits.items()},
-        "course": course(store),
-        "grafted": _grafted(panels, store),
-        "roles": {role: roles(store, panels.summary[role], _steps(panels, role)) for role in ("old", "new")},
+
+def page_data(panels: Panels, store: Store) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The first part and the rest."""
+    summary = panels.summary
+    steps = {role: summary["tasks"][summary[role]]["steps"] for role in ROLES}
+    circuits = {role: circuits_of(store, summary[role], steps[role], summary) for role in ROLES}
+    shown = {role: _taken(own, summary) for role, own in circuits.items() if own is not None}
+    told = {role: prompts(store, summary[role], steps[role], EXAMPLES) for role in ROLES}
+    seed = store.first_seed
+    first = {
+        **{name: summary.get(name) for name in TOLD},
+        "tasks": {role: _drawn(summary["tasks"][summary[role]]) for role in ROLES},
+        "key": (summary.get("dynamics") or {}).get("key"),
+        "events": (summary.get("dynamics") or {}).get("events", []),
+        "circuits": {role: own and own | {"groups": shown[role]} for role, own in circuits.items()},
+        "examples": {role: own and own[0] for role, own in told.items()},
     }
+    rest = {
+        **{name: summary.get(name) for name in ("diff", "dynamics", "changed", "weight_change")},
+        "seeds": {role: summary["tasks"][summary[role]].get("seeds") for role in ROLES},
+        "groups": {role: own and own["groups"] for role, own in circuits.items()},
+        "prompts": {role: own and own[1] for role, own in told.items()},
+        "inside": {task.role: _task(task) for task in panels.tasks},
+        "patched": {role: _patched(p) for role, p in panels.patched.items()},
+        "sites": SITES,
+        "grafts": grafts(store, seed),
+        "roles": {role: roles(store, summary[role], steps[role]) for role in ROLES},
+        "course": course(store),
+    }
+    return first, rest
 
 
-def _steps(panels: Panels, role: str) -> list[int]:
-    return panels.summary["tasks"][panels.summary[role]]["steps"]
+def _drawn(task: dict[str, Any]) -> dict[str, Any]:
+    """Series with their bounds, every seed's where there are several, and rules that need no circuit."""
+    named = [f"{name}{end}" for name in DRAWN for end in ENDS]
+    own = {name: rounded(task[name]) for name in named if name in task}
+    return {"pairs": task.get("pairs"), "steps": task["steps"], "baselines": task.get("baselines"), **own}
 
 
-def _grafted(panels: Panels, store: Store) -> dict[str, Any] | None:
-    verdict = panels.summary.get("verdict")
-    return grafted(store, verdict["step"], verdict["seed"]) if verdict else None
+def _taken(circuits: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
+    """Takes out the group that is shown first: of the answer's counterfactuals one that has a circuit at both ends."""
+    groups = circuits["groups"]
+    asked = [name for name in (*((summary.get("answer") or {}).get("reuse") or {}), *groups) if name in groups]
+    name = next((name for name in asked if None not in (groups[name]["size"][0], groups[name]["size"][-1])), asked[0])
+    return {name: groups.pop(name)}
 
 
-def _patched(panels: Panels, one: Patched) -> dict[str, Any]:
+def _patched(one: Patched) -> dict[str, Any]:
     return {
         "steps": one.steps,
         "counterfactuals": one.counterfactuals,
         "slots": one.slots,
         "how": one.how,
+        "reference": one.reference,
         "effects": [[rounded([e.value, e.low, e.high]) for e in row] for row in one.effects],
         "values": {s: {k: rounded(v) for k, v in scales.items()} for s, scales in one.values.items()},
-        "limits": {
-            "slots": {k: panels.patched_limit(BY_SLOT, k) for k in SCALES},
-            "heads": {k: panels.patched_limit([s for s in SITES if s not in BY_SLOT], k) for k in SCALES},
-        },
-        "sites": SITES,
         "pairs": one.pairs,
     }
 
 
-def _circuits(one: Circuits) -> dict[str, Any]:
-    arrays = ("kept", "faithfulness", "low", "high", "random", "size", "cpr", "random_cpr", "rank_correlation")
-    return {
-        "steps": one.steps,
-        "groups": one.groups,
-        "share": one.share.tolist(),
-        **{name: rounded(getattr(one, name)) for name in arrays},
-        "drawn": one.drawn,
-        "edges": [[[[n, round(s, 4)] for n, s in edges] for edges in row] for row in one.edges],
-        "layers": one.layers,
-        "heads": one.heads,
-    }
-
-
 def _task(task: TaskPanels) -> dict[str, Any]:
+    full = np.unique(np.linspace(0, len(task.steps) - 1, min(FULL_MAPS, len(task.steps))).round().astype(int))
     return {
         "steps": task.steps,
         "stages": task.stages,
         "slots": task.slots,
         "tokens": task.tokens,
+        "pairs": task.pairs,
         "stream": _interval(task.stream),
         "layers": _interval(task.layers),
         "heads": _interval(task.heads),
-        "by_slot": _packed(task.by_slot),
-        "example": _packed(task.example),
+        "by_slot": shares(task.by_slot),
+        "full": [task.steps[i] for i in full],
+        "example": shares(task.example[full]),
     }
 
 
 def _interval(interval: Interval) -> dict[str, Any]:
     return {name: np.round(getattr(interval, name), 4).tolist() for name in ("value", "low", "high")}
-
-
-def _packed(shares: np.ndarray) -> dict[str, Any]:
-    """Shares from 0 to 1 as bytes: a 255th is finer than a colour."""
-    levels = np.rint(np.nan_to_num(shares) * 255).clip(0, 255).astype(np.uint8)
-    return {"shape": list(levels.shape), "data": base64.b64encode(levels.tobytes()).decode()}

@@ -1,4 +1,4 @@
-"""What the page's "What changed" has beyond `summary.json`: accuracies after a graft, and the roles of heads by step."""
+"""The roles of heads by step."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from instar.record.store import SHARED, Store
+from instar.record.store import Store
 from instar.report.numbers.rounded import rounded
 from instar.stats.intervals import Interval, bootstrap_mean
 
@@ -14,31 +14,6 @@ WATCHED = 8
 """Heads of a role whose score is drawn over the steps: those that ever score furthest from 0."""
 REPEATED = {"previous_token": "previous token", "duplicate_token": "duplicate token", "induction": "induction"}
 PAIRED = {"name_mover": "name-mover", "copying": "copying", "copy_top5": "answer among the five highest"}
-
-
-def grafted(store: Store, step: int, seed: int) -> dict[str, Any] | None:
-    """Accuracies of both tasks with each set grafted, and what the numbers are made of; None without causal tests."""
-    causal = store.read_measurement("causal", SHARED, seed, step)
-    if causal is None:
-        return None
-    right = {way: causal[f"graft_{way}_right"].mean("pair") for way in ("base", "tuned", "into", "lost")}
-    return {
-        "accuracy": {
-            str(task): {
-                str(name): [round(float(right[way].sel(task=task, set=name)), 4) for way in ("into", "lost")]
-                for name in causal["set"].values
-            }
-            for task in causal["task"].values
-        },
-        "whole": {
-            str(task): [round(float(right[way].sel(task=task)), 4) for way in ("base", "tuned")]
-            for task in causal["task"].values
-        },
-        "inside": json.loads(str(causal.attrs["inside"])),
-        "pairs": int(causal.sizes["pair"]),
-        "random": sum(str(name).startswith("random ") for name in causal["carried"].values),
-        "layers": int(causal.sizes["layer"]),
-    }
 
 
 def roles(store: Store, task: str, steps: list[int]) -> dict[str, Any] | None:
