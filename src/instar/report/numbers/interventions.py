@@ -80,6 +80,7 @@ class Circuits:
     pairs: int
     layers: int
     heads: int
+    kv_heads: int
 
 
 def patched(store: Store, task: str, role: str, steps: list[int]) -> Patched | None:
@@ -156,6 +157,7 @@ def circuits(store: Store, task: str, steps: list[int]) -> Circuits | None:
         pairs=int(series["score_pairs"].values.ravel()[0]),
         layers=int(series.attrs["n_layers"]),
         heads=int(series.attrs["n_heads"]),
+        kv_heads=int(series.attrs["n_kv_heads"]),
     )
 
 
