@@ -144,10 +144,10 @@ def write_animations(store: Store, panels: Panels, tell: Tell) -> Iterator[Path]
         for done, name in enumerate(ANIMATED):
             tell(done, len(ANIMATED) + 1, name)
             if (drawn := _sheet(panels, name, moves=True)) is not None:
-                yield _put(store, store.report(f"{name}.gif"), gif(drawn))
+                yield _put(store, f"{name}.gif", _bytes(gif(drawn)))
         tell(len(ANIMATED), len(ANIMATED) + 1, "circuit")
         if circuit.circuit_cells(panels, ("new",)):
-            yield _put(store, store.report("circuit.gif"), gif(hero(panels), HERO_BYTES))
+            yield _put(store, "circuit.gif", _bytes(gif(hero(panels), HERO_BYTES)))
         tell(len(ANIMATED) + 1, len(ANIMATED) + 1, "")
 
 
@@ -189,7 +189,7 @@ def write_panels(store: Store, panels: Panels, wanted: Wanted) -> Iterator[Path]
     Raises:
         ValueError: for a task or step that there is not, or a panel that was named and not measured.
     """
-    roles, of = _roles(panels.summary, wanted.task)
+    roles, of = roles_of(panels.summary, wanted.task)
     with rc_context(SETTINGS if wanted.width is None else PAPER):
         drawn = {}
         for name in wanted.panels or PANELS:
@@ -214,16 +214,20 @@ def _write(store: Store, panels: Panels, wanted: Wanted, name: str, file: str, r
         if moves:
             for kind, encoded in {"gif": gif, "mp4": mp4}.items():
                 if kind in formats:
-                    yield _put(store, store.report(*f"{file}.{kind}".split("/")), encoded(one))
+                    yield _put(store, f"{file}.{kind}", _bytes(encoded(one)))
         else:
             one.show(_place(one.steps, wanted.step, name))
             yield from _save(store, file, one.figure, tuple(formats))
         if one.caption:
-            yield _put(store, store.report(*f"{file}.txt".split("/")), one.caption.encode())
+            yield _put(store, f"{file}.txt", _bytes(one.caption.encode()))
 
 
-def _roles(summary: dict[str, Any], task: str) -> tuple[tuple[str, ...], str]:
-    """What a task's option means, and what its files are called."""
+def roles_of(summary: dict[str, Any], task: str) -> tuple[tuple[str, ...], str]:
+    """What a task's option means, and what its files are called.
+
+    Raises:
+        ValueError: for a task that there is not.
+    """
     if task == "both":
         return ROLES, task
     found = [role for role in ROLES if task == role] or [role for role in ROLES if task == summary[role]]
@@ -248,14 +252,17 @@ def _save(store: Store, file: str, drawn: Any, kinds: tuple[str, ...], dpi: int 
     # Without dates and versions the same run gives the same bytes.
     without = {"svg": ("Date",), "pdf": ("CreationDate", "Creator", "Producer"), "png": ("Software",)}
     for kind in kinds:
-        path = store.report(*f"{file}.{kind}".split("/"))
-        with store.writing(path) as scratch:
-            metadata = dict.fromkeys(without[kind])
-            drawn.savefig(scratch, format=kind, metadata=metadata, **({} if dpi is None else {"dpi": dpi}))
-        yield path
+        how = {"metadata": dict.fromkeys(without[kind]), **({} if dpi is None else {"dpi": dpi})}
+        yield _put(store, f"{file}.{kind}", lambda place, kind=kind, how=how: drawn.savefig(place, format=kind, **how))
 
 
-def _put(store: Store, path: Path, content: bytes) -> Path:
-    with store.writing(path) as scratch:
-        scratch.write_bytes(content)
-    return path
+def _bytes(content: bytes) -> Callable[[Path], Any]:
+    return lambda place: place.write_bytes(content)
+
+
+def _put(store: Store, file: str, write: Callable[[Path], Any]) -> Path:
+    """A file of `report/`, and where it is now."""
+    names = file.split("/")
+    with store.writing(store.report(*names)) as scratch:
+        write(scratch)
+    return store.report(*names)
