@@ -80,7 +80,8 @@ def mp4(drawn: Sheet) -> bytes:
     frames += frames[-1:] * (LAST_MS // FRAME_MS)
     rows, columns = (n - n % 2 for n in frames[0].shape[:2])  # its colours are of two by two points
     command = [ffmpeg(), "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{columns}x{rows}"]
-    command += ["-r", f"1000/{FRAME_MS}", "-i", "-", "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "18"]
+    command += ["-r", f"1000/{FRAME_MS}", "-i", "-", "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p"]
+    command += ["-crf", "18", "-bf", "0"]
     # Written as a stream, an MP4 can hold no index at its end; bit-exact, it holds no date or version.
     command += [
         "-flags",
