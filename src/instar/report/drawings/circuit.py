@@ -26,7 +26,8 @@ from instar.report.style import GAINED, INK, KEPT, LOST, QUIET, inches, legend_b
 
 GROUP = 0
 """All counterfactuals pooled, where there are several."""
-THINNEST, THICKEST = 0.5, 4.0
+THINNEST, THICKEST, ROOMY = 0.5, 4.0, 10.0
+"""Lines, and the largest radius of a node, which has room for its name, in points."""
 STYLES = {"kept": (KEPT, "-", 2.0), "gained": (GAINED, "-", 2.2), "lost": (LOST, (0, (3, 2)), 2.1)}
 """Colour, dash, and what lies on top."""
 MLP_RISE, ENDS_RISE, MLP_GAP = 0.42, 1.15, 0.6
@@ -151,7 +152,7 @@ def touched(edges: Iterable[str]) -> set[str]:
 def _circuit(own: Circuits, key: str | None, axes: Any) -> Drawn:
     wide, high = inches(axes)
     column, row = wide * 72 / (own.heads + 1 + MLP_GAP), high * 72 / (own.layers + 2.2)
-    radius = float(np.clip(0.36 * min(column, row), 2.0, 10.0))
+    radius = float(np.clip(0.36 * min(column, row), 2.0, ROOMY))
     places = Places(own.layers, own.heads, own.heads // own.kv_heads, (radius / column, radius / row))
     ends = _furniture(axes, places)
     every = sorted({name for step in own.edges for name, _ in step[GROUP]})
@@ -165,7 +166,7 @@ def _circuit(own: Circuits, key: str | None, axes: Any) -> Drawn:
     bars = {bar: axes.plot(*xy, color=QUIET, lw=0.8, zorder=2.5)[0] for bar, xy in _bars(places, every).items()}
     dots = axes.scatter([], [], s=(2 * radius) ** 2, zorder=3)
     names = sorted(touched(every))
-    labels = {n: _label(axes, places, n, radius) for n in names} if radius > 8 else {}
+    labels = {n: _label(axes, places, n) for n in names} if radius >= ROOMY else {}
     below = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "top", "annotation_clip": False}
     said = axes.annotate("", (0, 0), (0, -32), **below)
     _legend(axes)
@@ -235,9 +236,9 @@ def _furniture(axes: Any, places: Places) -> list[Any]:
     return ends
 
 
-def _label(axes: Any, places: Places, name: str, radius: float) -> Any:
+def _label(axes: Any, places: Places, name: str) -> Any:
     text = name[1:].replace(".h", ".") if ".h" in name else name
-    return axes.text(*places.node(name), text, ha="center", va="center", zorder=4, fontsize=min(8, radius * 0.8))
+    return axes.text(*places.node(name), text, ha="center", va="center", zorder=4, fontsize=8)
 
 
 def _legend(axes: Any) -> None:
