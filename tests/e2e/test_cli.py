@@ -46,9 +46,9 @@ def test_a_run_leaves_what_the_documentation_says(finished):
     circuits = summary["circuits"]["ioi3"]
     assert set(circuits) == {"givers", "giver1", "giver2"}
     assert circuits["givers"]["steps"] == [0, 4, 8] and -1 <= circuits["givers"]["rank_correlation"][0] <= 1
-    drawn = ["stream", "layers", "heads", "patched_residual", "patched_heads", "patched_scatter", "ledger"]
+    drawn = ["stream", "layers", "heads", "patched_residual", "patched_heads", "patched_scatter", "ledger", "circuit"]
     named = ["index.html", *(f"{d}.gif" for d in drawn), *(f"figures/{d}.svg" for d in ["behaviour", *drawn])]
-    for name in (*named, "figures/behaviour.png"):
+    for name in (*named, "figures/behaviour.png", "figures/gaze.svg", "poster.png"):
         assert (finished / "report" / name).stat().st_size > 5000, name
     assert json.loads((finished / "data" / "audit.json").read_text())["ok"]
 
@@ -123,7 +123,8 @@ def test_checkpoints_that_somebody_else_trained(finished, tmp_path):
 def test_gifs_have_a_frame_for_every_checkpoint_and_no_jumping(finished):
     from PIL import Image
 
-    for name in ("stream", "layers", "heads", "patched_residual", "patched_heads", "patched_scatter", "ledger"):
+    panels = ("stream", "layers", "heads", "patched_residual", "patched_heads", "patched_scatter", "ledger", "circuit")
+    for name in panels:
         with Image.open(finished / "report" / f"{name}.gif") as image:
             assert image.n_frames == 3
             frames = []

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from instar.cli import beside, data, runs
+from instar.cli import beside, data, drawn, runs
 from instar.notebook import clean
 from instar.progress import foreseen, in_words, say, settled, shortened
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="What did fine-tuning do inside? Circuits of a language model, checkpoint by checkpoint.",
 )
-for commands in (runs, beside):
+for commands in (runs, drawn, beside):
     app.add_typer(commands.app)
 app.add_typer(data.app, name="data")
 ENDINGS = {130: "interrupted", 143: "ended by SIGTERM", 129: "ended by SIGHUP"}

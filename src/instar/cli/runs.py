@@ -77,7 +77,7 @@ def run(
 ) -> None:
     """Everything a configuration says: data, training, measurements, comparison, report."""
     consent = (trust_remote_code, trust_tasks, replace)
-    experiment = _named(
+    experiment = named(
         run,
         out,
         consent,
@@ -114,7 +114,7 @@ def plan(
     # A plan needs no place; where there is none yet, all is still to be done.
     place = Path("runs") / run.stem if out is None and not run.is_dir() else out
     consent = (trust_remote_code, False, False)
-    experiment = _named(
+    experiment = named(
         run, place, consent, lora=lora, checkpoints=checkpoints, device=device, seeds=seeds, controls=controls
     )
     known = Known.of(experiment, own_tasks=True)
@@ -139,11 +139,11 @@ def train(
     from instar.workflow.pipeline import train_stage
 
     consent = (trust_remote_code, trust_tasks, replace)
-    experiment = _named(
+    experiment = named(
         run, out, consent, lora=lora, checkpoints=checkpoints, device=device, seeds=seeds, controls=controls
     )
     train_stage(experiment)
-    _end(experiment)
+    end(experiment)
 
 
 @app.command()
@@ -161,7 +161,7 @@ def evaluate(
     from instar.report.terminal import show_accuracy, show_wordings
     from instar.workflow.pipeline import compare_stage, measure_stage
 
-    experiment = _named(run, out, (trust_remote_code, trust_tasks, replace), beside=True).trained()
+    experiment = named(run, out, (trust_remote_code, trust_tasks, replace), beside=True).trained()
     measure_stage(experiment, ("evaluate",))
     summary = compare_stage(experiment)
 
@@ -169,7 +169,7 @@ def evaluate(
         show_accuracy(summary)
         show_wordings(summary, by_wording)
 
-    _end(experiment, show)
+    end(experiment, show)
 
 
 @app.command()
@@ -184,9 +184,9 @@ def measure(
     """Every missing measurement of every checkpoint."""
     from instar.workflow.pipeline import measure_stage
 
-    experiment = _named(run, out, (trust_remote_code, trust_tasks, replace)).trained()
+    experiment = named(run, out, (trust_remote_code, trust_tasks, replace)).trained()
     failures = measure_stage(experiment, remeasure=remeasure)
-    _end(experiment, failed=bool(failures))
+    end(experiment, failed=bool(failures))
 
 
 @app.command()
@@ -226,10 +226,10 @@ def compare(
     if run is not None:
         if base or checkpoints or device or dtype or pairs or stages:
             raise ValueError("compare takes a RUN, or --base, --checkpoints and --out with their options; not both")
-        experiment = _named(run, out, (trust_remote_code, trust_tasks, replace), beside=True).trained()
+        experiment = named(run, out, (trust_remote_code, trust_tasks, replace), beside=True).trained()
         failures = measure_stage(experiment, remeasure=remeasure)
         summary = compare_stage(experiment, failures)
-        _end(experiment, lambda: show_summary(summary), failed=bool(failures))
+        end(experiment, lambda: show_summary(summary), failed=bool(failures))
         return
     if not (base and checkpoints and out):
         raise ValueError("compare takes a RUN, or all of --base, --checkpoints and --out")
@@ -283,17 +283,7 @@ def answer(
     place = out or Path("runs") / f"answer-{Path(tuned).stem or 'tuned'}"
     experiment = Experiment.create(place, RunConfig.checked(chosen, "answer"), replace)
     summary = run_all(experiment, remeasure)
-    _end(experiment, lambda: show_answer(summary), failed=bool(summary["failed"]))
-
-
-@app.command()
-def report(run: Run, out: Beside = None) -> None:
-    """The page, the figures and the animations; what does not verify is drawn, and marked."""
-    from instar.workflow.pipeline import report_stage
-
-    experiment = _named(run, out, beside=True).trained()
-    report_stage(experiment)
-    _end(experiment)
+    end(experiment, lambda: show_answer(summary), failed=bool(summary["failed"]))
 
 
 @app.command()
@@ -309,7 +299,7 @@ def verify(
     from instar.workflow.verify import verified
 
     with bar("verifying") as tell:
-        found = verified(_named(run, None, (trust_remote_code, False, False)), sample, seed, tell)
+        found = verified(named(run, None, (trust_remote_code, False, False)), sample, seed, tell)
     settled()
     show_verified(run, found)
     raise typer.Exit(0 if found.ok else 1)
@@ -352,7 +342,7 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _named(
+def named(
     run: Path,
     out: Path | None,
     consent: tuple[bool, bool, bool] = (False, False, False),
@@ -377,10 +367,10 @@ def _run(experiment: Any, remeasure: bool = False) -> None:
     from instar.workflow.pipeline import run_all
 
     summary = run_all(experiment, remeasure)
-    _end(experiment, lambda: show_summary(summary), failed=bool(summary["failed"]))
+    end(experiment, lambda: show_summary(summary), failed=bool(summary["failed"]))
 
 
-def _end(experiment: Any, show: Callable[[], None] = lambda: None, failed: bool = False) -> None:
+def end(experiment: Any, show: Callable[[], None] = lambda: None, failed: bool = False) -> None:
     """A command's last words: its results, where things are, what comes next. Exits with 1 where something failed."""
     from instar.progress import settled
     from instar.report.terminal import show_ending

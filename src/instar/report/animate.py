@@ -1,98 +1,104 @@
-"""GIFs of the stream, layer, head and patching panels: one frame a checkpoint, both tasks, fixed axes and scales.
+"""Sheets as animations, a frame a step: GIF by Pillow, MP4 by an ffmpeg that is on the machine.
 
-The step is in each frame and so are the ticks; the last frame stays longer. Frames share one palette, because GIF
-colours that change from frame to frame flicker.
+What stands still is drawn once. The last frame stays longer. Frames of a GIF share one palette, because colours that change
+from frame to frame flicker.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import shutil
+import subprocess
+from collections.abc import Sequence
+from io import BytesIO
 
 import numpy as np
-from matplotlib import rc_context
 from PIL import Image
 
-from instar.progress import Tell
-from instar.record.store import Store
-from instar.report.figures import UNITS, caption, draw_heads, draw_layers, draw_stream
-from instar.report.grids import GRIDS, Grid, grid
-from instar.report.ledger import ledger_grid
-from instar.report.numbers.panels import Panels, TaskPanels
-from instar.report.style import DIVERGING, QUIET, SETTINGS, figure, named
+from instar.report.drawings.sheet import Sheet
+from instar.report.style import DIVERGING
 
 FRAME_MS, LAST_MS = 350, 2000
-KINDS: dict[str, tuple[str, Callable[[Any, Panels, TaskPanels, int], Any]]] = {
-    "stream": ("Logit lens of the residual stream", draw_stream),
-    "layers": ("Direct logit attribution of layers", draw_layers),
-    "heads": ("Direct logit attribution of heads", draw_heads),
-}
 
 
-def write_animations(store: Store, panels: Panels, tell: Tell) -> None:
-    """`report/stream.gif`, `layers.gif`, `heads.gif`, the `patched_*.gif` of `instar.report.grids`, and `ledger.gif`."""
-    if not panels.tasks:
-        return
-    steps = panels.tasks[0].steps  # the summary's, the same for every task
-    total, done = (len(KINDS) + (len(GRIDS) if panels.patched else 0)) * len(steps), 0
-    with rc_context(SETTINGS):
-        for kind in KINDS:
-            frames = []
-            for step in steps:
-                frames.append(_frame(panels, step, kind))
-                done += 1
-                tell(done, total, kind)
-            _write(store, kind, frames)
-        for kind in GRIDS:
-            if (drawn := grid(panels, kind)) is not None:
-                _write(store, kind, _steady(drawn))
-                done += len(steps)
-                tell(done, total, kind)
-        if (drawn := ledger_grid(panels)) is not None:
-            _write(store, "ledger", _steady(drawn))
-
-
-def _steady(drawn: Grid) -> list[np.ndarray]:
-    """A frame a step: everything that stands still is drawn once, and what moves on top of it."""
-    canvas = drawn.figure.canvas
-    drawn.show(0)
-    drawn.figure.draw_without_rendering()
-    drawn.figure.set_layout_engine("none")
+def frames_of(drawn: Sheet) -> list[np.ndarray]:
+    """A picture `[row, column, rgb]` a step: everything that stands still is drawn once, and what moves on top of it."""
+    canvas, figure = drawn.figure.canvas, drawn.figure
+    drawn.show(len(drawn.steps) - 1)  # what is longest mostly; room is made for it
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     for artist in drawn.moving:
         artist.set_animated(True)
     canvas.draw()
-    behind = canvas.copy_from_bbox(drawn.figure.bbox)
+    behind = canvas.copy_from_bbox(figure.bbox)
     frames = []
     for index in range(len(drawn.steps)):
         canvas.restore_region(behind)
         drawn.show(index)
-        for artist in drawn.moving:
-            (artist.axes or drawn.figure).draw_artist(artist)
+        for artist in sorted(drawn.moving, key=lambda artist: artist.zorder):
+            (artist.axes or figure).draw_artist(artist)
         frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     return frames
 
 
-def _frame(panels: Panels, step: int, kind: str) -> np.ndarray:
-    title, draw = KINDS[kind]
-    drawn, axes = figure(len(panels.tasks))
-    image = None
-    for one, task in zip(axes, panels.tasks, strict=True):
-        image = draw(one, panels, task, task.steps.index(step)) or image
-        one.set_title(f"{named(task.name)} ({task.role} task)")
-    if image is not None:
-        drawn.colorbar(image, ax=axes, label=UNITS)
-    drawn.suptitle(f"{title}  ·  step {step:>4}", x=0.01, ha="left", family="monospace", fontsize=11)
-    drawn.supxlabel(caption(panels, kind), fontsize=7, color=QUIET)
-    drawn.canvas.draw()
-    return np.asarray(drawn.canvas.buffer_rgba())[..., :3].copy()
+def gif(drawn: Sheet, most: int | None = None) -> bytes:
+    """A GIF that loops. One of more than `most` bytes has every second frame only, and so on; the last is always there."""
+    frames = frames_of(drawn)
+    while True:
+        content = _encoded(frames)
+        if most is None or len(content) <= most or len(frames) < 3:
+            return content
+        frames = frames[::-2][::-1]
 
 
-def _write(store: Store, kind: str, frames: list[np.ndarray]) -> None:
+def _encoded(frames: list[np.ndarray]) -> bytes:
     palette, indexed = indexed_frames(frames)
     images = [Image.fromarray(own, mode="P") for own in indexed]
     for image in images:
         image.putpalette(palette.tobytes())
     times = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
-    with store.writing(store.report(f"{kind}.gif")) as scratch:
-        images[0].save(scratch, save_all=True, append_images=images[1:], duration=times, loop=0, optimize=False)
+    images[0].save(
+        content := BytesIO(), "GIF", save_all=True, append_images=images[1:], duration=times, loop=0, optimize=False
+    )
+    return content.getvalue()
+
+
+def ffmpeg() -> str:
+    """Where it is.
+
+    Raises:
+        ValueError: where it is not.
+    """
+    found = shutil.which("ffmpeg")
+    if found is None:
+        raise ValueError(
+            "--format mp4: there is no ffmpeg on this machine's PATH; install it, or take gif, which needs none"
+        )
+    return found
+
+
+def mp4(drawn: Sheet) -> bytes:
+    """H.264 in MP4, as browsers and slides play it."""
+    frames = frames_of(drawn)
+    frames += frames[-1:] * (LAST_MS // FRAME_MS)
+    rows, columns = (n - n % 2 for n in frames[0].shape[:2])  # its colours are of two by two points
+    command = [ffmpeg(), "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{columns}x{rows}"]
+    command += ["-r", f"1000/{FRAME_MS}", "-i", "-", "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p"]
+    command += ["-crf", "18", "-bf", "0"]
+    # Written as a stream, an MP4 can hold no index at its end; bit-exact, it holds no date or version.
+    command += [
+        "-flags",
+        "+bitexact",
+        "-fflags",
+        "+bitexact",
+        "-movflags",
+        "frag_keyframe+empty_moov",
+        "-f",
+        "mp4",
+        "-",
+    ]
+    raw = b"".join(frame[:rows, :columns].tobytes() for frame in frames)
+    done = subprocess.run(command, input=raw, capture_output=True, check=False)
+    if done.returncode:
+        raise ValueError(f"ffmpeg made no mp4: {done.stderr.decode(errors='replace').strip()[-300:]}")
+    return done.stdout
 
 
 LEVELS, GREYS, COLOURS = 144, 32, 256

@@ -31,6 +31,7 @@ def _files(experiment: Experiment) -> Iterator[tuple[str, str]]:
         ("page", store.report("index.html"), "{}"),
         ("figures", figures, "{}/*.png, *.svg"),
         ("animations", next(store.report().glob("*.gif"), store.root / "none"), f"{store.report()}/*.gif"),
+        ("poster", store.report("poster.png"), "{}"),
         ("summary", store.summary, "{}"),
         ("netCDF", store.root / "measure", "{}/STAGE/TASK/*.nc (xarray, or instar.load_run)"),
         ("checkpoints", store.root / "checkpoints", "{}"),

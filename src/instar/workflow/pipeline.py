@@ -6,7 +6,7 @@ half-written is removed first, so a rerun ends with the results of an unbroken r
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from typing import Any, get_args
@@ -20,8 +20,8 @@ from instar.models.memory import release
 from instar.progress import bar, console
 from instar.record.config import CONTROLS, LearningConfig, Stage, Test, TrainConfig
 from instar.record.contents import Damaged
-from instar.record.keys import digest, made_with
-from instar.record.store import SHARED, Store, Tuning, tuning_name
+from instar.record.keys import digest
+from instar.record.store import SHARED, Tuning, tuning_name
 from instar.record.times import timed
 from instar.tasks.batch import Batch, tokenize
 from instar.tasks.frame import framed
@@ -34,6 +34,7 @@ from instar.workflow.adopt import adopt
 from instar.workflow.clock import foreseen
 from instar.workflow.experiment import Experiment
 from instar.workflow.jobs import jobs, pairwise_jobs
+from instar.workflow.reporting import made_of, report_stage
 from instar.workflow.schedule import measured_at, trained_by
 from instar.workflow.sweep import Failure, sweep
 from instar.workflow.wordings import answered
@@ -295,7 +296,7 @@ def compare_stage(experiment: Experiment, failures: list[Failure] | None = None)
             known = store.read_json(store.failed) if store.failed.exists() else []
         else:
             known = [asdict(f) for f in failures]
-        key = digest([*_made_of(experiment, "data", "checkpoints", "measure"), known])
+        key = digest([*made_of(experiment, "data", "checkpoints", "measure"), known])
         if store.has_measurement(store.here.place("summary.json"), key) and store.here.is_whole("compare"):
             return store.read_summary()
         try:
@@ -306,7 +307,7 @@ def compare_stage(experiment: Experiment, failures: list[Failure] | None = None)
                 raise
             console.print(f"{damaged}: {broken} measurements are made again", style="yellow", soft_wrap=True)
         known = [asdict(f) for f in measure_stage(experiment, told=True)]
-        return summarise(store, of, known, digest([*_made_of(experiment, "data", "checkpoints", "measure"), known]))
+        return summarise(store, of, known, digest([*made_of(experiment, "data", "checkpoints", "measure"), known]))
 
 
 def _measured_again(experiment: Experiment) -> int:
@@ -317,65 +318,6 @@ def _measured_again(experiment: Experiment) -> int:
     broken = [damaged.path for damaged in store.unverified("measure") if damaged.path.suffix == ".nc"]
     store.forget(*broken)
     return len([path for path in broken if not path.exists()])
-
-
-def _made_of(experiment: Experiment, *parts: str) -> list[Any]:
-    """What decides a summary or a page: every file that it may be made of, the configuration, and the versions."""
-    store = experiment.store
-    listed = (entry for directory in store.directories for part in parts for entry in directory.listed(part))
-    files = [(entry.path, entry.sha256, entry.made_with) for entry in listed]
-    return [made_with(), experiment.config.model_dump(mode="json"), files]
-
-
-def report_stage(experiment: Experiment) -> None:
-    """The page, the figures and the animations; what does not verify is drawn, and marked."""
-    store = replace(experiment.store, lenient=True)
-    with store.owned():
-        unverified = store.unverified("data", "measure", "compare")
-        key = digest([*_made_of(experiment, "data", "checkpoints", "measure", "compare"), *map(str, unverified)])
-        page = store.here.place("report", "index.html")
-        if not unverified and store.has_measurement(page, key) and store.here.is_whole("report"):
-            return
-        for damaged in unverified:
-            console.print(f"not verified: {damaged}", style="yellow", soft_wrap=True)
-        try:
-            with timed(store.here.root, "report"):
-                _draw(experiment, store, key, unverified)
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
-            # What does not verify may be of any shape.
-            if not unverified:
-                raise
-            raise ValueError(f"{unverified[0]}; it cannot be drawn ({type(error).__name__}: {error})") from None
-
-
-def _draw(experiment: Experiment, store: Store, key: str, unverified: list[Damaged]) -> None:
-    from instar.report.animate import write_animations
-    from instar.report.figures import write_figures
-    from instar.report.numbers.made import made
-    from instar.report.numbers.panels import panels
-    from instar.report.page import write_page
-
-    config = experiment.config
-    with bar("report") as tell:
-        tell(0, 2, "reading")
-        drawn = panels(store)
-        notices = [("not verified", str(damaged)) for damaged in unverified]
-        tell(1, 2, "figures")
-        if config.report.static:
-            write_figures(store, drawn)
-        tell(2, 2, "")
-    if config.report.gifs:
-        with bar("animations") as tell:
-            write_animations(store, drawn, tell)
-    # Last, so that its key says that all of the report is there.
-    write_page(
-        store,
-        drawn,
-        [*notices, *made(drawn, store, config.train, config.series)],
-        config.yaml(),
-        experiment.command("run"),
-        key,
-    )
 
 
 def _pin(threads: int | None) -> None:

@@ -7,12 +7,13 @@ import sys
 DRAWS = """
 import matplotlib
 from matplotlib import pyplot
-from instar.report import animate, figures, grids, page
-from instar.report.style import figure
+from instar.report import figures, page
+from instar.report.style import canvas
 assert matplotlib.get_backend() == "svg", matplotlib.get_backend()
-drawn, axes = figure(2)
+drawn = canvas((4, 3))
+drawn.subplots(1, 2)
 drawn.canvas.draw()
-assert len(axes) == 2 and drawn.canvas.buffer_rgba() and pyplot.get_fignums() == []
+assert drawn.canvas.buffer_rgba() and pyplot.get_fignums() == []
 """
 
 

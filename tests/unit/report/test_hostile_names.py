@@ -9,9 +9,10 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.text import Text
 
+from instar.circuits.graph import Graph
 from instar.record.store import Store
-from instar.report.animate import write_animations
-from instar.report.figures import draw_behaviour, write_figures
+from instar.report.figures import draw_behaviour, write_animations, write_figures
+from instar.report.numbers.circuits import Circuits
 from instar.report.numbers.interventions import SITES, Patched
 from instar.report.numbers.panels import Panels, TaskPanels
 from instar.report.style import LONGEST_NAME, SETTINGS, named
@@ -47,10 +48,13 @@ def panels(name: str) -> Panels:
     patched = Patched(steps, [name], [name] * 3, 4, [[interval()]] * 2, values, 8, "exact")
     old = TaskPanels(
         name, "old", steps, [f"{name}_pre", "0_mid", "final"], interval(2, 3), interval(2, 2, 2), interval(2, 2, 3),
-        [name], np.zeros(0), np.zeros(0), [[name]], 8,
+        [name], np.full((2, 2, 3, 1, 1), 0.5), np.zeros(0), [[name]], 8,
     )  # fmt: skip
+    edges = [[("input->a0.h0<q>", -1.0), ("a0.h0->logits", 0.5)]] * 2
+    circuit = Circuits(steps, Graph(2, 3, 3), name, 8, name, 2, edges)
     summary = {"old": name, "new": name, "instar": name, "tasks": {name: {"steps": steps, "pairs": 8, **series}}}
-    return Panels(summary, [old], {"old": patched}, {})
+    summary |= {"model": name, "answer": {"headline": name}, "dynamics": {"key": {"heads": [{"name": "a0.h0"}]}}}
+    return Panels(summary, [old], {"old": patched}, {"old": circuit, "new": circuit})
 
 
 def svg(data: bytes) -> None:
@@ -69,17 +73,16 @@ def test_a_figure_is_drawn_whatever_its_tasks_are_called(name):
 @pytest.mark.parametrize("name", ["".join(HOSTILE[:5]), "W" * 100_000], ids=["mixed", "long"])
 def test_every_figure_is_drawn_whatever_things_are_called(name, tmp_path):
     with rc_context({"text.usetex": True, "text.parse_math": True}):  # a user's own settings do not count
-        write_figures(Store(tmp_path), panels(name))
-    drawn = sorted((tmp_path / "report" / "figures").iterdir())
-    assert len(drawn) == 2 * 7
+        drawn = list(write_figures(Store(tmp_path), panels(name)))
+    assert len(drawn) == 2 * 9 + 1 and all(file.exists() for file in drawn)
     for file in drawn:
         if file.suffix == ".svg":
             svg(file.read_bytes())
 
 
 def test_animations_are_drawn_too(tmp_path):
-    write_animations(Store(tmp_path), panels(HOSTILE[0] + HOSTILE[3]), lambda *_: None)
-    assert len(list((tmp_path / "report").glob("*.gif"))) == 6
+    written = list(write_animations(Store(tmp_path), panels(HOSTILE[0] + HOSTILE[3]), lambda *_: None))
+    assert sorted(written) == sorted((tmp_path / "report").glob("*.gif")) and len(written) == 7
 
 
 def test_a_name_is_spelt_as_it_is():

@@ -143,5 +143,7 @@ class CompareConfig(Part):
 class ReportConfig(Part):
     """The page and its figures."""
 
-    gifs: bool = Field(default=True, description="animations of the stream, layer and head panels")
-    static: bool = Field(default=True, description="PNG and SVG figures")
+    gifs: bool = Field(
+        default=True, description="animations of the circuit, stream, layers, heads, patching and ledger"
+    )
+    static: bool = Field(default=True, description="PNG and SVG figures, and the poster")

@@ -1,6 +1,4 @@
 // Circuits as data: of every size, at every step, and what one has that another has not.
-const MOST = 240,
-  SEEN = 120;
 const circuitsOf = (role) => FIRST.circuits[role];
 function groupOf(role) {
   const names = Object.keys(circuitsOf(role).groups);
@@ -23,19 +21,12 @@ function sizesOf(role) {
     found = new Set([defaultSize(role)]);
   own.kept.forEach((row) =>
     row.forEach((n) => {
-      if (n > 0 && n <= MOST) found.add(n);
+      if (n > 0 && n <= circuitsOf(role).most) found.add(n);
     }),
   );
   return [...found].sort((a, b) => a - b);
 }
-/** The answer's number of edges; where nobody could see so many, the largest circuit of fewer that was measured. */
-function defaultSize(role) {
-  const said = A && A.reuse && (A.reuse[groupOf("new")] || Object.values(A.reuse)[0]),
-    own = circuitsOf(role).groups[groupOf(role)];
-  const n = (said && said.edges) || Math.max(1, ...own.size.filter(known)),
-    last = own.kept[own.kept.length - 1];
-  return n <= SEEN ? n : Math.max(1, ...last.filter((k) => k <= SEEN));
-}
+const defaultSize = (role) => circuitsOf(role).drawn;
 /** How many edges a circuit is drawn with: as many as asked for, or the fewest that are measured to be faithful enough. */
 function sizeAt(role, index) {
   if (!state.f) return state.n || defaultSize(role);
@@ -47,7 +38,7 @@ function sizeAt(role, index) {
     if (f < state.f) break;
     found = own.kept[index][j];
   }
-  return found === null ? 0 : Math.min(MOST, found);
+  return found === null ? 0 : Math.min(circuitsOf(role).most, found);
 }
 /** Edge → score of the circuit of n edges. */
 function edgesAt(role, index, n) {

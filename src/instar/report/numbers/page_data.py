@@ -33,8 +33,9 @@ def page_data(panels: Panels, store: Store) -> tuple[dict[str, Any], dict[str, A
     """The first part and the rest."""
     summary = panels.summary
     steps = {role: summary["tasks"][summary[role]]["steps"] for role in ROLES}
-    circuits = {role: circuits_of(store, summary[role], steps[role], summary) for role in ROLES}
-    shown = {role: _taken(own, summary) for role, own in circuits.items() if own is not None}
+    why = summary["circuits"]
+    circuits = {role: circuits_of(own, why.get(summary[role], {})) for role, own in panels.circuits.items()}
+    shown = {role: circuits[role]["groups"].pop(own.shown) for role, own in panels.circuits.items()}
     told = {role: prompts(store, summary[role], steps[role], EXAMPLES) for role in ROLES}
     seed = store.first_seed
     first = {
@@ -42,13 +43,15 @@ def page_data(panels: Panels, store: Store) -> tuple[dict[str, Any], dict[str, A
         "tasks": {role: _drawn(summary["tasks"][summary[role]]) for role in ROLES},
         "key": (summary.get("dynamics") or {}).get("key"),
         "events": (summary.get("dynamics") or {}).get("events", []),
-        "circuits": {role: own and own | {"groups": shown[role]} for role, own in circuits.items()},
+        "circuits": {
+            role: own | {"groups": {panels.circuits[role].shown: shown[role]}} for role, own in circuits.items()
+        },
         "examples": {role: own and own[0] for role, own in told.items()},
     }
     rest = {
         **{name: summary.get(name) for name in ("diff", "dynamics", "changed", "weight_change")},
         "seeds": {role: summary["tasks"][summary[role]].get("seeds") for role in ROLES},
-        "groups": {role: own and own["groups"] for role, own in circuits.items()},
+        "groups": {role: own["groups"] for role, own in circuits.items()},
         "prompts": {role: own and own[1] for role, own in told.items()},
         "inside": {task.role: _task(task) for task in panels.tasks},
         "patched": {role: _patched(p) for role, p in panels.patched.items()},
@@ -65,14 +68,6 @@ def _drawn(task: dict[str, Any]) -> dict[str, Any]:
     named = [f"{name}{end}" for name in DRAWN for end in ENDS]
     own = {name: rounded(task[name]) for name in named if name in task}
     return {"pairs": task.get("pairs"), "steps": task["steps"], "baselines": task.get("baselines"), **own}
-
-
-def _taken(circuits: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
-    """Takes out the group that is shown first: of the answer's counterfactuals one that has a circuit at both ends."""
-    groups = circuits["groups"]
-    asked = [name for name in (*((summary.get("answer") or {}).get("reuse") or {}), *groups) if name in groups]
-    name = next((name for name in asked if None not in (groups[name]["size"][0], groups[name]["size"][-1])), asked[0])
-    return {name: groups.pop(name)}
 
 
 def _patched(one: Patched) -> dict[str, Any]:

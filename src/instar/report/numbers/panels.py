@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from instar.record.store import Store
-from instar.report.numbers.interventions import Circuits, Patched, circuits, patched
+from instar.report.numbers.circuits import Circuits, circuits
+from instar.report.numbers.interventions import Patched, patched
 from instar.stats.intervals import Interval, bootstrap_mean
 
 
@@ -69,7 +70,8 @@ def panels(store: Store) -> Panels:
     tasks = [_task(store, summary[role], role, summary["tasks"][summary[role]]["steps"]) for role in ("old", "new")]
     named = {role: (summary[role], summary["tasks"][summary[role]]["steps"]) for role in ("old", "new")}
     shown = {role: patched(store, name, role, steps) for role, (name, steps) in named.items()}
-    drawn = {role: circuits(store, name, steps) for role, (name, steps) in named.items()}
+    asked = {name: own["edges"] for name, own in ((summary.get("answer") or {}).get("reuse") or {}).items()}
+    drawn = {role: circuits(store, name, steps, asked) for role, (name, steps) in named.items()}
     return Panels(
         summary,
         [task for task in tasks if task is not None],

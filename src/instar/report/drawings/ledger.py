@@ -1,13 +1,16 @@
 """The ledger drawn: the gain in choosing booked so far, by part of the model as a ribbon, and by head and MLP as a map."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter
 
-from instar.report.grids import Grid
+from instar.report.drawings.cell import Cell, Drawn, line_at
+from instar.report.drawings.direct import heat
 from instar.report.numbers.panels import Panels
-from instar.report.style import DIVERGING, INK, PARTS, QUIET, named, some, subplots
+from instar.report.style import INK, PARTS, legend_below
 
 SLICES = ("Q,K", "V,O", "MLPs")
 REST = "embeddings, norms, biases"
@@ -16,34 +19,29 @@ CONVENTION = (
 )
 
 
-def ledger_grid(panels: Panels) -> Grid | None:
-    """Both drawings at every step that ends an interval; None where the gain was not booked over time."""
+def ledger_cells(panels: Panels, roles: tuple[str, ...]) -> list[Cell]:
+    """The new task's two drawings, at every step that ends an interval; none where the gain was not booked over time."""
     over_time = (panels.summary.get("answer") or {}).get("ledger") or {}
     own = over_time.get("choosing")
-    if own is None or len(over_time["steps"]) < 2 or "nodes" not in own:
-        return None
+    if "new" not in roles or own is None or len(over_time["steps"]) < 2 or "nodes" not in own:
+        return []
     steps = [0, *over_time["steps"]]
-    drawn, ((left, right),) = subplots(1, 2, (10.4, 4.2))
-    _ribbon(left, steps, own)
-    line = left.axvline(steps[0], color=INK, lw=1.2)
-    maps = _maps(own["nodes"])
-    limit = float(np.nanmax(np.abs(maps))) or 1.0
-    image = right.imshow(maps[0], cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto")
-    layers, columns = maps.shape[1:]
-    right.set(title="By head and MLP, so far", xlabel="head", ylabel="layer", yticks=some(layers))
-    ticks = [*some(columns - 1)]
-    right.set_xticks([*ticks, columns - 1], [*map(str, ticks), "MLP"], fontsize=8)
-    for spine in right.spines.values():
-        spine.set_visible(False)
-    drawn.colorbar(image, ax=right, label="nats of choosing")
-    title = drawn.suptitle("", x=0.01, ha="left", family="monospace", fontsize=11)
-    task, version = named(panels.summary["new"]), named(panels.summary["instar"])
-    drawn.supxlabel(f"{task}: {CONVENTION}; instar {version}", fontsize=7, color=QUIET)
-    updates = [lambda i: line.set_xdata([steps[i]] * 2), lambda i: image.set_data(maps[i])]
-    return Grid(drawn, steps, updates, [line, image, title], title, "Where the gain was written")
+    return [
+        Cell("By part of the model", steps, partial(_ribbon, steps, own), stepped=False, height=0.75, below=0.6),
+        Cell("By head and MLP, so far", steps, partial(_map, _maps(own["nodes"])), height=0.75),
+    ]
 
 
-def _ribbon(axes: Any, steps: list[int], own: Mapping[str, Any]) -> None:
+def _map(maps: np.ndarray, axes: Any) -> Drawn:
+    drawn = heat(axes, maps, float(np.nanmax(np.abs(maps))) or 1.0, "nats of choosing")
+    last = maps.shape[2] - 1
+    # The last column is the MLP's.
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "MLP" if x == last else f"{x:.0f}" if x < last else ""))
+    axes.set_xlabel("head, and MLP (last column)")
+    return drawn
+
+
+def _ribbon(steps: list[int], own: Mapping[str, Any], axes: Any) -> Drawn:
     """Bookings so far, stacked: above 0 what made the gain, below what worked against it."""
     rows = {name: np.array(own["booked"][name]) for name in SLICES if name in own["booked"]}
     rest = [values for name, values in own["booked"].items() if name not in SLICES]
@@ -59,8 +57,9 @@ def _ribbon(axes: Any, steps: list[int], own: Mapping[str, Any]) -> None:
     gain = np.concatenate([[0.0], np.cumsum(own["gain"])])
     axes.plot(steps, gain, color=INK, lw=1.4, ls=":", label="the gain")
     axes.axhline(0, color=INK, lw=0.6)
-    axes.set(title="By part of the model", xlabel="fine-tuning step", ylabel="booked so far, nats of choosing")
-    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=5, columnspacing=1)
+    axes.set(xlabel="fine-tuning step", ylabel="nats of choosing, so far")
+    legend_below(axes, 34)
+    return line_at(axes, steps, INK)
 
 
 def _maps(nodes: Mapping[str, list[float]]) -> np.ndarray:

@@ -1,0 +1,71 @@
+"""The command that draws: a whole report, or panels of it in files of their own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from instar.cli.runs import Beside, Run, end, named
+from instar.progress import say, settled
+
+app = typer.Typer()
+
+
+@app.command()
+def report(
+    run: Run,
+    out: Beside = None,
+    panel: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--panel", help="only this drawing (circuit, gaze, ledger, behaviour, stream, …), into report/figures"
+        ),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="of old, new, a task's name, or both")] = None,
+    kinds: Annotated[
+        list[str] | None, typer.Option("--format", help="svg, pdf, png, gif or mp4; svg by default")
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="at this step; the last by default")] = None,
+    width: Annotated[
+        str | None,
+        typer.Option(help="inches (papers: 3.3, 6.9): text of 8 points, the caption in a .txt beside"),
+    ] = None,
+) -> None:
+    """The page, the figures and the animations, or single panels; what does not verify is drawn, and marked."""
+    from instar.workflow.reporting import panels_stage, report_stage
+
+    given = (panel, task, kinds, step, width)
+    if all(one is None for one in given):
+        experiment = named(run, out, beside=True).trained()
+        written = report_stage(experiment)
+        end(experiment, lambda: _told(written))
+        return
+    from instar.report.figures import Wanted
+
+    chosen = {"panels": tuple(panel or ()), "task": task, "formats": tuple(kinds) if kinds else None, "step": step}
+    wanted = Wanted(
+        **{k: v for k, v in chosen.items() if v is not None}, width=None if width is None else _inches(width)
+    )
+    written = panels_stage(named(run, out, beside=True).trained(), wanted)
+    settled()
+    for path in written:
+        say(str(path))
+
+
+def _inches(width: str) -> float:
+    try:
+        return float(width.strip().removesuffix("in"))
+    except ValueError:
+        raise ValueError(f"--width {width}: expected inches, as 3.3 or 6.9in") from None
+
+
+def _told(written: Sequence[Path]) -> None:
+    """What was written, by kind, in a line or two."""
+    if not written:
+        say("report: nothing has changed since it was drawn")
+        return
+    names: dict[str, list[str]] = {}
+    for path in written:
+        names.setdefault(path.stem, []).append(path.suffix[1:])
+    say(f"report: {len(written)} files: " + ", ".join(f"{stem} ({' '.join(kinds)})" for stem, kinds in names.items()))
