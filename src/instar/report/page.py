@@ -35,7 +35,7 @@ SCRIPTS = (
         "compared",
         "written",
     ),
-    *("heads", "roles", "patching", "prompts", "when", "start"),
+    *("heads", "direct", "roles", "patching", "prompts", "when", "start"),
 )
 """In the order in which they stand in the page, as one module."""
 

@@ -62,6 +62,16 @@ function headsSection(section) {
       "[[Direct attribution]]: z W_O of each head projected on answer minus foils, the final norm's scale frozen at its value in that run; positive helps the answer. A head that works through later heads does not show here. One scale for both tasks and all steps.",
   });
   panel(section, {
+    id: "layers",
+    title: "What layers write into the logits",
+    kind: "full",
+    reads: ["step"],
+    draw: (box, width) => pairOf(box, width, there, layersPlot),
+    table: () => layersTable(there),
+    method:
+      "[[Direct attribution]] of each layer's attention and MLP; the terms add up to the logit difference. Lines are 95 % over prompts. One scale for both tasks and all steps.",
+  });
+  panel(section, {
     id: "stream",
     title: "The stream, layer by layer",
     kind: "full",
@@ -281,106 +291,4 @@ function tokenView(box) {
       );
     }
   }
-}
-function directLimit() {
-  return (REST.directLimit =
-    REST.directLimit ||
-    Math.max(1e-9, ...ROLES.filter((r) => inside(r)).flatMap((r) => inside(r).heads.value.flat(2).map(Math.abs))));
-}
-function directMap(box, width, role) {
-  const own = inside(role),
-    i = measuredAt(own.steps, stepNow()),
-    values = own.heads.value[i],
-    limit = directLimit(),
-    layers = values.length;
-  const onclick = (r, c) => set({ head: `a${layers - 1 - r}.h${c}` });
-  onclick.chosen = (r, c) => state.head === `a${layers - 1 - r}.h${c}`;
-  grid(box, width, layers, values[0].length, (r, c) => values[layers - 1 - r][c], limit, {
-    label: `direct attribution of heads on ${nameOf(role)}`,
-    rowName: (r) => `L${layers - 1 - r}`,
-    columnName: String,
-    title: (r, c) => `a${layers - 1 - r}.h${c}`,
-    onclick,
-    cell: layers > 16 ? 11 : 22,
-  });
-  box.append(mapKey(limit, "logits toward the answer"));
-}
-function directFinding() {
-  const moved = (REST.changed.heads || {})[nameOf("new")] || [],
-    sure = moved.filter((m) => m.moved).slice(0, 3);
-  return sure.length
-    ? `Moved beyond their simultaneous intervals on ${nameOf("new")}: ${sure.map((m) => `${m.head} ${fixed(m.before)} → ${fixed(m.after)}`).join(", ")}.`
-    : `No head's direct contribution to ${nameOf("new")} moved beyond its interval.`;
-}
-function directTable(there) {
-  return {
-    columns: ["task", "head", "base (logits)", "this step (logits)"],
-    rows: there.flatMap((role) => {
-      const own = inside(role),
-        i = measuredAt(own.steps, stepNow());
-      return own.heads.value[i].flatMap((row, l) =>
-        row.map((v, h) => [
-          nameOf(role),
-          `a${l}.h${h}`,
-          [own.heads.value[0][l][h], own.heads.low[0][l][h], own.heads.high[0][l][h]],
-          [v, own.heads.low[i][l][h], own.heads.high[i][l][h]],
-        ]),
-      );
-    }),
-  };
-}
-function streamPlot(box, width, role) {
-  const own = inside(role),
-    i = measuredAt(own.steps, stepNow());
-  const name = (stage) =>
-    stage === "final" ? own.stages.length / 2 : +stage.split("_")[0] + (stage.endsWith("mid") ? 0.5 : 0);
-  const rows = (s) =>
-    own.stages
-      .map((stage, k) => ({
-        x: name(stage),
-        y: own.stream.value[s][k],
-        low: own.stream.low[s][k],
-        high: own.stream.high[s][k],
-      }))
-      .sort((a, b) => a.x - b.x);
-  const all = ROLES.filter((r) => inside(r)).flatMap((r) => [
-    ...inside(r).stream.low.flat(),
-    ...inside(r).stream.high.flat(),
-  ]);
-  box.append(
-    lines(
-      `logit lens of ${nameOf(role)}`,
-      [
-        { name: "base", colour: "var(--faint)", rows: rows(0).map(({ x, y }) => ({ x, y })), width: 2 },
-        {
-          name: `step ${own.steps[i]}`,
-          colour: taskColour[role],
-          dash: taskDash[role],
-          rows: rows(i),
-          marker: role === "old" ? "square" : "circle",
-        },
-      ],
-      {
-        width,
-        height: 200,
-        x: { label: "before layer", ticks: 8 },
-        y: { label: null, domain: [Math.min(...all), Math.max(...all)] },
-        rules: [Plot.ruleY([0], { stroke: "var(--line)" })],
-      },
-    ),
-  );
-}
-function streamTable(there) {
-  return {
-    columns: ["task", "stage", "base (logits)", "this step (logits)"],
-    rows: there.flatMap((role) => {
-      const own = inside(role),
-        i = measuredAt(own.steps, stepNow());
-      return own.stages.map((stage, k) => [
-        nameOf(role),
-        stage,
-        ...[0, i].map((s) => [own.stream.value[s][k], own.stream.low[s][k], own.stream.high[s][k]]),
-      ]);
-    }),
-  };
 }

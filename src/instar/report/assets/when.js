@@ -134,6 +134,35 @@ function whenSection(section) {
       }),
       caption: "Euclidean norm of the change against the base",
     });
+  const d = REST.divergence;
+  if (d && d.steps && d.steps.length > 1)
+    panel(section, {
+      id: "divergence",
+      title: "On other text",
+      sub: "nats: how far its words moved from the base's",
+      kind: "half",
+      reads: [],
+      cursor: true,
+      draw: (box, width) =>
+        box.append(
+          lines(
+            "divergence from the base on general text",
+            [
+              {
+                name: "KL",
+                colour: "var(--ink)",
+                rows: d.steps.map((x, i) => ({ x, y: d.kl[i], low: d.kl_low[i], high: d.kl_high[i] })),
+              },
+            ],
+            { width, height: 180, y: { label: null, zero: true } },
+          ),
+        ),
+      table: () => ({
+        columns: ["step", "divergence (nats a token)"],
+        rows: d.steps.map((s, i) => [s, [d.kl[i], d.kl_low[i], d.kl_high[i]]]),
+      }),
+      caption: "Kullback-Leibler divergence from the base's next-token distribution on general text, nats a token",
+    });
   const course = REST.course;
   if (course && course.steps.length)
     panel(section, {

@@ -49,7 +49,7 @@ def page_data(panels: Panels, store: Store) -> tuple[dict[str, Any], dict[str, A
         "examples": {role: own and own[0] for role, own in told.items()},
     }
     rest = {
-        **{name: summary.get(name) for name in ("diff", "dynamics", "changed", "weight_change")},
+        **{name: summary.get(name) for name in ("diff", "dynamics", "changed", "weight_change", "divergence")},
         "seeds": {role: summary["tasks"][summary[role]].get("seeds") for role in ROLES},
         "groups": {role: own["groups"] for role, own in circuits.items()},
         "prompts": {role: own and own[1] for role, own in told.items()},
