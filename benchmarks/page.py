@@ -1,6 +1,6 @@
 """How fast a page opens and follows its step bar, in headless Chromium: `python -m benchmarks.page RUN/report/index.html …`.
 
-The first page named is the measure of the others: an earlier release's page beside this one's, of the same run. Times are by the
+The first page named is what others are measured by: an earlier release's beside this one's, of the same run. Times are by the
 browser's own clock: until text is painted, until everything is there, and a step of the bar with the first screen in view.
 """
 

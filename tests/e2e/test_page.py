@@ -437,3 +437,39 @@ def test_a_run_without_causal_tests_says_so(finished, browser, tmp_path):
     watched.step(0)
     assert watched.errors == []
     watched.page.close()
+
+
+def test_several_runs_stand_side_by_side(finished, browser, tmp_path):
+    first, other = tmp_path / "one", tmp_path / "two"
+    for run in (first, other):
+        shutil.copytree(finished, run, ignore=shutil.ignore_patterns("*.safetensors"))
+    summary = json.loads((other / "summary.json").read_text())
+    summary["answer"] |= {"kind": "extended", "headline": HOSTILE}
+    (other / "summary.json").write_text(json.dumps(summary))
+    for file in (other / "measure" / "evaluate" / "ioi3").glob("*.nc"):
+        data = xr.load_dataset(file, engine="h5netcdf")
+        data["choosing"] = data["choosing"] + 0.25
+        data.to_netcdf(file, engine="h5netcdf")
+    said = instar("report", first, other).stdout
+    assert str(first / "report" / "beside.html") in said.replace("\n", "")
+    watched = Watched(browser, first / "report" / "beside.html")
+    watched.to_the_end()
+    page = watched.page
+    assert (
+        page.locator("#headline").inner_text().startswith("2 runs: one ")
+        and "two extended" in page.locator("h1").inner_text()
+    )
+    assert HOSTILE[:20] in page.locator("#answers").inner_text() and page.locator("img").count() == 0
+    page.locator("#differences .more").click()
+    page.locator(".menu [role=menuitem]").get_by_text("Table", exact=True).click()
+    row = page.locator("#differences tbody tr").filter(has_text="ioi3").locator("td").all_inner_texts()
+    assert row[1] == "0.00 [0.00, 0.00]" and row[3] == "0.25 [0.25, 0.25]"
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert watched.errors == [] and watched.asked() == []
+    page.close()
+    assert "is named twice" in instar("report", first, first, ok=False).stderr.replace("\n", " ")
+    summary["new"] = "ioi4"
+    summary["tasks"]["ioi4"] = summary["tasks"]["ioi3"]
+    (other / "summary.json").write_text(json.dumps(summary))
+    assert "goes from ioi2 to ioi4" in instar("report", first, other, ok=False).stderr.replace("\n", " ")

@@ -15,6 +15,10 @@ app = typer.Typer()
 @app.command()
 def report(
     run: Run,
+    others: Annotated[
+        list[Path] | None,
+        typer.Argument(help="more runs of the same two tasks: one page with all of them", metavar="RUN …"),
+    ] = None,
     out: Beside = None,
     panel: Annotated[
         list[str] | None,
@@ -32,10 +36,19 @@ def report(
         typer.Option(help="inches (papers: 3.3, 6.9): text of 8 points, the caption in a .txt beside"),
     ] = None,
 ) -> None:
-    """The page, the figures and the animations, or single panels; what does not verify is drawn, and marked."""
-    from instar.workflow.reporting import panels_stage, report_stage
+    """The page, the figures and the animations, or single panels; of several runs, one page with all of them side by side."""
+    from instar.workflow.reporting import panels_stage, report_stage, runs_stage
 
     given = (panel, task, kinds, step, width)
+    if others:
+        if any(one is not None for one in given):
+            raise ValueError("--panel, --task, --format, --step and --width draw one run: give one, or leave them out")
+        written = runs_stage(
+            [named(path, out if path == run else None, beside=True).trained() for path in (run, *others)]
+        )
+        settled()
+        say(str(written))
+        return
     if all(one is None for one in given):
         experiment = named(run, out, beside=True).trained()
         written = report_stage(experiment)

@@ -10,6 +10,7 @@ import gzip
 import html
 from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from instar.record.store import Store
@@ -20,21 +21,9 @@ from instar.report.numbers.panels import Panels
 ASSETS = resources.files("instar.report") / "assets"
 VENDOR = resources.files("instar.report") / "vendor"
 LIBRARIES = ("d3.min.js", "plot.umd.min.js")
+BASE = ("base", "terms", "tips", "charts", "grid", "panels", "taken")
 SCRIPTS = (
-    *(
-        "base",
-        "terms",
-        "charts",
-        "grid",
-        "panels",
-        "taken",
-        "circuits",
-        "circuit",
-        "bar",
-        "first",
-        "compared",
-        "written",
-    ),
+    *(*BASE, "circuits", "circuit", "bar", "first", "compared", "written"),
     *("heads", "direct", "roles", "patching", "prompts", "when", "start"),
 )
 """In the order in which they stand in the page, as one module."""
@@ -50,18 +39,30 @@ def write_page(
     values = {
         "title": html.escape(f"instar: {summary['model']}, {summary['old']} → {summary['new']}"),
         "description": html.escape(told),
-        "css": _asset("page.css"),
-        "svgcss": _asset("svg.css"),
-        "js": "\n".join(_asset(f"{name}.js") for name in SCRIPTS),
-        "vendor": "\n".join((VENDOR / name).read_text(encoding="utf-8") for name in LIBRARIES),
         "first": as_text(first),
         "rest": _packed(rest | {"made": made, "config": config, "command": command}),
     }
+    store.write_text(store.report("index.html"), _filled("page.html", SCRIPTS, values), key=key)
+
+
+def write_runs(store: Store, found: dict[str, Any]) -> Path:
+    """The page of several runs, `report/beside.html` of the first; `found` is `instar.report.numbers.beside`'s."""
+    names = ", ".join(run["name"] for run in found["runs"])
+    values = {"title": html.escape(f"instar: {names}"), "first": as_text(found)}
+    store.write_text(path := store.report("beside.html"), _filled("runs.html", (*BASE, "runs"), values))
+    return path
+
+
+def _filled(template: str, scripts: Sequence[str], values: dict[str, str]) -> str:
+    own = values | {
+        "css": _asset("page.css"),
+        "svgcss": _asset("svg.css"),
+        "js": "\n".join(_asset(f"{name}.js") for name in scripts),
+        "vendor": "\n".join((VENDOR / name).read_text(encoding="utf-8") for name in LIBRARIES),
+    }
     # Split once and joined, so that nothing inside a value is taken for a place-holder.
-    pieces = _asset("page.html").split("@@")
-    store.write_text(
-        store.report("index.html"), "".join(values[p] if i % 2 else p for i, p in enumerate(pieces)), key=key
-    )
+    pieces = _asset(template).split("@@")
+    return "".join(own[p] if i % 2 else p for i, p in enumerate(pieces))
 
 
 def _asset(name: str) -> str:

@@ -3,7 +3,7 @@
 What does not verify is drawn, and marked. Drawing reads the run directory and writes into its `report/` alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +37,39 @@ def report_stage(experiment: Experiment) -> list[Path]:
             return []
         with timed(store.here.root, "report"):
             return _marked(unverified, lambda: [*_draw(experiment, store, key, unverified)])
+
+
+def runs_stage(experiments: Sequence[Experiment]) -> Path:
+    """One page of several runs, written into the first one's report.
+
+    Raises:
+        ValueError: for runs of other tasks, or of one name.
+    """
+    from instar.report.numbers.beside import beside
+    from instar.report.numbers.made import fine_tuning
+    from instar.report.page import write_runs
+
+    stores = [replace(one.store, lenient=True) for one in experiments]
+    names = _apart([store.root.resolve() for store in stores])
+    how = [fine_tuning(one.config.train, one.config.series) for one in experiments]
+    with stores[0].owned(), bar("runs") as tell:
+        tell(0, 2, "reading")
+        unverified = [damaged for store in stores for damaged in store.unverified("data", "measure", "compare")]
+        found = _marked(unverified, lambda: beside(list(zip(names, stores, how, strict=True))))
+        tell(1, 2, "drawing")
+        path = write_runs(stores[0], found)
+        tell(2, 2, "")
+    return path
+
+
+def _apart(roots: Sequence[Path]) -> list[str]:
+    """Names that tell directories apart: their last parts, as many as it takes."""
+    if len({*roots}) < len(roots):
+        raise ValueError(f"{next(root for root in roots if roots.count(root) > 1)} is named twice")
+    parts = 1
+    while len({"/".join(root.parts[-parts:]) for root in roots}) < len(roots):
+        parts += 1
+    return ["/".join(root.parts[-parts:]) for root in roots]
 
 
 def panels_stage(experiment: Experiment, wanted: Any) -> list[Path]:

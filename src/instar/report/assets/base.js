@@ -50,6 +50,7 @@ function ranged(x, as = fixed) {
   if (!known(value)) return "not measurable";
   return known(low) && known(high) ? `${as(value)} [${as(low)}, ${as(high)}]` : as(value);
 }
+const triple = (x) => (x ? [x.value, x.low, x.high] : null);
 const plural = (n, one, many = one + "s") => `${whole(n)} ${n === 1 ? one : many}`;
 const listed = (all) => (all.length < 2 ? all.join("") : `${all.slice(0, -1).join(", ")} and ${all[all.length - 1]}`);
 

@@ -3,7 +3,6 @@ const LEDGER_SERIES = [
   { key: "share", words: "share of the gain, booked by the ledger", colour: "var(--ink)", symbol: "circle" },
   { key: "shapley", words: "by grafts, averaged over all orders", colour: "var(--graft)", symbol: "square", hollow: true },
 ];
-const triple = (x) => (x ? [x.value, x.low, x.high] : null);
 function writtenSection(section) {
   const w = A && A.written,
     tested = REST.grafts ? Object.keys(REST.grafts).map(Number) : [];

@@ -16,7 +16,7 @@ def made(panels: Panels, store: Store, train: TrainConfig, series: SeriesConfig 
     rows: list[tuple[str, str]] = [
         ("model", summary["model"]),
         ("weights at step 0 (sha256)", index["steps"][0]["sha256"]),
-        ("fine-tuning", _fine_tuning(train, series)),
+        ("fine-tuning", fine_tuning(train, series)),
         *_checkpoints(summary["checkpoints"]),
         *(("notice", notice["text"]) for notice in summary.get("notices", ())),
         ("training rows", f"{summary['audit']['rows'] if summary['audit'] else '?'}"),
@@ -46,7 +46,8 @@ def made(panels: Panels, store: Store, train: TrainConfig, series: SeriesConfig 
     return rows
 
 
-def _fine_tuning(train: TrainConfig, series: SeriesConfig | None) -> str:
+def fine_tuning(train: TrainConfig, series: SeriesConfig | None) -> str:
+    """In words."""
     if series is not None:
         source = "recorded" if series.recorded else series.checkpoints
         return f"not instar's own ({source}): how it was trained is not known here"

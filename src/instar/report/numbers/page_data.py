@@ -40,7 +40,7 @@ def page_data(panels: Panels, store: Store) -> tuple[dict[str, Any], dict[str, A
     seed = store.first_seed
     first = {
         **{name: summary.get(name) for name in TOLD},
-        "tasks": {role: _drawn(summary["tasks"][summary[role]]) for role in ROLES},
+        "tasks": {role: drawn_of(summary["tasks"][summary[role]]) for role in ROLES},
         "key": (summary.get("dynamics") or {}).get("key"),
         "events": (summary.get("dynamics") or {}).get("events", []),
         "circuits": {
@@ -63,7 +63,7 @@ def page_data(panels: Panels, store: Store) -> tuple[dict[str, Any], dict[str, A
     return first, rest
 
 
-def _drawn(task: dict[str, Any]) -> dict[str, Any]:
+def drawn_of(task: dict[str, Any]) -> dict[str, Any]:
     """Series with their bounds, every seed's where there are several, and rules that need no circuit."""
     named = [f"{name}{end}" for name in DRAWN for end in ENDS]
     own = {name: rounded(task[name]) for name in named if name in task}
