@@ -168,7 +168,7 @@ def test_the_drawn_difference_is_that_of_circuits_of_equal_size(opened, finished
     then, now = (set(of_size(own, n, group).edges) for own in pages)
     assert edges(page) == {"here": set(), "kept": then & now, "gained": now - then, "lost": then - now}
     said = page.locator("#circuit .finding").inner_text()
-    assert f"{len(then & now)} kept, {len(now - then)} gained and {len(then - now)} lost" in said
+    assert f"{len(then & now)} kept" in said and f"{len(now - then)} gained and {len(then - now)} lost" in said
     page.locator("#vs").select_option("other")
     other = set(of_size(xr.load_dataset(finished / "measure" / "circuit" / "ioi2" / "step-000008.nc"), n).edges)
     expect(page.locator("#circuit .finding")).to_contain_text("ioi2's circuit at step 8")
@@ -248,6 +248,17 @@ def test_it_is_used_by_keys_alone(opened):
     assert len({name for name in seen if name and ".h" in name}) >= 24
     page.keyboard.press("p")
     assert "pins=" in page.url or page.evaluate("new Promise((f) => setTimeout(() => f(location.hash), 300))")
+
+
+def test_a_link_leads_to_its_place_though_nothing_above_it_was_drawn(finished, browser):
+    watched = Watched(browser, finished / "report" / "index.html", "#at=repeat")
+    watched.page.wait_for_timeout(300)
+    assert 0 <= watched.page.locator("#repeat").bounding_box()["y"] < 800
+    watched.page.evaluate("scrollTo(0, 0)")
+    watched.page.keyboard.press("3")
+    watched.page.wait_for_timeout(1500)
+    assert 0 <= watched.page.locator("#section-heads").bounding_box()["y"] < 200
+    watched.page.close()
 
 
 def test_it_plays(opened):

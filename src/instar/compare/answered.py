@@ -94,7 +94,7 @@ def _over_time(whole: xr.Dataset | None) -> dict[str, Any] | None:
     """By metric: the gain and every slice's bookings, interval by interval, in nats or logits; of choosing, every head's."""
     if whole is None:
         return None
-    found: dict[str, Any] = {"steps": whole["interval"].values.tolist()}
+    found: dict[str, Any] = {"steps": whole["interval"].values.tolist(), "prompts": int(whole["prompts"].sum())}
     for metric in (str(m) for m in whole["metric"].values):
         own = booked(whole, "slice", metric, over_time=True)
         gains = sums(whole, metric)[1].sum(0) / float(whole["prompts"].sum())

@@ -1,12 +1,8 @@
 // One prompt as a sentence, and the step bar.
 // ---- one prompt as a sentence --------------------------------------------------------------------------------------------
 const promptsOf = (role) => (REST ? REST.prompts : FIRST.examples)[role];
-const spanNames = (role) => {
-  const own = promptsOf(role);
-  return [...new Set(own.rows.flatMap((row) => row[5].map((s) => s[0])))];
-};
 /** Text with its slots underlined in their colours. */
-function sentence(row, slots) {
+function sentence(row) {
   const [text, , , , , spans] = row,
     pieces = [];
   let from = 0;
@@ -14,7 +10,7 @@ function sentence(row, slots) {
     if (start < from) continue;
     pieces.push(
       text.slice(from, start),
-      el("u", { style: `--slot:${slotLook(slot, slots).colour}`, title: slot }, text.slice(start, stop)),
+      el("u", { style: `--slot:${slotLook(slot).colour}`, title: slot }, text.slice(start, stop)),
     );
     from = stop;
   }
@@ -40,8 +36,7 @@ function showPrompt() {
   if (!own) return;
   const count = own.rows.length,
     pair = Math.min(state.prompt, count - 1),
-    row = own.rows[pair],
-    slots = spanNames(role);
+    row = own.rows[pair];
   const here = measuredAt(own.steps, stepNow()),
     learnt = learntAt(own, pair),
     right = at(own.right, here, pair);
@@ -49,10 +44,10 @@ function showPrompt() {
     learnt === null
       ? "not right at the end"
       : learnt === own.steps[0]
-        ? "right from the start"
+        ? "right at every step"
         : `right from step ${learnt} on`;
   $("sentence").replaceChildren(
-    ...sentence(row, slots),
+    ...sentence(row),
     " → ",
     el("b", { class: right ? "right" : "wrong" }, saidOf(own, row, here, pair)),
     el(

@@ -3,13 +3,32 @@
 const PARTS = { "Q,K": "qk", "V,O": "vo", MLPs: "mlp", "the rest": "rest" };
 const taskColour = { old: "var(--old)", new: "var(--new)" };
 const taskDash = { old: "7 4", new: null };
-const SLOT_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00", "#56b4e9", "#6a3d9a", "#a0522d"];
-const SLOT_DASH = [null, "6 3", "2 3", "8 3 2 3", "4 2", "1 2", "10 3", "3 1"];
-const slotOrder = (slots) => [...slots].sort((a, b) => (a === "text") - (b === "text") || (a === "end") - (b === "end"));
-function slotLook(slot, slots) {
+/** Colours and dashes of lines that are many: slots, runs, seeds. */
+const LOOKS = [
+  ["#0072b2", null],
+  ["#d55e00", "6 3"],
+  ["#009e73", "2 3"],
+  ["#cc79a7", "8 3 2 3"],
+  ["#8c6d00", "4 2"],
+  ["#56b4e9", "1 2"],
+  ["#6a3d9a", "10 3"],
+  ["#a0522d", "3 1"],
+  ["#3d7a7a", "5 5"],
+  ["#b0476b", "7 2 1 2"],
+];
+const slotOrder = (slots) =>
+  [...slots].sort(
+    (a, b) =>
+      (a === "text") - (b === "text") || (a === "end") - (b === "end") || FIRST.slots.indexOf(a) - FIRST.slots.indexOf(b),
+  );
+function lookOf(i) {
+  const [colour, dash] = LOOKS[i % LOOKS.length];
+  return { colour, dash };
+}
+/** A slot has one colour and one dash on the whole page. */
+function slotLook(slot) {
   if (slot === "text") return { colour: "var(--faint)", dash: null };
-  const i = slotOrder(slots).indexOf(slot);
-  return { colour: SLOT_COLOURS[i % SLOT_COLOURS.length], dash: SLOT_DASH[i % SLOT_DASH.length] };
+  return lookOf(Math.max(0, FIRST.slots.indexOf(slot)));
 }
 const BASE = {
   style: { background: "none", color: "var(--ink)", fontFamily: "inherit", fontSize: "11px", overflow: "visible" },
@@ -85,11 +104,25 @@ function lines(label, lines, { width, height = 190, y = {}, x = {}, rules = [], 
     ],
   });
 }
+const LETTER = 6.1;
 /** Room for the names at the left. */
 const marginFor = (rows, width, most = 0.46) =>
-  Math.min(width * most, 16 + 6.1 * Math.max(...rows.map((r) => r.name.length)));
+  Math.min(width * most, 16 + LETTER * Math.max(...rows.map((r) => r.name.length)));
+/** Names cut to their room; two that would be the same are told apart by a number. */
+function fitting(rows, width, most = 0.46) {
+  const room = Math.max(8, Math.floor((width * most - 16) / LETTER)),
+    seen = new Map();
+  return rows.map((row) => {
+    const short = row.name.length > room ? `${row.name.slice(0, room - 1)}…` : row.name,
+      n = (seen.get(short) || 0) + 1;
+    seen.set(short, n);
+    return { ...row, name: n > 1 ? `${short.slice(0, room - 3)}…${n}` : short };
+  });
+}
 /** Dots with intervals, a row each: {name, values: {series: [value, low, high]}}. */
-function dots(label, rows, series, { width, x = {}, marks = [], rowHeight = 22, marginLeft = 120 }) {
+function dots(label, rows, series, { width, x = {}, marks = [], rowHeight = 22 }) {
+  const marginLeft = marginFor(rows, width);
+  rows = fitting(rows, width);
   const flat = rows.flatMap((row, i) =>
     series
       .map((s, k) => ({ at: i, k, name: row.name, own: row.values[s.key], ...s }))

@@ -371,12 +371,15 @@ function circuitFinding(role) {
   if (!found.count) return `${nameOf(role)} at step ${found.step}: ${whyNone(role, found.here)}.`;
   const count = (is) => found.rows.filter((r) => r.is === is).length,
     against = state.vs === "other" ? `${nameOf(found.other)}'s circuit at step ${found.against}` : `step ${found.against}`;
-  const said = faithfulnessOf(role, found.here, found.count);
-  const own = `${nameOf(role)} at step ${found.step}, ${groupOf(role)} changed: ${plural(found.count, "edge")} of ${whole(circuitsOf(role).edges)}${said ? ` ${said}` : ""}. `;
+  const said = faithfulnessOf(role, found.here, found.count),
+    turned = found.rows.filter((r) => r.is === "kept" && r.score * r.then < 0).length,
+    last = found.step === stepNow() ? "" : ` (measured last before step ${stepNow()})`;
+  const own = `${nameOf(role)} at step ${found.step}${last}, ${groupOf(role)} changed: ${plural(found.count, "edge")} of ${whole(circuitsOf(role).edges)}${said ? ` ${said}` : ""}. `;
   if (!found.compared) return [own, `Nothing to compare with at ${against}: ${whyNone(found.other, found.there)}.`];
   return [
     own,
     el("b", {}, `${count("kept")} kept`),
+    turned ? ` (${turned} with the sign reversed)` : "",
     `, ${count("gained")} gained and ${count("lost")} lost against ${against}.`,
   ];
 }

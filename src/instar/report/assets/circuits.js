@@ -38,7 +38,9 @@ function sizeAt(role, index) {
     if (f < state.f) break;
     found = own.kept[index][j];
   }
-  return found === null ? 0 : Math.min(circuitsOf(role).most, found);
+  own.needed = found;
+  // None is drawn rather than one that is less faithful than it says.
+  return found === null || found > circuitsOf(role).most ? 0 : found;
 }
 /** Edge → score of the circuit of n edges. */
 function edgesAt(role, index, n) {
@@ -105,10 +107,18 @@ function faithfulnessOf(role, index, count) {
   );
 }
 function whyNone(role, index) {
-  const why = circuitsOf(role).why[groupOf(role)];
-  return why && why[index]
-    ? `not measured: ${why[index]}`
-    : state.f
-      ? `no measured circuit keeps ${fixed(state.f)} from some size on`
-      : "no circuit";
+  const why = circuitsOf(role).why[groupOf(role)],
+    own = circuitsOf(role).groups[groupOf(role)];
+  if (why && why[index]) return `not measured: ${why[index]}`;
+  if (!state.f) return "no circuit";
+  return own.needed
+    ? `${fixed(state.f)} takes ${plural(own.needed, "edge")}, more than the ${whole(circuitsOf(role).most)} that can be drawn`
+    : `no measured circuit keeps ${fixed(state.f)} from some size on`;
 }
+/** On how many pairs edges were scored and circuits tested. */
+const pairsOfCircuits = () => {
+  const own = ROLES.filter((r) => circuitsOf(r)).map((r) => circuitsOf(r))[0];
+  return own
+    ? `edges scored on ${whole(own.scored)} pairs a counterfactual, circuits tested on at most ${whole(own.tested)} others`
+    : "";
+};

@@ -4,6 +4,7 @@ function circuitSection(section) {
   const groups = [...new Set(ROLES.filter(hasCircuits).flatMap((r) => Object.keys(circuitsOf(r).groups)))];
   panel(section, {
     id: "both",
+    pairs: pairsOfCircuits,
     title: "Both tasks side by side",
     kind: "full",
     reads: ["step", "vs", "group", "n", "f", "pins", "groups"],
@@ -31,7 +32,9 @@ function circuitSection(section) {
   });
   panel(section, {
     id: "faithfulness",
+    pairs: pairsOfCircuits,
     title: "How much circuits of each size keep",
+    sub: "faithfulness",
     reads: ["step", "group"],
     kind: "full",
     finding: () => {
@@ -73,6 +76,7 @@ function circuitSection(section) {
     panel(section, {
       id: "reuse",
       title: "Where the new skill runs",
+      sub: "share of the effect, each circuit alone",
       kind: "full",
       reads: [],
       finding: () =>
@@ -90,7 +94,7 @@ function circuitSection(section) {
           "new circuit alone",
           "floor",
           "ceiling",
-          "without the old circuit's edges",
+          "lost without the old circuit's edges",
         ],
         rows: Object.entries(A.reuse).map(([name, o]) => [
           name,
@@ -118,7 +122,7 @@ function circuitSection(section) {
       reads: [],
       finding: () => {
         const c = d.cells[0];
-        return `${c.a} and ${c.b}: ${plural(c.similarity.edges.shared, "edge")} of ${c.similarity.edges.a} in common (Jaccard ${fixed(c.similarity.edges.jaccard)}; by chance ${fixed(c.chance.edges.jaccard)}).`;
+        return `${c.a} and ${c.b}: ${plural(c.similarity.edges.shared, "edge")} of ${c.similarity.edges.a} and ${c.similarity.edges.b} in common (Jaccard ${fixed(c.similarity.edges.jaccard)}; by chance at most ${fixed(c.chance.edges.jaccard_high)}${below(d, c)}).`;
       },
       draw: (box, width) => overlapPlot(box, width, d),
       table: () => overlapTable(d),
@@ -223,6 +227,19 @@ function reusePlot(box, width) {
     );
   });
 }
+/** Names, or as many of them as the summary keeps, and how many more there are. */
+function someOf(own) {
+  const names = Array.isArray(own) ? own : own.names,
+    count = Array.isArray(own) ? own.length : own.count;
+  return !count ? "none" : names.join(", ") + (count > names.length ? ` and ${whole(count - names.length)} more` : "");
+}
+/** Whether an overlap lies below what no change looks like. */
+function below(d, c) {
+  const floor = ((d.floors[c.a] || {}).resampled || {}).edges_jaccard || {};
+  return !known(floor.low)
+    ? ""
+    : `; ${c.similarity.edges.jaccard < floor.low ? "less than" : "no less than"} the same circuit from other pairs, ${fixed(floor.low)} to ${fixed(floor.high)}`;
+}
 function overlapPlot(box, width, d) {
   const rows = d.cells.map((c) => {
     const floor = ((d.floors[c.a] || {}).resampled || {}).edges_jaccard || {};
@@ -234,20 +251,21 @@ function overlapPlot(box, width, d) {
       chance: c.chance.edges.jaccard_high,
     };
   });
+  const fitted = fitting(rows, width);
   box.append(
     plot("edges that two circuits share, beside resampling and chance", {
       width,
-      height: 50 + 26 * rows.length,
-      marginLeft: marginFor(rows, width),
+      height: 50 + 26 * fitted.length,
+      marginLeft: marginFor(fitted, width),
       x: { domain: [0, 1], label: "Jaccard of edges", labelArrow: "none", grid: true },
-      y: { domain: rows.map((r) => r.name), label: null, type: "point", padding: 0.6 },
+      y: { domain: fitted.map((r) => r.name), label: null, type: "point", padding: 0.6 },
       marks: [
         Plot.link(
-          rows.filter((r) => known(r.low)),
+          fitted.filter((r) => known(r.low)),
           { x1: "low", x2: "high", y1: "name", y2: "name", stroke: "var(--faint)", strokeWidth: 9 },
         ),
-        Plot.dot(rows, { x: "chance", y: "name", symbol: "times", stroke: "var(--soft)" }),
-        Plot.dot(rows, {
+        Plot.dot(fitted, { x: "chance", y: "name", symbol: "times", stroke: "var(--soft)" }),
+        Plot.dot(fitted, {
           x: "value",
           y: "name",
           fill: "var(--ink)",
@@ -274,8 +292,8 @@ function overlapTable(d) {
         own.jaccard,
         known(floor.median) ? [floor.median, floor.low, floor.high] : null,
         c.chance[what].jaccard_high,
-        listed((c[what].gained.names || c[what].gained || []).slice(0, 12)) || "none",
-        listed((c[what].lost.names || c[what].lost || []).slice(0, 12)) || "none",
+        someOf(c[what].gained),
+        someOf(c[what].lost),
       ];
     }),
   );

@@ -46,6 +46,12 @@ function showFirst() {
   );
   showChips();
 }
+function closeChips() {
+  document.querySelectorAll("#chips .all:not([hidden])").forEach((own) => {
+    own.hidden = true;
+    own.previousSibling.setAttribute("aria-expanded", "false");
+  });
+}
 /** Ruled out, mixed, open, warnings, controls, and how often such an answer is right: at most a line each, the rest on a click. */
 function showChips() {
   const chips = [];
@@ -90,12 +96,12 @@ function showChips() {
           "aria-expanded": "false",
           onclick: () => {
             const open = more.hidden;
-            document.querySelectorAll("#chips .all").forEach((o) => {
-              o.hidden = true;
-              o.previousSibling.setAttribute("aria-expanded", "false");
-            });
+            closeChips();
             more.hidden = !open;
             button.setAttribute("aria-expanded", String(open));
+            // Kept on the screen, wherever its chip stands.
+            more.style.left = "0";
+            more.style.left = `${Math.min(0, document.documentElement.clientWidth - 8 - more.getBoundingClientRect().right)}px`;
           },
         },
         el("span", { "aria-hidden": "true" }, sign),
@@ -252,6 +258,7 @@ function firstPanels() {
   const first = (place, own) => panel(place, { level: "h2", ...own });
   first(hero, {
     id: "circuit",
+    pairs: pairsOfCircuits,
     title: "The circuit and what changed",
     kind: "tall",
     reads: ["step", "vs", "task", "group", "n", "f", "pins", "groups"],
@@ -288,8 +295,8 @@ function firstPanels() {
         y: { domain: [0, 1], tickFormat: (x) => percent(x, 0) },
         rules: controlsRules("accuracy"),
       }),
-    caption:
-      "Share of held-out prompts whose answer is the top token of the whole vocabulary; bands are 95 % (Wilson); × are control fine-tunings",
+    finding: () => (controlsRules("accuracy").length ? "× control fine-tuning" : ""),
+    caption: "Share of held-out prompts whose answer is the top token of the whole vocabulary; bands are 95 % (Wilson)",
   });
   first(side, {
     id: "choosing",
@@ -303,6 +310,7 @@ function firstPanels() {
   });
   first(side, {
     id: "ribbon",
+    pairs: () => (A && A.ledger && A.ledger.prompts ? `${plural(A.ledger.prompts, "held-out prompt")}` : "held-out prompts"),
     title: "Where the gain was written",
     sub: "nats of choosing, so far",
     kind: "wide",
@@ -336,7 +344,8 @@ function ribbonFinding() {
   const w = A && A.written;
   if (!w) return "";
   const half = w.half && known(w.half[0]) ? `; half of it by step ${whole(w.half[0])}` : "";
-  return `${ranged(w.gain, signed)} nats in all${half}.`;
+  const on = A.ledger && A.ledger.prompts ? ` on ${plural(A.ledger.prompts, "prompt")}` : "";
+  return `${ranged(w.gain, signed)} nats by step ${A.step}${on}${half}.`;
 }
 function ribbonTable() {
   const own = A && A.ledger && A.ledger.choosing;

@@ -1,10 +1,15 @@
 // Section "heads": where every head looks from the last token, one head token by token, what heads write into the logits, roles.
+const pairsInside = () =>
+  ROLES.filter((r) => inside(r))
+    .map((r) => `${nameOf(r)}: ${plural(inside(r).pairs, "prompt")}`)
+    .join(", ");
 const inside = (role) => REST.inside[role];
 function headsSection(section) {
   const there = ROLES.filter((r) => inside(r));
   if (!there.length) return section.remove();
   panel(section, {
     id: "gaze",
+    pairs: pairsInside,
     title: "Where every head looks",
     sub: "from the last token, by slot: above now, below the base",
     kind: "full",
@@ -52,6 +57,7 @@ function headsSection(section) {
   });
   panel(section, {
     id: "direct",
+    pairs: pairsInside,
     title: "What heads write into the logits",
     kind: "full",
     reads: ["step", "head"],
@@ -63,7 +69,9 @@ function headsSection(section) {
   });
   panel(section, {
     id: "layers",
+    pairs: pairsInside,
     title: "What layers write into the logits",
+    sub: "logits toward the answer",
     kind: "full",
     reads: ["step"],
     draw: (box, width) => pairOf(box, width, there, layersPlot),
@@ -73,7 +81,9 @@ function headsSection(section) {
   });
   panel(section, {
     id: "stream",
+    pairs: pairsInside,
     title: "The stream, layer by layer",
+    sub: "logit difference if the model stopped there",
     kind: "full",
     reads: ["step"],
     draw: (box, width) => pairOf(box, width, there, streamPlot),
@@ -121,6 +131,10 @@ function gazeFinding() {
     .map((g, k) => ({ slot: g.slot, from: then[k].share, to: g.share }))
     .sort((a, b) => Math.abs(b.to - b.from) - Math.abs(a.to - a.from))
     .slice(0, 2);
+  if (i === 0) {
+    const most = [...now].sort((a, b) => b.share - a.share).slice(0, 2);
+    return `${state.head} on ${nameOf(role)}, base: ${listed(most.map((g) => `${g.slot} ${fixed(g.share)}`))}.`;
+  }
   return `${state.head} on ${nameOf(role)}: ${listed(moved.map((m) => `${m.slot} ${fixed(m.from)} → ${fixed(m.to)}`))}.`;
 }
 function gazeMap(box, width) {
@@ -153,7 +167,7 @@ function gazeMap(box, width) {
           y: top,
           width: Math.max(0, g.share * wide),
           height,
-          fill: slotLook(g.slot, own.slots).colour,
+          fill: slotLook(g.slot).colour,
         });
         from += g.share;
         return one;
@@ -194,12 +208,12 @@ function gazeMap(box, width) {
       el("p", { class: "soft" }, `${whole(all.length - most)} heads on which less was booked are in the menu below.`),
     );
 }
-const slotLegend = (shown, slots = shown) =>
+const slotLegend = (shown) =>
   el(
     "div",
     { class: "legend" },
     slotOrder(shown).map((slot) =>
-      el("span", {}, el("i", { class: "swatch", style: `--own:${slotLook(slot, slots).colour}` }), slot),
+      el("span", {}, el("i", { class: "swatch", style: `--own:${slotLook(slot).colour}` }), slot),
     ),
   );
 function gazeTable() {
@@ -235,16 +249,13 @@ function gazeSeries(box, width, role) {
   const seen = rows.filter((r) => Math.max(...r.rows.map((d) => d.y)) > 0.05);
   box.append(
     el("p", { class: "drawn-title" }, `${state.head}, ${nameOf(role)}`),
-    slotLegend(
-      seen.map((r) => r.slot),
-      own.slots,
-    ),
+    slotLegend(seen.map((r) => r.slot)),
     lines(
       `where ${state.head} looks over the steps on ${nameOf(role)}`,
       seen.map((r) => ({
         name: r.slot,
-        colour: slotLook(r.slot, own.slots).colour,
-        dash: slotLook(r.slot, own.slots).dash,
+        colour: slotLook(r.slot).colour,
+        dash: slotLook(r.slot).dash,
         rows: r.rows,
       })),
       { width, height: 190, y: { domain: [0, 1], label: null } },

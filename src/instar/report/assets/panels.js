@@ -150,6 +150,19 @@ function drawAgain() {
     if (inView.has(own)) drawPanel(own);
   }
 }
+/** To a place of the page: what lies before it is drawn first, or the place would move while it is being scrolled to. */
+function goTo(node, smooth = true) {
+  for (const own of panels) {
+    if (
+      own.stale &&
+      own.node.compareDocumentPosition(node) &
+        (Node.DOCUMENT_POSITION_FOLLOWING | Node.DOCUMENT_POSITION_CONTAINS | Node.DOCUMENT_POSITION_CONTAINED_BY)
+    )
+      drawPanel(own);
+  }
+  const still = !smooth || matchMedia("(prefers-reduced-motion: reduce)").matches;
+  node.scrollIntoView({ behavior: still ? "auto" : "smooth" });
+}
 addEventListener("beforeprint", () =>
   panels.forEach((own) => {
     if (own.stale) drawPanel(own);

@@ -7,6 +7,7 @@ function patchingSection(section) {
   if (!sites.includes(state.site)) DEFAULTS.site = state.site = sites[0];
   panel(section, {
     id: "patched",
+    pairs: () => there.map((r) => `${nameOf(r)}: ${plural(REST.patched[r].pairs, "pair")} a counterfactual`).join(", "),
     title: "One site at a time",
     kind: "full",
     reads: ["step", "site", "head"],
@@ -19,12 +20,13 @@ function patchingSection(section) {
     draw: (box, width) => patchMaps(box, width, there),
     table: () => patchTable(there),
     method:
-      "[[Activation patching]]: the clean value is put into the corrupted run; (x − c)/(b − c) with b − c of one reference checkpoint (step 0 for the old task, the last for the new one), so that a growth over steps shows. 1 is all of it. Each task has its own scale; values of at least 0.05 are printed.",
+      "[[Activation patching]]: the clean value is put into the corrupted run; (x − c)/(b − c) with b − c of one reference checkpoint (step 0 for the old task, the last for the new one), so that a growth over steps shows. 1 is all of it. Each task has its own scale; values of at least a twentieth of it are printed.",
     change: "Exact patching instead of an estimate (measure.patching), more pairs (measure.patching_pairs).",
   });
   if (["v", "pattern"].some((s) => sites.includes(s)) && sites.includes("z"))
     panel(section, {
       id: "scatter",
+      pairs: () => there.map((r) => `${nameOf(r)}: ${plural(REST.patched[r].pairs, "pair")} a counterfactual`).join(", "),
       title: "Head outputs against values and pattern",
       kind: "full",
       reads: ["step", "head"],

@@ -13,7 +13,7 @@ function promptsSection(section) {
   panel(section, {
     id: "barcode",
     title: "Every held-out prompt",
-    sub: "a row each, sorted by when it was learnt",
+    sub: "a row each",
     kind: "full",
     reads: ["task", "sort", "prompt"],
     move: moveBarcode,
@@ -105,7 +105,7 @@ function promptsFinding() {
   if (!own) return `The prompts of ${nameOf(state.task)} are not kept one by one.`;
   const all = facts(own),
     count = (f) => all.filter(f).length;
-  return `${nameOf(state.task)}: ${whole(count((f) => f.learnt === own.steps[0]))} right from the start, ${whole(count((f) => f.learnt !== null && f.learnt !== own.steps[0]))} learnt, ${whole(count((f) => f.ever && !f.last))} forgotten, ${whole(count((f) => !f.ever))} never right; ${whole(count((f) => f.flips > 1))} changed more than once.`;
+  return `${nameOf(state.task)}: ${whole(count((f) => f.learnt === own.steps[0]))} right at every step, ${whole(count((f) => f.learnt !== null && f.learnt !== own.steps[0]))} learnt, ${whole(count((f) => f.ever && !f.last))} forgotten, ${whole(count((f) => !f.ever))} never right; ${whole(count((f) => f.flips > 1))} changed more than once.`;
 }
 function barcode(box, width) {
   const own = promptsOf(state.task);
@@ -200,7 +200,6 @@ function promptList(box) {
   const all = facts(own),
     here = measuredAt(own.steps, stepNow()),
     rows = chosenPrompts(),
-    slots = spanNames(state.task),
     most = 60;
   box.append(
     el(
@@ -237,7 +236,7 @@ function promptList(box) {
                   String(i + 1),
                 ),
               ),
-              el("td", { class: "words" }, sentence(row, slots)),
+              el("td", { class: "words" }, sentence(row)),
               el("td", {}, row[1]),
               el("td", { class: at(own.right, here, i) ? "right" : "wrong" }, saidOf(own, row, here, i)),
               el("td", {}, saidOf(own, row, 0, i)),
@@ -248,7 +247,9 @@ function promptList(box) {
         ),
       ),
     ),
-    rows.length > most ? el("p", { class: "soft" }, `The first ${most} are shown; the CSV file has all.`) : null,
+    ...(rows.length > most
+      ? [el("p", { class: "soft onscreen" }, `The first ${most} are shown; the CSV file has all.`)]
+      : []),
   );
 }
 function promptsTable(most) {
@@ -355,7 +356,6 @@ function groupsPlot(box, width) {
       series,
       {
         width,
-        marginLeft: Math.min(230, width * 0.45),
         x: { domain: [0, 1], label: "accuracy", tickFormat: (x) => percent(x, 0) },
       },
     ),

@@ -2,8 +2,7 @@
 const RUNS = FIRST.runs;
 const SYMBOLS = ["circle", "square", "triangle", "diamond", "star", "wye", "cross", "times"];
 const runLook = (i) => ({
-  colour: SLOT_COLOURS[i % SLOT_COLOURS.length],
-  dash: SLOT_DASH[i % SLOT_DASH.length],
+  ...lookOf(i),
   symbol: SYMBOLS[i % SYMBOLS.length],
 });
 const runLegend = (all = RUNS) =>
@@ -105,7 +104,6 @@ function differencesPanel(section) {
             [{ key: "own", words: "difference", colour: "var(--ink)", symbol: "circle" }],
             {
               width: each,
-              marginLeft: marginFor(rows, each),
               x: { label: "difference" },
             },
           ),
@@ -139,7 +137,6 @@ function dotsPanel(section, id, title, rows, label) {
         dots(title, rows, series, {
           width,
           rowHeight: 14 + 8 * RUNS.length,
-          marginLeft: marginFor(rows, width),
           x: { label },
         }),
       ),
@@ -226,8 +223,7 @@ function showRuns() {
   );
   agreementPanel(section);
   $("theme").addEventListener("click", () => {
-    const now = theme();
-    document.documentElement.dataset.theme = now === "dark" ? "light" : "dark";
+    document.documentElement.dataset.theme = theme() === "dark" ? "light" : "dark";
     drawAgain();
   });
   document.body.dataset.ready = "yes";

@@ -19,7 +19,7 @@ const HELP = [
   ["g", "group the pinned nodes of the circuit"],
   ["↑ ↓", "from panel to panel of a section, on its \u22ef"],
   ["Enter, p", "in the circuit: isolate a node's paths, pin it"],
-  ["t", "light, dark or as the system is"],
+  ["t", "light or dark"],
   ["?", "this list"],
 ];
 
@@ -53,7 +53,8 @@ async function showRest() {
               href: `#${id}`,
               onclick: (event) => {
                 event.preventDefault();
-                section.scrollIntoView({ behavior: motion() });
+                goTo(section);
+                history.pushState(null, "", `${addressOf()}${addressOf() === "#" ? "" : "&"}at=${id}`);
               },
             },
             title,
@@ -69,10 +70,9 @@ async function showRest() {
   [$("first-screen"), ...main.children].forEach((place) => asOne(place, ".more", true));
   const asked = /(?:^#|&)at=([\w-]+)/.exec(location.hash),
     to = asked && $(asked[1]);
-  if (to) to.scrollIntoView();
+  if (to) goTo(to, false);
   document.body.dataset.ready = "yes";
 }
-const motion = () => (matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth");
 
 /** One stop of the keyboard for many controls: arrow keys move among them. */
 function asOne(place, selector, upright = false) {
@@ -203,11 +203,9 @@ function keys(event) {
   if (section) section.querySelector("a").click();
   else does();
 }
-const THEMES = ["", "light", "dark"];
 function nextTheme() {
-  const now = document.documentElement.dataset.theme || "";
-  document.documentElement.dataset.theme = THEMES[(THEMES.indexOf(now) + 1) % THEMES.length];
-  tell(document.documentElement.dataset.theme || "as the system is");
+  document.documentElement.dataset.theme = theme() === "dark" ? "light" : "dark";
+  tell(theme());
   drawAgain();
 }
 Object.assign(state, fromAddress());
@@ -218,6 +216,18 @@ atState();
 onChange(atState);
 darkSystem.addEventListener("change", drawAgain);
 document.addEventListener("keydown", keys);
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  closeChips();
+  closeMenus();
+  document.querySelectorAll("svg.circuit").forEach((svg) => {
+    if (svg.only) {
+      svg.only = null;
+      updateCircuit(svg);
+    }
+  });
+});
+document.addEventListener("click", (event) => event.target.closest("#chips") || closeChips());
 $("theme").addEventListener("click", nextTheme);
 $("keys").addEventListener("click", () => $("help").showModal());
 $("help").addEventListener("click", (event) => {
@@ -233,7 +243,7 @@ $("help").prepend(
 );
 $("cite").addEventListener("click", () => {
   const to = $("repeat");
-  if (to) to.scrollIntoView({ behavior: motion() });
+  if (to) goTo(to);
 });
 $("link").addEventListener("click", () => copy(location.href.split("#")[0] + addressOf()));
 (window.requestIdleCallback || ((f) => setTimeout(f, 50)))(showRest);

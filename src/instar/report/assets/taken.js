@@ -18,7 +18,7 @@ function openMenu(own, button) {
       ["SVG, 6.9 inches", () => save(own, "svg", 6.9)],
       ["PNG, twice the size", () => save(own, "png", (own.width || 600) / INCH)],
     );
-  if (own.table) items.push(["CSV", () => download(`${own.id}.csv`, "text/csv", csv(own.table()))]);
+  if (own.table) items.push(["CSV", () => download(`${own.id}-step-${stepNow()}.csv`, "text/csv", csv(own.table()))]);
   items.push(
     ["Copy the caption", () => copy(captionOf(own))],
     [
@@ -82,7 +82,7 @@ function captionOf(own) {
     own.caption || "",
     own.method ? own.method.replace(/\[\[|\]\]/g, "") : "",
   ].filter(Boolean);
-  return `${said.map((s) => s.replace(/\.?\s*$/, ".")).join(" ")} Step ${stepNow()} of ${STEPS[LAST]}; ${FIRST.model}; held-out prompts ${n}; intervals 95 %; instar ${FIRST.instar}.`;
+  return `${said.map((s) => s.replace(/\.?\s*$/, ".")).join(" ")} Step ${stepNow()} of ${STEPS[LAST]}; ${FIRST.model}; ${own.pairs ? own.pairs() : `held-out prompts ${n}`}; intervals 95 %; instar ${FIRST.instar}.`;
 }
 /** Comma-separated values; text that a spreadsheet would take for a formula is quoted. */
 function csv({ columns, rows }) {
@@ -164,12 +164,8 @@ function standalone(own, inches) {
       copied.setAttribute("height", place.height);
       outer.append(copied);
     }
-    for (const words of stage.querySelectorAll(".legend, .drawn-title, .mapkeyrow > span")) {
-      const place = words.getBoundingClientRect();
-      outer.append(
-        el("text", { x: place.left - frame.left, y: place.top - frame.top + 11, fill: "#1d2329" }, words.textContent),
-      );
-    }
+    for (const words of stage.querySelectorAll(".legend > span, .drawn-title, .mapkeyrow > span"))
+      outer.append(...written(words, frame));
     const text = new XMLSerializer().serializeToString(outer);
     return text
       .replace(/var\((--[\w-]+)\)/g, (_, name) => style.getPropertyValue(name).trim() || "#000")
@@ -180,9 +176,47 @@ function standalone(own, inches) {
     stage.remove();
   }
 }
+/** Words beside a drawing, with the key that stands before them, as SVG. */
+function written(words, frame) {
+  const key = words.querySelector("i"),
+    place = words.getBoundingClientRect(),
+    made = [];
+  let from = place.left;
+  if (key) {
+    const own = key.getBoundingClientRect(),
+      look = getComputedStyle(key),
+      [x, y] = [own.left - frame.left, own.top - frame.top];
+    from = own.right + 4;
+    if (own.height > 6)
+      made.push(
+        el("rect", {
+          x,
+          y,
+          width: own.width,
+          height: own.height,
+          fill: look.backgroundColor,
+          stroke: look.borderTopColor,
+          "stroke-width": parseFloat(look.borderTopWidth) || 0,
+        }),
+      );
+    else
+      made.push(
+        el("line", {
+          x1: x,
+          x2: x + own.width,
+          y1: y + 1.5,
+          y2: y + 1.5,
+          stroke: look.borderTopColor,
+          "stroke-width": 2.5,
+          "stroke-dasharray": { dashed: "5 3", dotted: "2 3" }[look.borderTopStyle] || null,
+        }),
+      );
+  }
+  return [...made, el("text", { x: from - frame.left, y: place.top - frame.top + 13, fill: "#1d2329" }, words.textContent)];
+}
 function save(own, kind, inches) {
   const text = standalone(own, inches),
-    name = `${own.id}-step-${stepNow()}`;
+    name = `${own.id}-${nameOf(state.task)}-step-${stepNow()}-${inches.toFixed(1)}in`.replace(/[^\w.-]+/g, "_");
   if (kind === "svg") return download(`${name}.svg`, "image/svg+xml", text);
   const image = new Image(),
     size = /viewBox="0 0 (\d+) (\d+)"/.exec(text);

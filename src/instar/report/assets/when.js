@@ -14,7 +14,10 @@ function whenSection(section) {
         return `${plural(events.length, "change")}; ${sure ? `${plural(sure, "neighbouring order")} established` : "no order of neighbours is established"}.`;
       },
       draw: (box, width) => {
-        const rows = events.map((e, i) => ({ ...e, name: `${i + 1}. ${e.event}`.slice(0, 60) }));
+        const rows = fitting(
+          events.map((e, i) => ({ ...e, name: `${i + 1}. ${e.event}` })),
+          width,
+        );
         box.append(
           plot("half of each change, with bounds", {
             width,
@@ -112,6 +115,7 @@ function whenSection(section) {
     panel(section, {
       id: "weights",
       title: "How far the weights moved",
+      sub: "norm of the change",
       kind: "half",
       reads: [],
       cursor: true,
@@ -168,7 +172,7 @@ function whenSection(section) {
     panel(section, {
       id: "loss",
       title: "The training itself",
-      sub: "every step",
+      sub: "loss at every step, nats a token",
       kind: "half",
       reads: [],
       cursor: true,
@@ -237,7 +241,7 @@ function seedsSection(section) {
               .map(([seed, own], i) => ({
                 name: `seed ${seed}`,
                 colour: "var(--new)",
-                dash: SLOT_DASH[i % SLOT_DASH.length],
+                dash: lookOf(i).dash,
                 rows: own.steps.map((x, k) => ({ x, y: own.accuracy[k], as: (v) => percent(v) })),
               })),
             { width, height: 180, y: { domain: [0, 1], label: null, tickFormat: (x) => percent(x, 0) } },

@@ -13,7 +13,8 @@ function writtenSection(section) {
       title: "Parts of the model",
       kind: "half",
       reads: [],
-      finding: () => (w.named.length ? `Named: ${listed(w.named)}.` : "No part has most of it for certain."),
+      finding: () =>
+        `${w.named.length ? `Named: ${listed(w.named)}.` : "No part has most of it for certain."}${outsideSaid(w)}`,
       draw: (box, width) => {
         box.append(
           shareLegend(LEDGER_SERIES),
@@ -21,7 +22,7 @@ function writtenSection(section) {
             "shares of the gain by part of the model",
             w.parts.map((p) => ({ name: p.part, values: { share: triple(p.share), shapley: triple(p.shapley) } })),
             LEDGER_SERIES,
-            { width, rowHeight: 26, marginLeft: 150, x: { label: "share of the gain in choosing" } },
+            { width, rowHeight: 26, x: { label: "share of the gain in choosing" } },
           ),
         );
       },
@@ -47,7 +48,7 @@ function writtenSection(section) {
       }),
       method:
         "[[ledger]]: each part's change times the gradient of choosing, integrated along the training, in nats that add up to the gain. Beside it [[grafts]]: what putting a part's tuned weights into the base brings, averaged over all orders (Shapley). A part is named only where both agree.",
-      change: "Held-out prompts are the unit of the intervals: more of them (measure.ledger_pairs) or another seed.",
+      change: "Held-out prompts are the unit of the intervals: more of them (measure.ledger_prompts) or another seed.",
     });
     panel(section, {
       id: "nodes",
@@ -56,7 +57,7 @@ function writtenSection(section) {
       reads: ["step"],
       finding: () =>
         w.nodes.length
-          ? `Most on ${listed(w.nodes.slice(0, 3).map((n) => `${n.node} (${percent(n.share.value, 0)})`))}.`
+          ? `By step ${A.step} most on ${listed(w.nodes.slice(0, 3).map((n) => `${n.node} (${percent(n.share.value, 0)})`))}.`
           : "",
       draw: nodesMap,
       table: () => ({
@@ -70,6 +71,7 @@ function writtenSection(section) {
   if (tested.length)
     panel(section, {
       id: "grafts",
+      pairs: () => plural(REST.grafts[testedAt(tested)].pairs, "held-out prompt"),
       title: "Sets of weights put in and taken out",
       kind: "full",
       reads: ["step", "metric"],
@@ -82,7 +84,7 @@ function writtenSection(section) {
       table: () => graftTable(tested),
       method:
         "[[grafts]]: the set's tuned weights in the base (returns), its base weights in the tuned model (loses), on the same prompts. A set may be sufficient and not necessary, or the reverse. Both metrics stand beside each other, for they may disagree. Grey: random sets of heads, matched by layer.",
-      change: "More prompts (measure.causal_pairs), or further tested checkpoints (measure.causal_steps).",
+      change: "More prompts (compare.pairs), or further tested checkpoints (compare.checkpoints).",
     });
 }
 const shareLegend = (series) =>
@@ -93,6 +95,13 @@ const shareLegend = (series) =>
       el("span", {}, el("i", { class: `dot ${s.hollow ? "hollow" : ""}`, style: `--own:${s.colour}` }), s.words),
     ),
   );
+/** Running on the old circuit's edges and being written in its heads are two things. */
+function outsideSaid(w) {
+  const own = w.recruited;
+  if (!own || !known(own.share.value)) return "";
+  const grafts = known(own.shapley.value) ? `, by grafts ${ranged(own.shapley)}` : "";
+  return ` In heads outside the old circuit: by the ledger ${ranged(own.share)}${grafts}.`;
+}
 function nodesMap(box, width) {
   const booked = bookedSoFar(stepNow()),
     shape = circuitsOf("new") || circuitsOf("old");
@@ -167,7 +176,7 @@ function graftFinding(tested) {
   const [ld, acc] = ["logit_diff", "accuracy"].map((m) => page.graft[m]);
   if (!ld.into || i < 0) return `Step ${step}: there is no gain to share.`;
   const share = (own, way) => (own[way] ? ranged(own[way][i]) : "not measurable");
-  return `At step ${step} (the tested one at or before this), ${page.pairs} prompts: the old circuit's heads return ${share(ld, "into")} of the gain in logit difference and ${share(acc, "into")} of the gain in accuracy; without their new weights ${share(ld, "lost")} and ${share(acc, "lost")} are lost.`;
+  return `At step ${step} (${step > stepNow() ? "the first tested one" : "the tested one at or before this"}), ${page.pairs} prompts: the old circuit's heads return ${share(ld, "into")} of the gain in logit difference and ${share(acc, "into")} of the gain in accuracy; without their new weights ${share(ld, "lost")} and ${share(acc, "lost")} are lost.`;
 }
 function graftPlot(box, width, tested) {
   const page = REST.grafts[testedAt(tested)],
@@ -182,7 +191,6 @@ function graftPlot(box, width, tested) {
     return pair.append(
       dots("accuracy with each set grafted", rows, GRAFT_SERIES, {
         width,
-        marginLeft: 150,
         x: { domain: [0, 1], label: "accuracy on the new task", tickFormat: (x) => percent(x, 0) },
         marks: [
           Plot.ruleX([page.accuracy.base[0]], { stroke: "var(--soft)", strokeDasharray: "2 3", title: () => "base" }),
@@ -212,7 +220,6 @@ function graftPlot(box, width, tested) {
         GRAFT_SERIES,
         {
           width: each,
-          marginLeft: 150,
           x: { label: "share" },
           marks: [
             range ? Plot.rectX([range], { x1: (d) => d[0], x2: (d) => d[1], fill: "var(--faint)", fillOpacity: 0.35 }) : null,

@@ -89,6 +89,8 @@ def circuits_of(found: Circuits, why: Mapping[str, Any]) -> dict[str, Any]:
         "kv_heads": graph.n_kv_heads,
         "edges": graph.n_edges,
         "most": MOST,
+        "scored": found.pairs,
+        "tested": int(series.sizes["evaluated"]) if "evaluated" in series.sizes else None,
         "drawn": found.size,
         "groups": {str(group): _group(series, graph, str(group)) for group in series["group"].values},
         "why": {name: own.get("not_measured") for name, own in why.items()},

@@ -47,6 +47,7 @@ def page_data(panels: Panels, store: Store) -> tuple[dict[str, Any], dict[str, A
             role: own | {"groups": {panels.circuits[role].shown: shown[role]}} for role, own in circuits.items()
         },
         "examples": {role: own and own[0] for role, own in told.items()},
+        "slots": _slots(panels, told),
     }
     rest = {
         **{name: summary.get(name) for name in ("diff", "dynamics", "changed", "weight_change", "divergence")},
@@ -61,6 +62,13 @@ def page_data(panels: Panels, store: Store) -> tuple[dict[str, Any], dict[str, A
         "course": course(store),
     }
     return first, rest
+
+
+def _slots(panels: Panels, told: dict[str, Any]) -> list[str]:
+    """Every slot of both tasks in a fixed order, so that each has one colour."""
+    named = [slot for task in panels.tasks for slot in task.slots if slot != "text"]
+    named += [span[0] for own in told.values() if own is not None for row in own[0]["rows"] for span in row[5]]
+    return list(dict.fromkeys(named))
 
 
 def drawn_of(task: dict[str, Any]) -> dict[str, Any]:
