@@ -3,9 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from rich.table import Table
-
 from instar.progress import Screen
+from instar.report.tables import Column, show_columns
 
 console = Screen()
 WORDS = ("no new ability", "naming only", "transformed", "extended", "formed", "undetermined")
@@ -24,7 +23,7 @@ def show_calibration(found: dict[str, Any]) -> None:
     )
     if found["missing"]:
         console.print(f"{found['missing']} instances are not made yet")
-    console.print(_table(MATRIX, map(_cells, found["words"])))
+    _show(MATRIX, map(_cells, found["words"]))
     if found["set aside"]:
         aside = ", ".join(f"{kind} {count}" for kind, count in found["set aside"].items())
         console.print(f"set aside, the plant did not take: {aside}")
@@ -36,19 +35,22 @@ def show_calibration(found: dict[str, Any]) -> None:
     moved = found["moved afterwards"]
     same = sum(one["same or undetermined"] for one in moved)
     console.print(f"a planted truth, then moved: the same word or undetermined in {same} of {len(moved)}")
-    console.print(_table(POWER, map(_grown, found["power"])))
-    console.print(_table(SENSITIVITY, map(_moved, found["sensitivity"])))
+    _show(POWER, map(_grown, found["power"]))
+    _show(SENSITIVITY, map(_moved, found["sensitivity"]))
     for name, label in (("shipped", "limits as shipped"), ("fixed", "limits that the even seeds fix")):
         console.print(f"{label}: " + ", ".join(f"{k} {v:g}" for k, v in found[name].items()))
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
-    table = Table(box=None)
-    for i, name in enumerate(head):
-        table.add_column(name, justify="right" if i else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
+def _show(head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Shares stand beside what they are of, or below it where the terminal is narrow; nothing is cut short."""
+    cells = zip(
+        *([tuple(cell.split(", ", 1)) if " of " in cell else (cell,) for cell in row] for row in rows), strict=True
+    )
+    kinds = ("planted", "base", "limit")
+    columns = [
+        Column(name, list(own), "left" if name in kinds else "right") for name, own in zip(head, cells, strict=True)
+    ]
+    show_columns(console, "", columns)
 
 
 def as_markdown(found: dict[str, Any]) -> str:
