@@ -49,14 +49,6 @@ function plot(label, options) {
   made.setAttribute("aria-label", label);
   return made;
 }
-/** Where lines end, their names: one below the other, not on each other. */
-function endNames(rows, scaleOf, apart = 12) {
-  const placed = rows.map((row) => ({ ...row, at: scaleOf(row.y) })).sort((a, b) => a.at - b.at);
-  placed.forEach((row, i) => {
-    if (i && row.at < placed[i - 1].at + apart) row.at = placed[i - 1].at + apart;
-  });
-  return placed;
-}
 /** Lines with 95 % bands over the steps. `lines`: {name, colour, dash, rows: [{x, y, low, high}], marker}. */
 function lines(label, lines, { width, height = 190, y = {}, x = {}, rules = [], marks = [] }) {
   const flat = lines.flatMap((line) =>

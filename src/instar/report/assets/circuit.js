@@ -370,7 +370,7 @@ function circuitFinding(role) {
   const found = differenceOf(role);
   if (!found.count) return `${nameOf(role)} at step ${found.step}: ${whyNone(role, found.here)}.`;
   const count = (is) => found.rows.filter((r) => r.is === is).length,
-    against = state.vs === "other" ? `${nameOf(found.other)}'s circuit at step ${found.against}` : `step ${found.against}`;
+    against = found.other !== role ? `${nameOf(found.other)}'s circuit at step ${found.against}` : `step ${found.against}`;
   const said = faithfulnessOf(role, found.here, found.count),
     turned = found.rows.filter((r) => r.is === "kept" && r.score * r.then < 0).length,
     last = found.step === stepNow() ? "" : ` (measured last before step ${stepNow()})`;

@@ -59,9 +59,10 @@ function scoreAt(role, index, name) {
 }
 /** Kept, gained and lost edges: of this step's circuit against the other's, of equally many edges. */
 function differenceOf(role) {
-  const other = state.vs === "other" ? ROLES.find((r) => r !== role) : role;
+  const beside = ROLES.find((r) => r !== role),
+    other = state.vs === "other" && circuitsOf(beside) ? beside : role;
   const here = indexAt(role, stepNow()),
-    there = state.vs === "other" ? indexAt(other, stepNow()) : indexAt(role, STEPS[againstIndex()]);
+    there = other !== role ? indexAt(other, stepNow()) : indexAt(role, STEPS[againstIndex()]);
   const n = sizeAt(role, here),
     now = edgesAt(role, here, n),
     then = edgesAt(other, there, n);

@@ -1,16 +1,5 @@
 // The first screen: what was learnt, what became of the old circuit, how sure; one prompt; the step bar; the circuit and, beside
 // it, behaviour and the ledger.
-const KIND_WORDS = {
-  transformed: "Transformed",
-  extended: "Extended",
-  formed: "Formed",
-  mixed: "Mixed",
-  "not told apart": "Not told apart",
-  "no new ability": "No new ability",
-  "naming only": "Naming only",
-  undetermined: "Undetermined",
-};
-
 /** A model's name; of a path its last part. */
 const modelWords = () =>
   /^[./~]|\\|\/.*\//.test(FIRST.model) ? FIRST.model.split(/[\\/]/).filter(Boolean).pop() : FIRST.model;
@@ -247,7 +236,6 @@ function ribbon(box, width, height, metric = "choosing") {
   );
 }
 const hasCircuits = (role) => Boolean(circuitsOf(role));
-const byStep = (row) => row.rows;
 function seriesTable(what) {
   const rows = STEPS.map((s, i) => [s, ...["new", "old"].map((role) => bounds(seriesOf(role), what, i))]);
   return { columns: ["step", ...["new", "old"].map((role) => `${nameOf(role)} ${what.replace("_", " ")}`)], rows };
@@ -278,10 +266,7 @@ function firstPanels() {
     caption:
       "Rows are layers, columns heads, MLPs beside. Width grows with the root of |score| on one scale for all steps; an arrow helps the answer, a bar works against it; a node's shade is what the ledger booked on it so far (violet helped, ochre worked against)",
     method:
-      "Edges are scored by [[edge attribution]] and the best are kept of which so many lie on a path from input to logits. [[faithfulness|]]Two circuits of equal numbers of edges are compared, so that none is larger by a rounding. Where a step's circuit was not measured, the last one before it is drawn. Faithfulness is on other prompts than those that the edges were scored on.".replace(
-        "[[faithfulness|]]",
-        "",
-      ),
+      "Edges are scored by [[edge attribution]] and the best are kept of which so many lie on a path from input to logits. Two circuits of equal numbers of edges are compared, so that none is larger by a rounding. Where a step's circuit was not measured, the last one before it is drawn. [[faithfulness]] is measured on other prompts than those that the edges were scored on.",
   });
   first(side, {
     id: "accuracy",
