@@ -81,7 +81,7 @@ FULL = {
     "train": (("checkpoints", "measure", "report", "summary.json"), 2_000_000, "checkpoints/step-000000"),
     "measure": (("measure", "report", "summary.json"), 15_000, "measure/"),
     "compare": (("report", "summary.json"), 30_000, "summary.json"),
-    "report": (("report",), 1_000_000, "report/index.html"),
+    "report": (("report",), 500_000, "report/index.html"),
 }
 
 

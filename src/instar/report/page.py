@@ -29,9 +29,7 @@ SCRIPTS = (
 """In the order in which they stand in the page, as one module."""
 
 
-def write_page(
-    store: Store, panels: Panels, made: Sequence[tuple[str, str]], config: str, command: str, key: str = ""
-) -> None:
+def write_page(store: Store, panels: Panels, made: Sequence[tuple[str, str]], config: str, key: str = "") -> None:
     """`report/index.html`. `made` says how the numbers were made, `config` is the configuration's text."""
     first, rest = page_data(panels, store)
     summary = panels.summary
@@ -40,7 +38,7 @@ def write_page(
         "title": html.escape(f"instar: {summary['model']}, {summary['old']} → {summary['new']}"),
         "description": html.escape(told),
         "first": as_text(first),
-        "rest": _packed(rest | {"made": made, "config": config, "command": command}),
+        "rest": _packed(rest | {"made": made, "config": config}),
     }
     store.write_text(store.report("index.html"), _filled("page.html", SCRIPTS, values), key=key)
 

@@ -131,5 +131,5 @@ def _draw(experiment: Experiment, store: Store, key: str, unverified: list[Damag
             yield from write_animations(store, drawn, tell)
     # Last, so that its key says that all of the report is there.
     how = [*notices, *made(drawn, store, config.train, config.series)]
-    write_page(store, drawn, how, config.yaml(), experiment.command("run"), key)
+    write_page(store, drawn, how, config.yaml(), key)
     yield store.report("index.html")

@@ -299,7 +299,7 @@ function madeSection(section) {
     draw: (box) => {
       const cite = `@software{instar,\n  title = {instar: what fine-tuning does to a circuit},\n  version = {${FIRST.instar}},\n  note = {page of ${FIRST.model}, ${nameOf("old")} to ${nameOf("new")}}\n}`;
       for (const [name, text] of [
-        ["Repeat", REST.command],
+        ["Repeat", "instar run run.yaml --out runs/again    # run.yaml: the configuration above, saved"],
         ["Cite", cite],
       ])
         box.append(
