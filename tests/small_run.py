@@ -1,6 +1,9 @@
 """One small run for every test that reads one: made once, also where several workers run."""
 
+import base64
+import gzip
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -76,3 +79,10 @@ def finished(small_run, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "out"
     shutil.copytree(small_run, folder)
     return folder
+
+
+def told(page: Path) -> str:
+    """All that a page says, also what it unpacks by itself."""
+    text = page.read_text()
+    packed = re.search(r'id="rest">([^<]*)<', text)
+    return text + gzip.decompress(base64.b64decode(packed.group(1))).decode("utf-8", "replace") if packed else text

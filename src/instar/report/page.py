@@ -37,7 +37,7 @@ def write_page(store: Store, panels: Panels, made: Sequence[tuple[str, str]], co
     values = {
         "title": html.escape(f"instar: {summary['model']}, {summary['old']} → {summary['new']}"),
         "description": html.escape(told),
-        "first": as_text(first),
+        "first": as_text(first | {"unverified": [text for label, text in made if label == "not verified"]}),
         "rest": _packed(rest | {"made": made, "config": config}),
     }
     store.write_text(store.report("index.html"), _filled("page.html", SCRIPTS, values), key=key)

@@ -35,6 +35,21 @@ function showFirst() {
   );
   showChips();
 }
+/** What a reader has to know before she believes a number, the gravest first. */
+function warnings() {
+  const data = ((FIRST.audit || {}).findings || []).filter((own) => own.severity !== "note"),
+    watched = Object.values(FIRST.training || {}).some((own) => own.train_accuracy.some(known));
+  return [
+    ...(FIRST.unverified || []).map((text) => `not verified: ${text}`),
+    ...(FIRST.failed || []).map((own) => `step ${own.step} (seed ${own.seed}) could not be measured: ${own.reason}`),
+    ...(FIRST.health || []).map((own) => `${own.kind} at step ${own.step}: ${own.text}`),
+    ...data.map(
+      (own) => `data: ${own.kind}, ${own.tested ? `${own.tested}, ` : ""}${own.count} ${own.unit || "rows"}: ${own.text}`,
+    ),
+    ...(FIRST.notices || []).map((own) => own.text),
+    ...(watched ? [] : ["health was not watched: somebody else trained these checkpoints"]),
+  ];
+}
 function closeChips() {
   document.querySelectorAll("#chips .all:not([hidden])").forEach((own) => {
     own.hidden = true;
@@ -58,7 +73,7 @@ function showChips() {
     if (A.mixed.length) chips.push(["\u2248", "mixed", brief(A.mixed[0]), A.mixed, "mixed"]);
     if (A.open.length) chips.push(["?", "open", brief(A.open[0]), A.open, "open"]);
   }
-  const health = [...(FIRST.health || []), ...(FIRST.notices || [])].map((n) => n.text || n.kind);
+  const health = warnings();
   if (health.length) chips.push(["\u26a0", plural(health.length, "warning"), brief(health[0]), health, "warned"]);
   const controls = Object.values(FIRST.controls || {})
     .filter(Boolean)

@@ -20,7 +20,7 @@ from instar.report.numbers.rounded import rounded
 from instar.stats.intervals import Interval
 
 ROLES = ("old", "new")
-TOLD = ("instar", "model", "old", "new", "answer", "controls", "health", "notices", "training", "failed")
+TOLD = ("instar", "model", "old", "new", "answer", "controls", "health", "notices", "training", "failed", "audit")
 """Of the summary, what the first screen says; and of each task:"""
 DRAWN = ("accuracy", "choice_accuracy", "choosing", "naming", "logit_diff")
 ENDS = ("", "_low", "_high")
