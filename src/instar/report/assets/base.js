@@ -112,7 +112,6 @@ const DEFAULTS = {
   f: 0,
   pins: "",
   groups: "",
-  way: "side",
   role: "",
   metric: "share",
   site: "z",

@@ -37,23 +37,14 @@ def _page(causal: xr.Dataset) -> dict[str, Any]:
         "graft": {name: _shares(new, "graft", "set", ending) for name, ending in METRICS.items()},
         "accuracy": {way: _rates(new[f"graft_{way}_right"]) for way in ("base", "tuned", "into", "lost")},
         "carried": [str(name) for name in causal["carried"].values],
-        "carry": _carried(causal, new),
+        "carry": _shares(new, "carry", "carried"),
     }
 
 
-def _shares(new: xr.Dataset, kind: str, axis: str, ending: str) -> dict[str, Any]:
-    base, tuned, into, lost = (new[f"{kind}_{way}{ending}"].astype(float) for way in ("base", "tuned", "into", "lost"))
-    pages = {
-        "into": into.transpose("pair", axis).values - base.values[:, None],
-        "lost": tuned.values[:, None] - lost.transpose("pair", axis).values,
-    }
-    return _of(pages, tuned.values - base.values)
-
-
-def _carried(causal: xr.Dataset, new: xr.Dataset) -> dict[str, Any]:
-    """Outputs exchanged between the two models on the same clean prompts; logit difference alone was kept."""
-    base, tuned = (new[f"graft_{way}"].values.astype(float) for way in ("base", "tuned"))
-    into, lost = (causal[f"carry_{way}"].transpose("pair", "carried").values for way in ("into", "lost"))
+def _shares(new: xr.Dataset, kind: str, axis: str, ending: str = "") -> dict[str, Any]:
+    """Each way's shares of the gain that the two models have on the same clean prompts."""
+    base, tuned = (new[f"graft_{way}{ending}"].values.astype(float) for way in ("base", "tuned"))
+    into, lost = (new[f"{kind}_{way}{ending}"].transpose("pair", axis).values.astype(float) for way in ("into", "lost"))
     return _of({"into": into - base[:, None], "lost": tuned[:, None] - lost}, tuned - base)
 
 
