@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import threading
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
 from instar.circuits.selection import of_size
+from instar.report.watch import Watched as Served
 from small_run import instar
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
@@ -473,7 +475,9 @@ def test_several_runs_stand_side_by_side(finished, browser, tmp_path):
     assert HOSTILE[:20] in page.locator("#answers").inner_text() and page.locator("img").count() == 0
     page.locator("#differences .more").click()
     page.locator(".menu [role=menuitem]").get_by_text("Table", exact=True).click()
-    row = page.locator("#differences tbody tr").filter(has_text="ioi3").locator("td").all_inner_texts()
+    row = page.locator("#differences tbody tr").filter(has_text="ioi3").locator("td")
+    row.first.wait_for()
+    row = row.all_inner_texts()
     assert row[1] == "0.00 [0.00, 0.00]" and row[3] == "0.25 [0.25, 0.25]"
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
@@ -484,3 +488,42 @@ def test_several_runs_stand_side_by_side(finished, browser, tmp_path):
     summary["tasks"]["ioi4"] = summary["tasks"]["ioi3"]
     (other / "summary.json").write_text(json.dumps(summary))
     assert "goes from ioi2 to ioi4" in instar("report", first, other, ok=False).stderr.replace("\n", " ")
+
+
+def test_a_panel_stands_in_a_page_of_its_own(finished, browser, opened):
+    names = ("circuit", "behaviour", "ledger")
+    instar("report", finished, *(own for name in names for own in ("--panel", name)), "--format", "html", "--step", 4)
+    for name in names:
+        file = finished / "report" / "figures" / f"{name}-both.html"
+        assert file.stat().st_size <= 300_000
+        alone = Watched(browser, file, viewport={"width": 700, "height": 500})
+        alone.to_the_end()
+        assert alone.page.locator("#now").inner_text() == "4"
+        assert alone.page.locator(".panel svg").count() >= 1 and alone.errors == [] and alone.asked() == []
+        if name == "circuit":
+            opened.step(1)
+            assert edges(alone.page) == edges(opened.page) and edges(alone.page)["kept"]
+        alone.page.close()
+
+
+def test_a_watched_page_comes_anew_in_the_same_view(finished, browser, tmp_path):
+    file = tmp_path / "index.html"
+    with Served(file) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = browser.new_page()
+        page.goto(server.address)
+        expect(page.locator("#told")).to_contain_text("Nothing is measured yet")
+        shutil.copy(finished / "report" / "index.html", file)
+        frame = page.frame_locator("#page")
+        frame.locator("body[data-ready=yes]").wait_for()
+        frame.locator("#vs").select_option("previous")
+        new = file.with_suffix(".new")
+        new.write_text(file.read_text().replace("<footer>", "<footer>made anew ", 1))
+        new.replace(file)
+        expect(frame.locator("footer")).to_contain_text("made anew")
+        frame.locator("body[data-ready=yes]").wait_for()
+        assert frame.locator("#vs").input_value() == "previous"
+        server.shutdown()
+        server.server_close()
+        expect(page.locator("#told")).to_contain_text("has ended", timeout=15_000)
+        page.close()

@@ -1,6 +1,7 @@
 """The command that draws: a whole report, or panels of it in files of their own."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -28,18 +29,26 @@ def report(
     ] = None,
     task: Annotated[str | None, typer.Option(help="of old, new, a task's name, or both")] = None,
     kinds: Annotated[
-        list[str] | None, typer.Option("--format", help="svg, pdf, png, gif or mp4; svg by default")
+        list[str] | None, typer.Option("--format", help="svg, pdf, png, gif, mp4 or html; svg by default")
     ] = None,
     step: Annotated[int | None, typer.Option(help="at this step; the last by default")] = None,
     width: Annotated[
         str | None,
         typer.Option(help="inches (papers: 3.3, 6.9): text of 8 points, the caption in a .txt beside"),
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="show the page in a browser, and anew whenever a run under way changes it")
+    ] = False,
 ) -> None:
     """The page, the figures and the animations, or single panels; of several runs, one page with all of them side by side."""
     from instar.workflow.reporting import panels_stage, report_stage, runs_stage
 
     given = (panel, task, kinds, step, width)
+    if watch:
+        if others or any(one is not None for one in given):
+            raise ValueError("--watch shows the page of one run: leave the other runs and options out")
+        _watched(run, out)
+        return
     if others:
         if any(one is not None for one in given):
             raise ValueError("--panel, --task, --format, --step and --width draw one run: give one, or leave them out")
@@ -64,6 +73,25 @@ def report(
     settled()
     for path in written:
         say(str(path))
+
+
+def _watched(run: Path, out: Path | None) -> None:
+    """The page, served to this machine until Ctrl-C; drawn first, where there is a summary and no other process is at it."""
+    from instar.record.lock import NAME, InUse
+    from instar.report.watch import Watched
+    from instar.workflow.reporting import report_stage
+
+    place = out or run
+    # A run that has just begun has no configuration yet; it is held, though.
+    if (place / "summary.json").exists() or not (place / NAME).exists():
+        experiment = named(run, out, beside=True)
+        if experiment.store.summary.exists():
+            with suppress(InUse):
+                report_stage(experiment.trained())
+    settled()
+    with Watched(place / "report" / "index.html") as server, suppress(KeyboardInterrupt):
+        say(f"{server.address} (Ctrl-C ends it)")
+        server.serve_forever()
 
 
 def _inches(width: str) -> float:

@@ -37,6 +37,12 @@ class Compared:
 
 def summarise(store: Store, of: Compared, failures: list[dict[str, Any]], key: str = "") -> dict[str, Any]:
     """Write and return the summary."""
+    store.write_json(store.summary, found(store, of, failures), key=key)
+    return store.read_json(store.summary)
+
+
+def found(store: Store, of: Compared, failures: list[dict[str, Any]]) -> dict[str, Any]:
+    """The summary of what is there: of a run under way, of the checkpoints that have all that was to be measured."""
     tasks, seeds = of.tasks, list(of.seeds)
     steps = common_steps(store, of.places, list(tasks.values()))
     # Evidence is written here and read by what follows.
@@ -44,7 +50,7 @@ def summarise(store: Store, of: Compared, failures: list[dict[str, Any]], key: s
     verdict = verdicts(store, tasks, seeds, controls)
     rows = (store.index() or {"steps": []})["steps"]
     read = [(row, store.attributes("evaluate", tasks["old"], seeds[0], row["step"])) for row in rows]
-    summary = {
+    return {
         "schema": SCHEMA,
         "instar": __version__,
         "model": of.model,
@@ -71,8 +77,6 @@ def summarise(store: Store, of: Compared, failures: list[dict[str, Any]], key: s
         "answer": answers(store, tasks, seeds, controls, of.ours),
         "verdict": verdict,
     }
-    store.write_json(store.summary, summary, key=key)
-    return store.read_json(store.summary)
 
 
 def common_steps(store: Store, places: Mapping[str, Collection[int]], tasks: list[str]) -> list[int]:

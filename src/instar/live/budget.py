@@ -7,6 +7,7 @@
 2. The last step is always recorded, so the cost of one whole record is set aside for it from the beginning.
 3. A record between the two ends is made with as much as fits: spent + expected + set aside ≤ share × training. What does not
    is left out, the dearest kind first and behaviour last.
+4. So is the page of the training under way, which is made after a record.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -77,6 +78,12 @@ class Budget:
         while wanted and self._cost(wanted) > left:
             wanted.remove(max(wanted, key=lambda kind: (kind != FIRST, self.costs.get(kind, 0.0))))
         return wanted
+
+    def has_room_for(self, kind: str, stages: Sequence[str]) -> bool:
+        """Whether work of one kind fits in now, beside a last record of these stages; what was never done may cost one."""
+        self.look()
+        whole = self._cost(stages)
+        return self.spent + whole + self.costs.get(kind, whole) <= self.share * self.trained
 
     def _cost(self, stages: Sequence[str]) -> float:
         return sum(self.costs.get(kind, 0.0) for kind in (*ALWAYS, *stages))

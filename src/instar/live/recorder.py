@@ -11,7 +11,8 @@
 2. Step 0, the base, and the last step are always recorded. What is between them is recorded where it fits into
    `max_overhead` of the training's time (`instar.live.budget`): whole, thinned out to fewer stages, or not at all.
 3. The index is written before a step is measured. A killed training loses no more than the measurements under way.
-4. At the beginning every error is raised. Later, measuring must not end somebody's training: it warns, notes the failure
+4. The page is made again after a record, where that fits into `max_overhead` too, and at the end.
+5. At the beginning every error is raised. Later, measuring must not end somebody's training: it warns, notes the failure
    in `measure/failed.json`, and the training goes on (`on_error`).
 """
 
@@ -36,6 +37,7 @@ from instar.workflow.experiment import Experiment
 from instar.workflow.jobs import jobs
 from instar.workflow.pipeline import compare_stage, data_stage
 from instar.workflow.sweep import Worker
+from instar.workflow.underway import page
 
 
 def recorder(model: Any, tasks: Tasks, **choices: Any) -> "Recorder":
@@ -125,7 +127,7 @@ class Recorder:
         return self._attempt(n, lambda: self._record(n, stages, loss, tokens))
 
     def finish(self, loss: float | None = None, tokens: int | None = None) -> None:
-        """The end of the training: the last step is recorded, and a summary written."""
+        """The end of the training: the last step is recorded, and a summary and the page are written."""
         if self._ended:
             return
         self._ended, step = True, self.last
@@ -133,6 +135,7 @@ class Recorder:
         if step > 0:
             self._attempt(step, lambda: self._record(step, self.choices.stages, loss, tokens))
         self._attempt(step, lambda: compare_stage(self.experiment))
+        self._attempt(step, lambda: page(self.experiment))
         # Last, with the seconds that the summary took.
         self._attempt(step, self._write_index)
         console.print(f"instar: {self._share()}; {self.store.root}", soft_wrap=True)
@@ -179,6 +182,10 @@ class Recorder:
         if self.budget.overhead is not None:
             self.log["instar/overhead"] = self.budget.overhead
         self.tell(step, self.log)
+        if self.budget.has_room_for("page", self.choices.stages):
+            self._done("rest")
+            page(self.experiment, f"{len(self.rows)} steps are recorded; the last: step {step}")
+            self._done("page")
 
     def _write(self, step: int, loss: float | None, tokens: int | None) -> None:
         """The checkpoint and its row, unless this step has them already."""

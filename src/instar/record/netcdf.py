@@ -4,19 +4,25 @@
    Python, whose error is an error.
 2. Somebody else's HDF5 file may name other files as the place of its values, or declare more values than it holds. Neither
    is what instar writes, so both are refused before anything is read.
+3. Opening takes longer than reading, and a comparison reads a series for many purposes: small files are kept in memory, as
+   long as they are the same on the disk.
 """
 
 import json
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import xarray as xr
 
 ROOM = 1 << 16
 """Bytes that a file's variables may declare beyond its size: fill values are declared and not kept."""
+SMALL, KEPT = 1 << 20, 1 << 28
+"""Bytes: of a dataset that is kept in memory, and of all of them."""
 _DIMENSION_ALONE = b"This is a netCDF dimension but not a netCDF variable"
 
 
@@ -40,16 +46,43 @@ def plain_attrs(dataset: xr.Dataset) -> xr.Dataset:
 
 @contextmanager
 def opened(path: Path) -> Iterator[xr.Dataset]:
-    """A file's dataset, not read yet.
+    """A file's dataset: a large one not read yet, a small one from memory, where it is not to be written into.
 
     Raises:
         ValueError: for a file that is damaged, or is not as instar writes it.
     """
     with _sentences(path):
-        _look_over(path)
-        dataset = xr.open_dataset(path, engine="h5netcdf")
-    with dataset:
-        yield dataset
+        now = path.stat()
+        key = str(path), now.st_ino, now.st_mtime_ns, now.st_size
+        known = _kept.get(key)
+        if known is None:
+            _look_over(path)
+            dataset = xr.open_dataset(path, engine="h5netcdf")
+            if dataset.nbytes <= SMALL:
+                with dataset:
+                    known = _keep(key, dataset.load())
+        else:
+            _kept.move_to_end(key)
+            dataset = known
+    if known is not None:
+        yield known.copy()
+    else:
+        with dataset:
+            yield dataset
+
+
+_kept: OrderedDict[tuple[str, int, int, int], xr.Dataset] = OrderedDict()
+"""What was read, the last used last."""
+
+
+def _keep(key: tuple[str, int, int, int], dataset: xr.Dataset) -> xr.Dataset:
+    for variable in dataset.variables.values():
+        if isinstance(variable.data, np.ndarray):
+            variable.data.flags.writeable = False
+    _kept[key] = dataset
+    while len(_kept) * SMALL > KEPT and sum(one.nbytes for one in _kept.values()) > KEPT:
+        _kept.popitem(last=False)
+    return dataset
 
 
 def attributes(path: Path) -> dict[str, Any]:

@@ -47,9 +47,9 @@ Tuning = int | str
 SHARED = "shared"
 """The task name of measurements that belong to no task."""
 SCHEMA = 4
-READ = (3, SCHEMA)
-"""Of summary.json: 3 has no answer."""
 """Of summary.json."""
+READ = (3, SCHEMA)
+"""What is read of it: 3 has no answer."""
 _MEASURED = re.compile(r"step-(\d{6,})\.nc")
 
 

@@ -1,4 +1,6 @@
-"""Every panel by its name, and the files they are drawn into: SVG, PDF and PNG at one step, GIF and MP4 over all of them."""
+"""Every panel by its name, and the files they are drawn into: SVG, PDF and PNG at one step, GIF and MP4 over all of them, and
+some as a page of their own.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,11 +21,12 @@ from instar.report.drawings.hero import DPI, hero
 from instar.report.drawings.sheet import Sheet, Table, sheet
 from instar.report.numbers.interventions import SITES
 from instar.report.numbers.panels import Panels
+from instar.report.page import ALONE, alone
 from instar.report.style import PAPER, SETTINGS, named
 
 ROLES = ("old", "new")
-STILL, MOVING = ("svg", "pdf", "png"), ("gif", "mp4")
-FORMATS = (*STILL, *MOVING)
+STILL, MOVING, EMBEDDED = ("svg", "pdf", "png"), ("gif", "mp4"), "html"
+FORMATS = (*STILL, *MOVING, EMBEDDED)
 NARROWEST, WIDEST = 2.0, 40.0
 HERO_BYTES = 2_000_000
 
@@ -178,7 +181,13 @@ class Wanted:
                 f"--width {self.width:g}: expected inches from {NARROWEST:g} to {WIDEST:g} (papers: 3.3, 6.9)"
             )
         if self.step is not None and (moving := [one for one in self.formats if one in MOVING]):
-            raise ValueError(f"--step {self.step}: {moving[0]} shows every step; --step is for {', '.join(STILL)}")
+            still = ", ".join((*STILL, EMBEDDED))
+            raise ValueError(f"--step {self.step}: {moving[0]} shows every step; --step is for {still}")
+        without = [one for one in self.panels if one not in ALONE]
+        if EMBEDDED in self.formats and without:
+            raise ValueError(f"--format html with --panel {without[0]}: a page of its own have {', '.join(ALONE)}")
+        if self.width is not None and self.formats == (EMBEDDED,):
+            raise ValueError("--width: an html page is as wide as the place that it stands in")
         if "mp4" in self.formats:
             ffmpeg()
 
@@ -201,12 +210,18 @@ def write_panels(store: Store, panels: Panels, wanted: Wanted) -> Iterator[Path]
         if not drawn:
             raise ValueError(f"{store.root}: no panel was measured for {of}")
         for name, row in drawn.items():
-            yield from _write(store, panels, wanted, name, f"figures/{name}-{of}", row)
+            file = f"figures/{name}-{of}"
+            if EMBEDDED in wanted.formats and name in ALONE:
+                step = _place(panels.summary["tasks"][panels.summary["new"]]["steps"], wanted.step, name)
+                page = alone(store, panels, name, roles[-1], step)
+                yield _put(store, f"{file}.html", _bytes(page.encode()))
+            yield from _write(store, panels, wanted, name, file, row)
 
 
 def _write(store: Store, panels: Panels, wanted: Wanted, name: str, file: str, row: list[Cell]) -> Iterator[Path]:
     title, caption = PANELS[name].title, _caption(panels, name)
-    own = {moves: [f for f in wanted.formats if (f in MOVING) is moves] for moves in (False, True)}
+    drawn = [kind for kind in wanted.formats if kind != EMBEDDED]
+    own = {moves: [kind for kind in drawn if (kind in MOVING) is moves] for moves in (False, True)}
     for moves, formats in own.items():
         if not formats:
             continue

@@ -13,11 +13,11 @@ from typing import Any, get_args
 
 import torch
 
-from instar.compare.summary import Compared, summarise
+from instar.compare.summary import summarise
 from instar.models.accounts import read_by
 from instar.models.load import Model, load_tokenizer, local
 from instar.models.memory import release
-from instar.progress import bar, console
+from instar.progress import Tell, bar, console
 from instar.record.config import CONTROLS, LearningConfig, Stage, Test, TrainConfig
 from instar.record.contents import Damaged
 from instar.record.keys import digest
@@ -35,8 +35,9 @@ from instar.workflow.clock import foreseen
 from instar.workflow.experiment import Experiment
 from instar.workflow.jobs import jobs, pairwise_jobs
 from instar.workflow.reporting import made_of, report_stage
-from instar.workflow.schedule import measured_at, trained_by
+from instar.workflow.schedule import trained_by
 from instar.workflow.sweep import Failure, sweep
+from instar.workflow.underway import UnderWay, compared_of
 from instar.workflow.wordings import answered
 
 NUMERICS = 1
@@ -48,7 +49,8 @@ def run_all(experiment: Experiment, remeasure: bool = False) -> dict[str, Any]:
     with experiment.store.owned(), foreseen(experiment, remeasure):
         train_stage(experiment)
         # Findings on the data are said once: where there is training, before it.
-        failures = measure_stage(experiment, remeasure=remeasure, told=experiment.config.series is None)
+        told, shown = experiment.config.series is None, UnderWay(experiment)
+        failures = measure_stage(experiment, remeasure=remeasure, told=told, after=shown)
         summary = compare_stage(experiment, failures)
         report_stage(experiment)
     return summary
@@ -238,17 +240,25 @@ def _warn(finding: Finding) -> None:
 
 
 def measure_stage(
-    experiment: Experiment, stages: tuple[str, ...] | None = None, remeasure: bool = False, told: bool = False
+    experiment: Experiment,
+    stages: tuple[str, ...] | None = None,
+    remeasure: bool = False,
+    told: bool = False,
+    after: Tell = lambda done, total, note: None,
 ) -> list[Failure]:
     """Every missing measurement of every checkpoint; with `remeasure` also those that are there.
 
-    `told`: findings on the data are printed already.
+    Args:
+        told: findings on the data are printed already.
+        after: called after each checkpoint.
     """
     with experiment.store.owned():
-        return _measure_all(experiment, stages, remeasure, told)
+        return _measure_all(experiment, stages, remeasure, told, after)
 
 
-def _measure_all(experiment: Experiment, stages: tuple[str, ...] | None, remeasure: bool, told: bool) -> list[Failure]:
+def _measure_all(
+    experiment: Experiment, stages: tuple[str, ...] | None, remeasure: bool, told: bool, after: Tell
+) -> list[Failure]:
     store = experiment.store
     _pin(experiment.config.threads)
     prepared = data_stage(experiment, told=told)
@@ -257,12 +267,13 @@ def _measure_all(experiment: Experiment, stages: tuple[str, ...] | None, remeasu
     _forget_vanished(experiment, base | {(job.seed, job.step) for job in todo})
     todo = [job for job in todo if stages is None or job.stage in stages]
     with bar("measuring") as tell:
-        failures = sweep(experiment, todo, tell, remeasure)
+        failures = sweep(experiment, todo, _both(tell, after), remeasure)
     pairwise = pairwise_jobs(experiment, prepared.names, prepared.key) if stages is None else []
     if pairwise:
         with bar("tests between checkpoints") as tell:
             # What cannot be read fails each time that it is tried, and is said once.
-            failures += [own for own in sweep(experiment, pairwise, tell, remeasure) if own not in failures]
+            found = sweep(experiment, pairwise, _both(tell, after), remeasure)
+            failures += [own for own in found if own not in failures]
     for failure in failures:
         console.print(
             f"{tuning_name(failure.seed)}, step {failure.step} failed: {failure.reason}",
@@ -271,6 +282,14 @@ def _measure_all(experiment: Experiment, stages: tuple[str, ...] | None, remeasu
         )
     store.write_json(store.failed, [asdict(f) for f in failures])
     return failures
+
+
+def _both(tell: Tell, after: Tell) -> Tell:
+    def said(done: int, total: int, note: str) -> None:
+        tell(done, total, note)
+        after(done, total, note)
+
+    return said
 
 
 def _forget_vanished(experiment: Experiment, there: set[tuple[Tuning, int]]) -> None:
@@ -287,10 +306,7 @@ def _forget_vanished(experiment: Experiment, there: set[tuple[Tuning, int]]) -> 
 
 def compare_stage(experiment: Experiment, failures: list[Failure] | None = None) -> dict[str, Any]:
     """summary.json from the measurements; those that turn out to be damaged are made again first."""
-    store, config = experiment.store, experiment.config
-    seeds, rows = config.train.seeds, (store.index() or {"steps": []})["steps"]
-    places = {s: measured_at(s, config.measure, rows, seeds[0], True) for s in config.measure.stages if rows}
-    of = Compared(config.model.source, experiment.tasks, seeds, config.compare.controls, places, config.series is None)
+    store, of = experiment.store, compared_of(experiment)
     with store.owned():
         if failures is None:
             known = store.read_json(store.failed) if store.failed.exists() else []

@@ -242,7 +242,8 @@ def test_the_gaze_is_of_the_key_head_s_last_token():
     ("wanted", "said"),
     [
         ({"panels": ("circut",)}, "--panel circut: none of behaviour, circuit, gaze"),
-        ({"formats": ("html",)}, "--format html: none of svg, pdf, png, gif, mp4"),
+        ({"formats": ("tiff",)}, "--format tiff: none of svg, pdf, png, gif, mp4, html"),
+        ({"panels": ("heads",), "formats": ("html",)}, "a page of its own have circuit, behaviour, ledger"),
         ({"task": "other"}, r"--task other: none of both, old, new, or easy \(old\), hard \(new\)"),
         ({"step": 3, "panels": ("heads",)}, "--step 3: heads has steps 0, 4, 8"),
         ({"step": 4, "formats": ("gif",)}, "--step 4: gif shows every step"),

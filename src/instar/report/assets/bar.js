@@ -103,8 +103,6 @@ function showBar() {
   const task = $("task");
   task.replaceChildren(...["new", "old"].map((role) => el("option", { value: role }, nameOf(role))));
   task.addEventListener("change", () => set({ task: task.value }));
-  $("before").addEventListener("click", () => stepPrompt(-1));
-  $("after").addEventListener("click", () => stepPrompt(1));
 }
 function play() {
   if (playing) {
@@ -128,10 +126,8 @@ function atState() {
   const own = seriesOf("new");
   $("step").setAttribute("aria-valuetext", `step ${stepNow()}, ${nameOf("new")} ${percent(own.accuracy[state.step])}`);
   $("now").textContent = stepNow();
-  $("vs").value = state.vs;
-  $("task").value = state.task;
+  for (const id of ["vs", "task"]) if ($(id)) $(id).value = state[id];
   $("aria").textContent = playing
     ? `step ${stepNow()}: ${ROLES.map((r) => `${nameOf(r)} ${percent(seriesOf(r).accuracy[state.step])}`).join(", ")}`
     : "";
-  showPrompt();
 }

@@ -14,7 +14,11 @@ function showFirst() {
     `${whole(seriesOf("new").pairs)} held-out prompts a task`,
   ];
   $("facts").textContent = facts.filter(Boolean).join(" · ");
-  $("headline").textContent = A ? worded(A.headline) : "No answer: no checkpoint was tested for reuse of the old circuit.";
+  $("headline").textContent = A
+    ? worded(A.headline)
+    : FIRST.under_way
+      ? "No answer yet: it comes with the tests between checkpoints."
+      : "No answer: no checkpoint was tested for reuse of the old circuit.";
   $("learnt").replaceChildren(
     ...["new", "old"].flatMap((role, i) => {
       const own = seriesOf(role),
@@ -34,6 +38,8 @@ function showFirst() {
     }),
   );
   showChips();
+  $("before").addEventListener("click", () => stepPrompt(-1));
+  $("after").addEventListener("click", () => stepPrompt(1));
 }
 /** What a reader has to know before she believes a number, the gravest first. */
 function warnings() {
@@ -73,6 +79,8 @@ function showChips() {
     if (A.mixed.length) chips.push(["\u2248", "mixed", brief(A.mixed[0]), A.mixed, "mixed"]);
     if (A.open.length) chips.push(["?", "open", brief(A.open[0]), A.open, "open"]);
   }
+  if (FIRST.under_way)
+    chips.unshift(["\u25d4", "under way", brief(FIRST.under_way.split(": ")[1] || ""), [FIRST.under_way], "open"]);
   const health = warnings();
   if (health.length) chips.push(["\u26a0", plural(health.length, "warning"), brief(health[0]), health, "warned"]);
   const controls = Object.values(FIRST.controls || {})
@@ -185,9 +193,11 @@ function ribbon(box, width, height, metric = "choosing") {
       el(
         "p",
         { class: "none" },
-        A && A.written
-          ? "The gain was booked from end to end only: see where it was written."
-          : "No ledger: the gain in choosing was not booked.",
+        FIRST.under_way
+          ? "The gain is booked when the run ends."
+          : A && A.written
+            ? "The gain was booked from end to end only: see where it was written."
+            : "No ledger: the gain in choosing was not booked.",
       ),
     );
   const steps = [0, ...A.ledger.steps],
@@ -255,10 +265,11 @@ function seriesTable(what) {
   const rows = STEPS.map((s, i) => [s, ...["new", "old"].map((role) => bounds(seriesOf(role), what, i))]);
   return { columns: ["step", ...["new", "old"].map((role) => `${nameOf(role)} ${what.replace("_", " ")}`)], rows };
 }
-function firstPanels() {
+/** The drawings of the first screen; `only` names those of a page with less. */
+function firstPanels(only = null) {
   const hero = $("hero"),
     side = $("side");
-  const first = (place, own) => panel(place, { level: "h2", ...own });
+  const first = (place, own) => (!only || only.includes(own.id) ? panel(place, { level: "h2", ...own }) : null);
   first(hero, {
     id: "circuit",
     pairs: pairsOfCircuits,

@@ -214,6 +214,8 @@ showBar();
 firstPanels();
 atState();
 onChange(atState);
+showPrompt();
+onChange(showPrompt);
 darkSystem.addEventListener("change", drawAgain);
 document.addEventListener("keydown", keys);
 document.addEventListener("keydown", (event) => {

@@ -60,13 +60,13 @@ class Panels:
         return max((float(np.nanmax(np.abs(v))) for v in values if np.isfinite(v).any()), default=1.0) or 1.0
 
 
-def panels(store: Store) -> Panels:
-    """Read a measured run.
+def panels(store: Store, summary: dict[str, Any] | None = None) -> Panels:
+    """Read a measured run: of one under way, what a summary of its own says.
 
     Raises:
         ValueError: where there is no summary yet.
     """
-    summary = store.read_summary()
+    summary = store.read_summary() if summary is None else summary
     tasks = [_task(store, summary[role], role, summary["tasks"][summary[role]]["steps"]) for role in ("old", "new")]
     named = {role: (summary[role], summary["tasks"][summary[role]]["steps"]) for role in ("old", "new")}
     shown = {role: patched(store, name, role, steps) for role, (name, steps) in named.items()}
