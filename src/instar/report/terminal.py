@@ -140,10 +140,6 @@ def show_summary(summary: dict[str, Any]) -> None:
     show_accuracy(summary, most=SHOWN)
     if summary.get("answer"):
         show_answer(summary)
-        if verdict := summary.get("verdict"):
-            console.print(
-                f"heads alone, by grafting and patching (the verdict of 0.3): {verdict['kind']}; see the page"
-            )
         show_beside(summary)
     else:
         show_verdict(summary)

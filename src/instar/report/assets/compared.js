@@ -202,8 +202,12 @@ function reusePlot(box, width) {
         marks: [
           Plot.ruleY([0], { stroke: "var(--line)" }),
           known(o.floor) ? Plot.ruleY([o.floor], { stroke: "var(--soft)", strokeDasharray: "1 3" }) : null,
+          known(o.ceiling) ? Plot.ruleY([o.ceiling], { stroke: "var(--soft)", strokeDasharray: "8 3" }) : null,
           Plot.ruleX([o.edges], { stroke: "var(--line)" }),
           ...ROLES.flatMap((r) => [
+            known(o[r].low)
+              ? Plot.ruleX([o.edges], { y1: o[r].low, y2: o[r].high, stroke: taskColour[r], strokeWidth: 2 })
+              : null,
             Plot.lineY(rows, { x: "x", y: r, stroke: taskColour[r], strokeDasharray: taskDash[r] }),
             Plot.dot(rows, {
               x: "x",
@@ -222,7 +226,8 @@ function reusePlot(box, width) {
         { class: "legend" },
         el("span", {}, el("i", { class: "old" }), "the old task's circuit"),
         el("span", {}, el("i", { class: "new" }), "the new task's"),
-        el("span", {}, el("i", { class: "dotted" }), o.floor_is || "floor"),
+        known(o.ceiling) ? el("span", {}, el("i", { class: "longdash" }), "ceiling: the new one from other pairs") : null,
+        el("span", {}, el("i", { class: "dotted" }), `floor: ${o.floor_is || "circuits of that size"}`),
       ),
     );
   });
