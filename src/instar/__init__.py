@@ -23,7 +23,6 @@ _HOME = {
     "Span": "instar.tasks.pair",
     "Store": "instar.record.store",
     "Task": "instar.tasks.task",
-    "Verdict": "instar.compare.verdict",
     "answer": "instar.workflow.answering",
     "attention": "instar.measure.attention",
     "attribution": "instar.measure.direct_attribution",
@@ -53,7 +52,6 @@ _HOME = {
     "set_patching": "instar.measure.paths",
     "shapley": "instar.between.shapley",
     "task": "instar.tasks.library",
-    "verdict": "instar.compare.verdict",
 }
 
 __all__ = ["__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -130,7 +130,7 @@ def test_instar_compare_and_report_read_the_directory(recorded, tmp_path):
     assert before.items() <= after.items(), "what was recorded was made again"
     assert (run / "measure/causal/shared/step-000006.nc") in after
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["verdict"]["step"] == 6 and summary["verdict"]["text"]
+    assert summary["causal"]["step"] == 6 and summary["answer"]["step"] == 6
     assert summary["tasks"]["ioi3"]["steps"] == [0, 3, 6] and summary["failed"] == []
     page = told(run / "report/index.html")
     assert "how it was trained is not known here" in page

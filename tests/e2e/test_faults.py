@@ -246,7 +246,7 @@ TAMPERED = {
     "half of the weights": (WEIGHTS, cut),
     "a row": ("data/ioi3.giver1.jsonl", row),
     "a bit of the rows trained on": ("data/train.jsonl", flipped("data/train.jsonl")),
-    "a verdict": ("summary.json", summary(verdict={"kind": "replaced", "text": "p < 0.0001"})),
+    "an answer": ("summary.json", summary(answer={"kind": "formed", "headline": "p < 0.0001"})),
     "a schema": ("summary.json", summary(schema=99)),
     "a row's source": ("checkpoints/index.json", source),
     "a file": ("checkpoints/step-000002/modeling_x.py", added),

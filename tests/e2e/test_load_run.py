@@ -12,7 +12,6 @@ import xarray as xr
 import yaml
 
 import instar
-from instar.compare.verdict import verdict
 from instar.workflow.opened import STAGES, Run
 
 
@@ -33,14 +32,10 @@ def test_every_dataset_opens_with_plain_xarray_and_pandas(small_run, stage):
             assert all(isinstance(value, str | int | float | np.number) for value in dataset.attrs.values())
 
 
-def test_evidence_opens_too_and_gives_the_stored_verdict(run, small_run):
+def test_evidence_opens_too(run, small_run):
     with xr.open_dataset(small_run / "compare" / "evidence" / "step-000008.nc") as dataset:
         assert {"value", "low", "high"} <= set(dataset.to_dataframe().columns)
-    found = run.verdict
-    assert found.kind == verdict(run.evidence()).kind == run.summary["verdict"]["kind"]
-    assert found.text == run.summary["verdict"]["text"] and found.conditions == run.summary["verdict"]["conditions"]
-    # null in JSON is NaN again.
-    assert all(isinstance(v, float) for interval in found.evidence.values() for v in interval.values())
+        assert run.evidence().identical(dataset.load()) and run.evidence(8).identical(run.evidence())
 
 
 def test_each_piece_is_one_line(run):
@@ -134,11 +129,16 @@ def test_a_run_under_way_says_what_makes_the_rest(small_run, tmp_path):
     with pytest.raises(FileNotFoundError, match="no evidence on step 8 of seed 0.*instar compare"):
         run.evidence()
     shutil.copy(small_run / "summary.json", part)
-    assert run.verdict.kind and run.missing == [f"no report/index.html: instar report '{part}'"]
+    assert run.answer["kind"] and run.missing == [f"no report/index.html: instar report '{part}'"]
     summary = json.loads((part / "summary.json").read_text())
-    (part / "summary.json").write_text(json.dumps(summary | {"verdict": None}))
-    with pytest.raises(FileNotFoundError, match="there is no verdict: no checkpoint has causal tests"):
-        _ = run.verdict
+    (part / "summary.json").write_text(json.dumps(summary | {"answer": None}))
+    with pytest.raises(FileNotFoundError, match="there is no answer"):
+        _ = run.answer
+    assert "none: no checkpoint was tested" in repr(run)
+    # Of a run that an instar without the answer made.
+    earlier = summary | {"answer": None, "schema": 3, "verdict": {"kind": "rewired", "step": 8, "text": "x"}}
+    (part / "summary.json").write_text(json.dumps(earlier))
+    assert f"rewired (step 8, instar {summary['instar']})" in repr(run)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
@@ -167,7 +167,7 @@ def test_checkpoints_load_also_those_that_lie_elsewhere(run, small_run, tmp_path
 def test_no_piece_but_the_model_needs_torch(small_run):
     code = (
         "import sys, instar\nrun = instar.load_run(sys.argv[1])\n"
-        "print(run)\nrun.verdict, run.heads, run.pairs('ioi3'), run.circuit('ioi3').graphml(), run.frame('lens', 'ioi3')\n"
+        "print(run)\nrun.answer, run.heads, run.pairs('ioi3'), run.circuit('ioi3').graphml(), run.frame('lens', 'ioi3')\n"
         "print([m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(small_run)], capture_output=True, text=True, check=True)

@@ -437,7 +437,7 @@ def test_a_run_without_causal_tests_says_so(finished, browser, tmp_path):
     some = tmp_path / "run"
     shutil.copytree(finished, some, ignore=shutil.ignore_patterns("*.safetensors"))
     summary = json.loads((some / "summary.json").read_text())
-    summary |= {"verdict": None, "answer": None, "diff": None, "controls": {}}
+    summary |= {"causal": None, "answer": None, "diff": None, "controls": {}}
     summary["dynamics"]["key"] = None
     (some / "summary.json").write_text(json.dumps(summary))
     for stage in ("causal", "roles"):

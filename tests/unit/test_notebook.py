@@ -6,11 +6,9 @@ import numpy as np
 import yaml
 
 import instar
-from handmade import OUTSIDE, made
 from instar.circuits.circuit import Circuit
 from instar.circuits.graph import Graph
 from instar.circuits.selection import select
-from instar.compare.verdict import Verdict, verdict
 from instar.record.config import RunConfig
 
 HOSTILE = '</table><script>alert("x")</script><img src=x onerror=alert(1)>\x1b[31m'
@@ -62,35 +60,6 @@ def test_a_circuit_shows_its_size_its_strongest_edges_and_the_sign():
         assert strongest in text and "negative score means that the edge helps" in text
     assert HOSTILE[:40] in shown(circuit) and "no scores" in shown(Circuit(graph, plain.edges))
     assert "0 of" in repr(Circuit(graph, ()))
-
-
-def test_a_verdict_shows_what_it_rests_on_and_what_is_open():
-    found = verdict(made(OUTSIDE | {"graft outside into": (0.3, 0.1, 0.5)}))
-    assert found.kind == "undetermined" and "outside carries" in found.open
-    words = shown(found)
-    for text in (words, repr(found)):
-        assert "Verdict: undetermined" in text and "the answer is what to quote" in text
-        assert "outside carries" in text and found.missing[0][:30] in text
-    assert found.text in words and found.would_change in words and all(name in words for name in found.evidence)
-    assert f"{len(found.conditions)} conditions, {len(found.open)} open" in words
-
-
-def test_no_kind_has_a_look_of_its_own():
-    kinds = ("undetermined", "amplified")
-    htmls = [
-        Verdict(kind, "x", {"a": None}, ("y",), "z", {"e": {"value": np.nan, "low": 0.0, "high": 1.0}})._repr_html_()
-        for kind in kinds
-    ]
-    assert "color" not in htmls[0] and "not measurable" in htmls[0]
-    assert htmls[0].replace("undetermined", "").replace("open, or in the way", "missing") == htmls[1].replace(
-        "amplified", ""
-    )
-
-
-def test_hostile_words_stay_words():
-    row = {HOSTILE: {"value": 1.0, "low": 0.0, "high": 2.0}}
-    found = Verdict("undetermined", HOSTILE * 20, {HOSTILE: None}, (HOSTILE,) * 30, HOSTILE, row)
-    assert shown(found).count("alert") >= 50
 
 
 def test_a_run_shows_foreign_names_as_text(tmp_path):

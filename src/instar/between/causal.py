@@ -1,4 +1,4 @@
-"""Everything causal between a base and one checkpoint, in one file: the evidence that a verdict is made of.
+"""Everything causal between a base and one checkpoint, in one file.
 
 1. Weight grafts (`instar.between.graft`), both ways, for both tasks, on clean prompts, beside random sets matched per layer.
 2. Outputs exchanged (`instar.between.exchange`), both ways, for the new task, beside the same random sets.
@@ -57,7 +57,7 @@ def causal(
     seed: int = 0,
     chunk: int = 64,
 ) -> xr.Dataset:
-    """What the verdict on `tuned` needs to know.
+    """All causal tests of `tuned`.
 
     Args:
         old: pairs of the old task. `new`: of the new one; as many clean ones.

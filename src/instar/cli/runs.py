@@ -217,7 +217,7 @@ def compare(
     trust_remote_code: TrustRemote = False,
     trust_tasks: TrustTasks = False,
 ) -> None:
-    """What changed, and the verdict: of a run, or of checkpoints that somebody else trained."""
+    """What changed, and the answer: of a run, or of checkpoints that somebody else trained."""
     from instar.record.config import DataConfig, RunConfig
     from instar.report.terminal import show_summary
     from instar.workflow.experiment import Experiment

@@ -1,4 +1,4 @@
-"""What a checkpoint does, each number with its one interval: every table, file, drawing and verdict reads these.
+"""What a checkpoint does, each number with its one interval: every table, file, drawing and answer reads these.
 
 1. Shares of pairs (`SHARES`) have Wilson's interval, means (`MEANS`) a percentile bootstrap over pairs.
 2. A change between two checkpoints is paired, and its parts are resampled together: the gain in log p(answer) is the gain in

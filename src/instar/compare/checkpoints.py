@@ -1,6 +1,6 @@
-"""What changed between checkpoints: verdicts for every causally tested one, and circuits beside their floors.
+"""What changed between checkpoints: the numbers of causal tests, and circuits beside their floors.
 
-1. For every checkpoint with causal tests: evidence (kept in `compare/`, one file each) and its verdict.
+1. For every checkpoint with causal tests: its evidence, kept in `compare/`, one file each.
 2. Four circuits, of both tasks at step 0 and at the end: how alike they are, each beside the same circuit made of resampled
    pairs, of disjoint halves, beside chance, and beside the control fine-tunings' circuits.
 3. Along the series: each checkpoint's circuit against step 0 and against the step before.
@@ -9,7 +9,7 @@ Two circuits are always compared at equal numbers of edges, the faithful size of
 that grazes the threshold would look like a circuit that shrank.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,9 +20,8 @@ from instar.circuits.circuit import Circuit
 from instar.compare.baselines import stored
 from instar.compare.chance import beside
 from instar.compare.diff import diff, plain, similarity
-from instar.compare.evidence import Measured, evidence
+from instar.compare.evidence import Measured, evidence, items
 from instar.compare.floors import Scores, floors, overlaps, resampled
-from instar.compare.verdict import Thresholds, verdict
 from instar.record.config import CONTROLS
 from instar.record.store import SHARED, Store, Tuning
 from instar.stats.intervals import bootstrap_mean
@@ -31,79 +30,27 @@ COUNT = 100
 LISTED = 12
 
 
-def verdicts(
-    store: Store, tasks: dict[str, str], seeds: Sequence[int], controls: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """The verdict on the first seed's last checkpoint, every tested checkpoint's, and every seed's; None without tests.
-
-    The paragraph ends with what the verdict itself does not rest on: the control fine-tunings and the other seeds.
-    """
+def evidences(store: Store, tasks: dict[str, str], seeds: Sequence[int]) -> dict[str, Any] | None:
+    """The numbers of every causally tested checkpoint are written; returned are the first seed's last. None without tests."""
     store.forget(store.place("compare"))
-    series = [_row(store, tasks, seeds[0], step) for step in store.measured_steps("causal", SHARED, seeds[0])]
-    series = [row for row in series if row is not None]
-    if not series:
-        return None
-    others = []
+    last = [_evidence(store, tasks, seeds[0], step) for step in store.measured_steps("causal", SHARED, seeds[0])][-1:]
     for seed in seeds[1:]:
-        steps = store.measured_steps("causal", SHARED, seed)
-        row = _row(store, tasks, seed, steps[-1]) if steps else None
-        others += [row] if row is not None else []
-    last = series[-1]
-    brief = ("step", "kind", "text", "conditions", "missing")
-    across = _across([row["kind"] for row in (last, *others)])
-    text = " ".join([last["text"], *_beside(controls, tasks["new"]), across])
-    return last | {
-        "text": text,
-        "series": [{k: row[k] for k in brief} for row in series],
-        "seeds": {str(row["seed"]): row["kind"] for row in (last, *others)},
-        "across_seeds": across,
-        "thresholds": asdict(Thresholds()),
-    }
+        for step in store.measured_steps("causal", SHARED, seed)[-1:]:
+            _evidence(store, tasks, seed, step)
+    return last[0] if last else None
 
 
-def _beside(controls: Mapping[str, Any], new: str) -> Iterator[str]:
-    for name, what in CONTROLS.items():
-        own = controls.get(name)
-        if own is None:
-            yield f"There is no control fine-tuning on {what}."
-            continue
-        shares = (100 * own[new][k] for k in ("accuracy", "accuracy_low", "accuracy_high"))
-        yield "A control fine-tuning of the same length on {} ends at {:.1f} % [{:.1f}, {:.1f}] on the new task.".format(
-            what, *shares
-        )
-
-
-def _across(kinds: Sequence[str]) -> str:
-    if len(kinds) == 1:
-        return "One fine-tuning seed: nothing here says how much another one would differ."
-    same = sum(kind == kinds[0] for kind in kinds)
-    return f"{same} of {len(kinds)} fine-tuning seeds give this verdict" + (
-        "." if same == len(kinds) else f"; the others: {', '.join(sorted({k for k in kinds if k != kinds[0]}))}."
-    )
-
-
-def _row(store: Store, tasks: dict[str, str], seed: int, step: int) -> dict[str, Any] | None:
-    found = measured(store, tasks, seed, step)
-    if found is None:
-        return None
-    own = evidence(found)
-    path = store.compared("evidence", seed, step)
-    store.write_measurement(path, own, str(found.causal.attrs["key"]))
-    return {"step": step, "seed": seed, **verdict(own).as_dict(), "added": _added(found.causal)}
-
-
-def measured(store: Store, tasks: dict[str, str], seed: Tuning, step: int) -> Measured | None:
-    """What the evidence of one checkpoint is made of; None where any of it is missing."""
+def _evidence(store: Store, tasks: dict[str, str], seed: int, step: int) -> dict[str, Any] | None:
     first = store.measured_steps("evaluate", tasks["old"], seed)[:1]
     wanted = [("evaluate", tasks[role], at) for role in ("old", "new") for at in (*first, step)]
-    wanted += [("circuit", tasks["old"], at) for at in (*first, step)]
-    wanted += [("circuit", tasks["new"], step), ("causal", SHARED, step)]
-    loaded = [store.read_measurement(stage, task, seed, at) for stage, task, at in wanted]
-    if any(x is None for x in loaded) or len(loaded) != 8:
+    loaded = [store.read_measurement(stage, task, seed, at) for stage, task, at in [*wanted, ("causal", SHARED, step)]]
+    if any(one is None for one in loaded) or len(loaded) != 5:
         return None
-    a, b, c, d, old_base, old_tuned, new_tuned, causal = (x for x in loaded if x is not None)
-    rules = stored(store, tasks["new"])
-    return Measured({"old": (a, b), "new": (c, d)}, old_base, old_tuned, new_tuned, causal, rules)
+    a, b, c, d, causal = (one for one in loaded if one is not None)
+    own = evidence(Measured({"old": (a, b), "new": (c, d)}, causal, stored(store, tasks["new"])))
+    store.write_measurement(store.compared("evidence", seed, step), own, str(causal.attrs["key"]))
+    numbers = {name: asdict(number) for name, number in items(own).items()}
+    return {"step": step, "seed": seed, "evidence": numbers, "added": _added(causal)}
 
 
 def _added(causal: xr.Dataset) -> dict[str, dict[str, list[float]]]:

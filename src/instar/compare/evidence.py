@@ -1,4 +1,4 @@
-"""From per-pair values to the evidence of a verdict: every number with its 95 % interval, and what it stands beside.
+"""From per-pair values to the numbers of the causal tests, each with its 95 % interval and what it stands beside.
 
 An evidence dataset has one axis, `item`, and on it `value`, `low`, `high` (NaN: masked or not measured). Items:
 
@@ -13,11 +13,6 @@ An evidence dataset has one axis, `item`, and on it `value`, `low`, `high` (NaN:
   the old task.
 - `necessity null`, `graft null into` …: of matched random sets, their mean and the quantiles 5 % and 95 % between sets.
 - `transfer`: faithfulness of the old circuit in the tuned model; `transfer base`: of the new circuit in the base.
-- `heads inside`, `edges inside`: share of the new circuit that lies in the old one, over bootstraps of both;
-  `heads floor`, `edges floor`: share of a resampled old circuit that lies in the old one; `… beyond floor`: the difference;
-  `… beyond task`: less the share that lies in the old task's circuit of the same checkpoint.
-- `heads shared`: how many there are; `heads chance`: what chance gives: expectation, and 95 % quantile as `high` (NaN where
-  it tells nothing: where chance could give all there are to share, and some are, or a circuit has no heads).
 """
 
 import json
@@ -28,16 +23,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from instar.circuits.graph import Graph
 from instar.compare.baselines import accuracy
 from instar.compare.behaviour import change, gain, interval
-from instar.compare.chance import chance
-from instar.compare.floors import Scores, overlaps, resampled
 from instar.stats.intervals import NOTHING, Interval, between, bootstrap_mean, bootstrap_ratio, by_group
 from instar.stats.scales import usable
 
 SHARED_SETS = ("inside", "outside", "heads", "mlps")
-DRAWS = 200
 LABELS = {
     "accuracy": "accuracy",
     "logit_diff": "logits",
@@ -55,10 +46,6 @@ class Measured:
 
     evaluate: Mapping[str, tuple[xr.Dataset, xr.Dataset]]
     """By role (old, new): behaviour at step 0 and at the checkpoint."""
-    old_base: xr.Dataset
-    """The `circuit` measurement of the old task at step 0."""
-    old_tuned: xr.Dataset
-    new_tuned: xr.Dataset
     causal: xr.Dataset
     baselines: Sequence[Mapping[str, Any]] = ()
     """Rules that need no circuit, on the pairs of the new task's behaviour (`instar.compare.baselines`)."""
@@ -72,15 +59,13 @@ def evidence(measured: Measured) -> xr.Dataset:
     numbers |= _beyond(measured.evaluate["new"][1], measured.baselines)
     causal = measured.causal
     numbers |= _shares(causal) | _necessity(causal) | _transfer(causal)
-    overlap, empty = _overlap(measured)
-    names = list(numbers := numbers | overlap)
+    names = list(numbers)
     rows = {k: ("item", np.array([float(getattr(numbers[n], k)) for n in names])) for k in ("value", "low", "high")}
     attrs = {
         **{k: v if isinstance(v := causal.attrs[k], str) else json.dumps(v) for k in ("inside", "permuted")},
         "matched_possible": int(causal.attrs["matched_possible"]),
         "matched_overlap": float(causal.attrs["matched_overlap"]),
         "pairs": int(causal.sizes["pair"]),
-        "empty": json.dumps(empty),
         **({"says": json.dumps({r["kind"]: r["says"] for r in measured.baselines})} if measured.baselines else {}),
     }
     return xr.Dataset(rows, coords={"item": np.array(names, dtype=str)}).assign_attrs(attrs)
@@ -164,58 +149,6 @@ def _transfer(causal: xr.Dataset) -> dict[str, Interval]:
         above, below = by_group(metric[i] - corrupted[i], prompt), by_group(clean[i] - corrupted[i], prompt)
         numbers[name] = bootstrap_ratio(above, below) if usable(bootstrap_mean(below), reference) else NOTHING
     return numbers
-
-
-def _overlap(measured: Measured) -> tuple[dict[str, Interval], list[str]]:
-    """How far the new circuit lies in the old one, beside its floors; and which circuits there are none of."""
-    names = ("old_base", "old_tuned", "new_tuned")
-    # At sizes of their own, and the ten of the grid: so was the verdict calibrated that reads this.
-    a, t, b = (Scores.of(getattr(measured, n)).as_calibrated() for n in names)
-    missing = [n for n, s in zip(names, (a, t, b), strict=True) if not s.circuit.any()]
-    items = [f"{w} {k}" for w in ("heads", "edges") for k in ("inside", "floor", "beyond floor", "beyond task")]
-    items += ["heads chance", "heads shared"]
-    if "old_base" in missing or "new_tuned" in missing:
-        return dict.fromkeys(items, NOTHING), missing
-    again_a, again_b = resampled(a, DRAWS, 1, anew=True), resampled(b, DRAWS, 2, anew=True)
-    graph = a.graph
-    numbers: dict[str, Interval] = {}
-    inside, floor = (overlaps(graph, x, a.circuit[None]) for x in (again_b, again_a))
-    at = overlaps(graph, b.circuit[None], a.circuit[None])
-    task = overlaps(graph, again_b, t.circuit[None]) if "old_tuned" not in missing else None
-    for what in ("heads", "edges"):
-        key = f"{what}_a_in_b"
-        own, same = inside[key], floor[key]
-        numbers[f"{what} inside"] = _spread(own, float(at[key][0]))
-        numbers[f"{what} floor"] = _spread(same)
-        numbers[f"{what} beyond floor"] = _spread(own - same)
-        numbers[f"{what} beyond task"] = _spread(own - task[key]) if task is not None else NOTHING
-    return numbers | _shared_heads(graph, a.circuit, b.circuit), missing
-
-
-def _spread(values: np.ndarray, value: float | None = None) -> Interval:
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return NOTHING
-    low, high = np.quantile(values, [0.025, 0.975])
-    return Interval(float(np.median(values)) if value is None else value, low, high)
-
-
-def _shared_heads(graph: Graph, a: np.ndarray, b: np.ndarray) -> dict[str, Interval]:
-    heads = [_heads(graph, mask) for mask in (a, b)]
-    shared, total = len(heads[0] & heads[1]), graph.n_layers * graph.n_heads
-    by_chance, most = chance(total, len(heads[0]), len(heads[1])), min(map(len, heads))
-    tells = by_chance.shared_high < most or (most > 0 and not shared)
-    return {
-        "heads shared": Interval(shared, shared, shared),
-        "heads chance": Interval(by_chance.shared, np.nan, by_chance.shared_high if tells else np.nan),
-    }
-
-
-def _heads(graph: Graph, edges: np.ndarray) -> set[str]:
-    mask = np.zeros(graph.exists.shape, bool)
-    mask[graph.exists] = edges
-    touched = mask.any(1) | (mask.any(0) @ graph.feeds_one)
-    return {name for name, kept in zip(graph.sources, touched, strict=True) if kept and ".h" in name}
 
 
 def items(dataset: xr.Dataset) -> dict[str, Interval]:

@@ -20,7 +20,7 @@ import xarray as xr
 
 from instar.circuits.circuit import FAITHFUL
 from instar.circuits.graph import Graph
-from instar.circuits.selection import FINE, GRID, at_least, grid_sizes, ranking, smallest_size, top
+from instar.circuits.selection import at_least, grid_sizes, ranking, smallest_size
 from instar.compare.chance import Chance, chance
 from instar.compare.diff import agreement, plain, ratios
 from instar.stats.intervals import bootstrap_mean
@@ -115,14 +115,6 @@ class Scores:
         member = (index == np.arange(index.max() + 1)[:, None]).astype(float)
         return member @ self.scores.reshape(len(index), -1) / member.sum(1, keepdims=True)
 
-    def as_calibrated(self) -> "Scores":
-        """With the sizes of `GRID` alone, and the circuit chosen among these: what the verdict's thresholds were fixed on."""
-        some = np.isin(self.share, GRID) | ~np.isin(self.share, FINE)
-        own = replace(self, share=self.share[some], metric=self.metric[some])
-        if some.all():
-            return own
-        return replace(own, circuit=_select(self.graph, self.mean, [own.size], top)[0])
-
     @property
     def edges(self) -> int:
         """How many edges its circuit has."""
@@ -188,12 +180,9 @@ def floors(scores: Scores, count: int = COUNT, seed: int = 0, split: int = HALVE
     )  # fmt: skip
 
 
-def resampled(scores: Scores, count: int = COUNT, seed: int = 0, anew: bool = False) -> np.ndarray:
-    """Circuits of resampled base pairs, boolean `[draw, edge]`, of as many edges as the circuit has.
-
-    `anew`: the smallest faithful size of each draw's own pairs; a row without edges where there is none.
-    """
-    return _redrawn(scores, count, seed, anew)[0]
+def resampled(scores: Scores, count: int = COUNT, seed: int = 0) -> np.ndarray:
+    """Circuits of resampled base pairs, boolean `[draw, edge]`, of as many edges as the circuit has."""
+    return _redrawn(scores, count, seed)[0]
 
 
 def halves(scores: Scores, count: int = HALVES, seed: int = 0) -> dict[str, np.ndarray]:
@@ -239,12 +228,10 @@ def strata(prompt: np.ndarray, wording: np.ndarray) -> np.ndarray:
     return np.unique(own, axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def _redrawn(scores: Scores, count: int, seed: int, anew: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def _redrawn(scores: Scores, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Circuits and mean scores of bootstraps, both [draw, edge]."""
     drawn = draw(strata(scores.prompt, scores.wording), count, int(np.random.SeedSequence(seed).generate_state(2)[0]))
     edges = _mean(scores, np.stack([np.bincount(row, minlength=drawn.shape[1]) for row in drawn]))
-    if anew:
-        return _select(scores.graph, edges, _resized(scores, count, seed), top), edges
     return _select(scores.graph, edges, [scores.edges] * count), edges
 
 
@@ -292,14 +279,13 @@ def _sizes(scores: Scores, drawn: np.ndarray) -> list[int | None]:
     return found
 
 
-def _select(graph: Graph, edges: np.ndarray, sizes: Sequence[int | None], how: Any = at_least) -> np.ndarray:
-    """The circuits [draw, edge] of mean scores [draw, edge]: the best by absolute score, of which so many are left; with
-    `top`, of which so many are selected."""
+def _select(graph: Graph, edges: np.ndarray, sizes: Sequence[int | None]) -> np.ndarray:
+    """The circuits [draw, edge] of mean scores [draw, edge]: the best by absolute score, of which so many are left."""
     masks, table = np.zeros(edges.shape, bool), np.zeros(graph.exists.shape)
     for own, scores, size in zip(masks, edges, sizes, strict=True):
         if size:
             table[graph.exists] = scores
-            own[:] = graph.pruned(how(graph, ranking(table, signed=False), size))[graph.exists]
+            own[:] = graph.pruned(at_least(graph, ranking(table, signed=False), size))[graph.exists]
     return masks
 
 

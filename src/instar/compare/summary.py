@@ -12,7 +12,7 @@ from instar.compare import baselines
 from instar.compare.answered import answers
 from instar.compare.behaviour import behaviour, bounds
 from instar.compare.changed import changed_heads, changed_layers
-from instar.compare.checkpoints import diffs, verdicts
+from instar.compare.checkpoints import diffs, evidences
 from instar.compare.dynamics import dynamics
 from instar.record.config import CONTROLS
 from instar.record.store import SCHEMA, SHARED, Store
@@ -47,7 +47,7 @@ def found(store: Store, of: Compared, failures: list[dict[str, Any]]) -> dict[st
     steps = common_steps(store, of.places, list(tasks.values()))
     # Evidence is written here and read by what follows.
     controls = {name: _control(store, tasks, name) for name in of.controls}
-    verdict = verdicts(store, tasks, seeds, controls)
+    causal = evidences(store, tasks, seeds)
     rows = (store.index() or {"steps": []})["steps"]
     read = [(row, store.attributes("evaluate", tasks["old"], seeds[0], row["step"])) for row in rows]
     return {
@@ -75,7 +75,7 @@ def found(store: Store, of: Compared, failures: list[dict[str, Any]]) -> dict[st
         "dynamics": dynamics(store, tasks, seeds, steps),
         "controls": controls,
         "answer": answers(store, tasks, seeds, controls, of.ours),
-        "verdict": verdict,
+        "causal": causal,
     }
 
 

@@ -43,7 +43,7 @@ class Choices:
     """Seconds in instar as a share of seconds of training."""
     save: Literal["float32", "bfloat16", "float16"] | None = "float32"
     """How weights are kept: whole, or as 16-bit differences from step 0 (which are then what is measured). None: not at all,
-    and then there are no causal tests and no verdict."""
+    and then there are no causal tests and no answer."""
     config: RunConfig | None = None
     """Everything else: sizes of data and measurements, threads, the report. Its model, tasks and training are not read."""
     train_file: str | Path | None = None

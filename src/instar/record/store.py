@@ -12,7 +12,7 @@
     checkpoints/steps.jsonl                  loss, gradient norm, change of the weights and choosing of every step
     checkpoints/step-000008/                 a folder that transformers loads
     measure/STAGE/TASK/step-000008.nc        one measurement (netCDF, opens with xarray)
-    compare/evidence/step-000184.nc          what a verdict is made of: every number with its interval
+    compare/evidence/step-000184.nc          numbers of causal tests, each with its interval
     report/                                  the page and its figures
 
 Further seeds and controls have a folder of their own (`checkpoints/seed-1/…`, `measure/STAGE/TASK/control-old/…`); step 0 of

@@ -1,6 +1,5 @@
-"""The answer in the terminal: the headline and what it rests on, the older verdict, and the ledger as a table."""
+"""The answer in the terminal: the headline and what it rests on, and the ledger as a table."""
 
-from itertools import groupby
 from typing import Any
 
 import xarray as xr
@@ -10,8 +9,8 @@ from instar.record.config import CONTROLS
 from instar.report.tables import Column, show_columns
 
 console = Screen()
-MISSING, CONDITIONS, KEY = 6, 4, 3
-"""Lines of each kind that are shown, open conditions of a verdict, and layers; the page has all."""
+MISSING, KEY = 6, 3
+"""Lines of each kind that are shown, and key layers; the page has all."""
 
 
 def show_answer(summary: dict[str, Any]) -> None:
@@ -77,22 +76,14 @@ def _of(own: dict[str, float | None]) -> str:
     return " ".join(_booked(own)) if own["value"] is not None else "not measured"
 
 
-def show_verdict(summary: dict[str, Any]) -> None:
-    """The verdict with what is open, every checkpoint's kind, the key layers and heads, and the controls."""
-    found = summary.get("verdict")
-    if not found:
-        console.print("\nNo verdict: no checkpoint has causal tests, or its circuits were not measured.")
+def show_without(summary: dict[str, Any]) -> None:
+    """Instead of an answer: that there is none, or what an earlier instar said."""
+    if earlier := summary.get("verdict"):
+        where = f"instar {summary['instar']}, step {earlier['step']}"
+        console.print(f"\nVerdict of {where}: {earlier['kind']}", style="bold")
+        console.print(earlier["text"])
     else:
-        console.print(f"\nVerdict at step {found['step']}: {found['kind']}", style="bold")
-        console.print(found["text"])
-        for line in found["missing"][:CONDITIONS]:
-            console.print(f"  - {line}")
-        if len(found["missing"]) > CONDITIONS:
-            console.print(f"  - … and {len(found['missing']) - CONDITIONS} more")
-        runs = groupby(found["series"], key=lambda row: row["kind"])
-        along = "; ".join(f"{kind} at step {', '.join(str(row['step']) for row in rows)}" for kind, rows in runs)
-        across = "" if found["across_seeds"] in found["text"] else " " + found["across_seeds"]
-        console.print(f"by checkpoint: {along}.{across}")
+        console.print("\nNo answer: no checkpoint was tested for reuse of the old circuit.")
     show_beside(summary)
 
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from instar.progress import Screen
 from instar.record.names import wording_name
-from instar.report.answered import show_answer, show_beside, show_verdict
+from instar.report.answered import show_answer, show_beside, show_without
 from instar.report.tables import NATS, Column, show_columns
 
 console = Screen()
@@ -136,13 +136,13 @@ def _spread(count: int, most: int | None) -> list[int]:
 
 
 def show_summary(summary: dict[str, Any]) -> None:
-    """Behaviour, the verdict, what moved, and health: about a screenful; the page has the rest."""
+    """Behaviour, the answer, what moved, and health: about a screenful; the page has the rest."""
     show_accuracy(summary, most=SHOWN)
     if summary.get("answer"):
         show_answer(summary)
         show_beside(summary)
     else:
-        show_verdict(summary)
+        show_without(summary)
     new = summary["new"]
     moved = [row for kind in ("layers", "heads") for row in summary["changed"][kind][new] if row["moved"]]
     moved = sorted(moved, key=lambda row: -abs(row["change"]))[:2]

@@ -1,4 +1,4 @@
-"""What a command says last: where things are, and which commands would bring what the verdict misses."""
+"""What a command says last: where things are, and which commands would bring what the answer misses."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -41,7 +41,7 @@ def _files(experiment: Experiment) -> Iterator[tuple[str, str]]:
 
 
 def _commands(experiment: Experiment) -> Iterator[tuple[str, str]]:
-    """The stages that are still to come, or else what the verdict would need more of the same training for."""
+    """The stages that are still to come, or else what the answer would need more of the same training for."""
     store, config = experiment.store, experiment.config
     if not all(store.index(seed) for seed in config.train.seeds):
         yield "training goes on", experiment.command("train")
@@ -58,7 +58,7 @@ def _commands(experiment: Experiment) -> Iterator[tuple[str, str]]:
         # Somebody else's training: nothing here can train another seed of it, or a control.
         return
     summary = replace(store, lenient=True).read_summary()
-    if not summary.get("verdict") and not summary.get("answer"):
+    if not summary.get("answer"):
         return
     seeds, controls = config.train.seeds, config.compare.controls
     if len(seeds) < SEEDS:

@@ -10,14 +10,12 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
 from instar.circuits.circuit import Circuit
 from instar.circuits.selection import of_size
 from instar.compare.behaviour import EVERY, behaviour
-from instar.compare.verdict import Verdict
 from instar.notebook import block, facts, lines, paragraph, some, table
 from instar.record.config import RunConfig, Stage, Test
 from instar.record.store import SHARED, Store, Tuning, tuning_name
@@ -71,19 +69,6 @@ class Run:
         """summary.json (docs/formats.md)."""
         self._there(self.store.summary, "it has not been compared yet", "compare")
         return self.store.read_summary()
-
-    @property
-    def verdict(self) -> Verdict:
-        """The verdict on the first seed's last tested checkpoint, with what the controls and other seeds say."""
-        found = self.summary["verdict"]
-        if found is None:
-            why = "no checkpoint has causal tests, or its circuits were not measured"
-            raise FileNotFoundError(
-                f"{self.root}: there is no verdict: {why}; make them with: {self.experiment.command('compare')}"
-            )
-        nan = {n: {k: np.nan if v is None else v for k, v in i.items()} for n, i in found["evidence"].items()}
-        kept = {k: found[k] for k in ("kind", "text", "conditions", "would_change")}
-        return Verdict(**kept, missing=tuple(found["missing"]), evidence=nan)
 
     @property
     def answer(self) -> dict[str, Any]:
@@ -224,7 +209,7 @@ class Run:
         return read_pairs(self.store, task, counterfactual or kinds[0], count)
 
     def evidence(self, step: int | None = None, seed: Tuning | None = None) -> xr.Dataset:
-        """What the verdict on a checkpoint is made of: `instar.verdict(run.evidence(8))`."""
+        """The numbers of a checkpoint's causal tests, on `item`: `value`, `low`, `high` (docs/formats.md)."""
         tuning = self._tuning(seed)
         steps = [step] if step is not None else self.store.measured_steps("causal", SHARED, tuning)[-1:] or [0]
         path = self.store.compared("evidence", tuning, steps[0])
@@ -301,8 +286,10 @@ class Run:
             found["accuracy, base to last"] = "; ".join(f"{n} {a[0]:.1%} to {a[-1]:.1%}" for n, a in own)
             if answer := summary.get("answer"):
                 found["answer"] = f"{answer['headline']} (step {answer['step']})"
-            verdict = summary["verdict"]
-            found["verdict"] = f"{verdict['kind']} (step {verdict['step']})" if verdict else "none: no causal tests"
+            elif earlier := summary.get("verdict"):
+                found["verdict"] = f"{earlier['kind']} (step {earlier['step']}, instar {summary['instar']})"
+            else:
+                found["answer"] = "none: no checkpoint was tested for reuse of the old circuit"
         if self.store.report("index.html").exists():
             found["page"] = str(self.page)
         return found

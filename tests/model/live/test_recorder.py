@@ -199,7 +199,7 @@ def test_weights_that_are_not_kept(embedded, batches, tmp_path):
     before = {p: p.read_bytes() for p in out.rglob("*.nc")}
     assert measure_stage(experiment) == [] and {p: p.read_bytes() for p in out.rglob("*.nc")} == before
     summary = compare_stage(experiment)
-    assert summary["tasks"]["ioi3"]["steps"] == [0, 2, 4, 6] and summary["verdict"] is None
+    assert summary["tasks"]["ioi3"]["steps"] == [0, 2, 4, 6] and summary["answer"] is None and summary["causal"] is None
 
 
 def test_the_budget_thins_out_what_lies_between_the_ends(embedded, batches, tmp_path):

@@ -55,7 +55,7 @@ def summary():
         "health": [{"seed": 0, "step": 4, "kind": "odd", "text": "[red]x[/red]"}], "failed": [], "checkpoints": [],
         "controls": {"old": control, "no": None},
         "dynamics": {"key": {"layers": layers}},
-        "verdict": rows[-1] | {"missing": ["whether [both] ways"], "series": rows, "across_seeds": "1 of 1."},
+        "verdict": rows[-1], "instar": "0.3.0",
     }  # fmt: skip
 
 
@@ -102,12 +102,11 @@ def test_accuracy_stands_beside_what_needs_no_circuit(summary, printed):
     assert "two without any circuit: chance 33.3%; no rows to learn others from" in text
 
 
-def test_the_verdict_is_printed_whole_with_both_shares_and_controls(summary, printed):
+def test_an_earlier_verdict_is_printed_with_key_layers_and_controls(summary, printed):
     text = printed(summary)
-    assert "Verdict at step 128: rewired" in text
+    assert "Verdict of instar 0.3.0, step 128: rewired" in text
     assert "inside<qk> brings 0.31 [0.21, 0.42]" in text
-    assert "whether [both] ways" in text and "[red]x[/red]" in text and "a0.h[bold]1 -0.50 [-0.70, -0.30]" in text
-    assert "undetermined at step 8, 32; rewired at step 128" in text
+    assert "[red]x[/red]" in text and "a0.h[bold]1 -0.50 [-0.70, -0.30]" in text
     rows = {line.split()[0]: " ".join(line.split()) for line in text.splitlines() if line[:3] in ("a3 ", "m1 ")}
     assert rows["a3"] == "a3 0.46 [0.30, 0.60] 0.31 [0.21, 0.42] 0.12 [-0.00, 0.20]"
     assert rows["m1"] == "m1 0.46 [0.30, 0.60] – not grafted"
@@ -143,7 +142,7 @@ def test_naming_and_choosing_stand_beside_accuracy_and_are_absent_where_they_wer
 def test_a_run_without_causal_tests_says_so(gone, summary, printed):
     without = {k: v for k, v in summary.items() if k not in ("verdict", "dynamics", "controls")} | (gone or {})
     text = printed(without)
-    assert "No verdict: no checkpoint has causal tests" in text
+    assert "No answer: no checkpoint was tested for reuse" in text
     assert "direct contribution to three" in text
 
 

@@ -111,7 +111,7 @@ def test_nothing_is_measured_where_nothing_was_trained(file, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_what_comes_next_is_one_stage_at_a_time_and_then_what_the_verdict_misses(trained):
+def test_what_comes_next_is_one_stage_at_a_time_and_then_what_the_answer_misses(trained):
     root = trained.store.root
     for made, label, command in (
         ("measure/evaluate/ioi2/step-000000.nc", "measurements", "measure"),
@@ -119,7 +119,7 @@ def test_what_comes_next_is_one_stage_at_a_time_and_then_what_the_verdict_misses
         ("report/index.html", "page", "report"),
     ):
         assert ending(trained).commands == {label: f"instar {command} {root}"}
-        trained.store.write_json(root / made, {"schema": SCHEMA, "verdict": {"kind": "undetermined"}})
+        trained.store.write_json(root / made, {"schema": SCHEMA, "answer": {"kind": "undetermined"}})
     last = ending(trained)
     assert last.commands == {
         "three seeds": f"instar run {root} --seeds 0,1,2",
@@ -127,8 +127,8 @@ def test_what_comes_next_is_one_stage_at_a_time_and_then_what_the_verdict_misses
     }
     assert list(last.files) == ["page", "summary", "netCDF", "checkpoints"]
     assert all(value.startswith(str(root)) for value in last.files.values())
-    # Where there is no verdict, more of the same training brings none.
-    trained.store.write_json(root / "summary.json", {"schema": SCHEMA, "verdict": None})
+    # Where there is no answer, more of the same training brings none.
+    trained.store.write_json(root / "summary.json", {"schema": SCHEMA, "answer": None})
     assert ending(trained).commands == {}
 
 

@@ -88,7 +88,7 @@ class MeasureConfig(Part):
 
 
 class CompareConfig(Part):
-    """Causal tests between the base and a checkpoint, and the controls that a verdict stands beside."""
+    """Causal tests between the base and a checkpoint, and the controls that an answer stands beside."""
 
     checkpoints: Annotated[int, Field(ge=1, le=MANY)] | None = Field(
         default=None,
