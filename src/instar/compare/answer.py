@@ -44,8 +44,8 @@ class Found:
     shapley: xr.Dataset | None = None
     rules: Sequence[Mapping[str, Any]] = ()
     """What needs no circuit, on the new task's pairs."""
-    steps: Sequence[int] = ()
-    """At which the ledger's intervals end."""
+    course: xr.DataArray | None = None
+    """Choosing on `step, pair` of the new task, at every measured checkpoint up to this one."""
     seeds: int = 1
     controls: Sequence[str] = ()
     ours: bool = True
@@ -114,7 +114,7 @@ def answer(found: Found, limits: Limits = LIMITS) -> Answer:
     old = fate(*found.evaluate["old"])
     how = None
     if found.ledger is not None:
-        how = written(found.ledger, _inside(found), found.shapley, steps=found.steps, named=limits.named)
+        how = written(found.ledger, _inside(found), found.shapley, course=found.course, named=limits.named)
     uses = tuple(_with(how, reused(found.reuse, limits), limits)) if found.reuse is not None and can.new else ()
     apart = "" if can.new is False else _apart(found)
     kind = _kind(can, uses, apart)

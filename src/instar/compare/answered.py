@@ -67,9 +67,11 @@ def _one(
             return None
         ends[role] = before, after
     way = ledger_of(store, tasks["new"], seed, step)
+    to_here = [at for at in store.measured_steps("evaluate", tasks["new"], seed) if at <= step]
+    course = store.series("evaluate", tasks["new"], seed, to_here, only=lambda dataset: dataset[["choosing"]])
     found = Found(
         ends, store.read_measurement("reuse", SHARED, seed, step), way, store.read_measurement("shapley", SHARED, seed, step),
-        stored(store, tasks["new"]), [] if way is None else way["interval"].values.tolist(), *beside,
+        stored(store, tasks["new"]), None if course is None else course["choosing"], *beside,
     )  # fmt: skip
     return answer(found)
 
@@ -83,7 +85,10 @@ def ledger_of(store: Store, task: str, seed: Tuning, step: int) -> xr.Dataset | 
         if page is None:
             return None
         pages.append(page.expand_dims(interval=[at]) if "interval" not in page.dims else page)
-        at = int(page.attrs["from_step"])
+        before = int(page.attrs["from_step"])
+        if before >= at:
+            raise ValueError(f"{store.root}: the ledger of {task} at step {at} begins at step {before}: remeasure it")
+        at = before
     if not pages or at != min([*store.measured_steps("evaluate", task, seed), at]):
         return None
     whole: Any = xr.concat(pages[::-1], "interval", combine_attrs="override", coords="minimal", compat="override")

@@ -30,5 +30,6 @@ def said(word: str) -> str:
     mine = f"; where it said “{word}”, {right} of {told}" if told and word != "undetermined" else ""
     return (
         f"On planted fine-tunings of small models the answer was right {pooled['count']} of {pooled['of']} times that it "
-        f"decided{mine}; false alarms {alarms['count']} of {alarms['of']} where nothing had changed."
+        f"decided{mine}; false alarms {alarms['count']} of {alarms['of']} (at most {alarms['high']:.0%}) where nothing had "
+        "changed."
     )

@@ -18,7 +18,7 @@ import xarray as xr
 
 from instar.compare.booking import ENOUGH_PROMPTS, SLICES, View, booked, sums
 from instar.compare.reused import LIMITS
-from instar.stats.intervals import NOTHING, Interval, bootstrap_mean, bootstrap_ratio, expanded, resamples
+from instar.stats.intervals import NOTHING, Interval, bootstrap_mean, bootstrap_ratio, resamples
 
 PARTS = ("Q,K", "V,O", "MLPs", "the rest")
 IN_WORDS = {
@@ -76,7 +76,7 @@ class Written:
     layers: tuple[dict[str, Any], ...]
     """Every layer's booking, by size."""
     half: tuple[float, float, float] | None
-    """The step by which half of the gain was written, with bounds; None on one line."""
+    """The checkpoint from which on half of the gain is there, with bounds; None on one line."""
     intervals: int
     """Stretches of training; 1: a straight line between two models, and another path would book it otherwise."""
     residual: float
@@ -112,13 +112,13 @@ class Written:
 
 def written(
     ledger: xr.Dataset, inside: Sequence[str], shapley: xr.Dataset | None, metric: str = "choosing",
-    steps: Sequence[int] = (), named: float = LIMITS.named,
+    course: xr.DataArray | None = None, named: float = LIMITS.named,
 ) -> Written:  # fmt: skip
     """What a ledger says of a gain, beside grafts.
 
     Args:
         inside: heads and MLPs of the old task's circuit.
-        steps: the steps at which the ledger's intervals end, the first interval's beginning before them; none on one line.
+        course: the metric on `step, pair` at every measured checkpoint from the base to this one; none on one line.
         named: δ.
     """
     names = [str(p) for p in ledger["part"].values]
@@ -139,7 +139,7 @@ def written(
     outside = _part(recruits, RECRUITED, shapley, metric, named)
     return Written(
         metric, gain, tuple(rows), outside, largest(ledger, "head", metric, "node")[:LISTED],
-        largest(ledger, "layer", metric, "layer"), _half(ledger, metric, steps),
+        largest(ledger, "layer", metric, "layer"), None if course is None else _half(course),
         ledger.sizes["interval"], residual, churn,
     )  # fmt: skip
 
@@ -227,19 +227,20 @@ def largest(
     )
 
 
-def _half(ledger: xr.Dataset, metric: str, steps: Sequence[int]) -> tuple[float, float, float] | None:
-    """The first step from which on half of the whole gain is there, with bounds over blocks."""
-    gains = sums(ledger, metric)[1]
-    few = ledger["prompts"].values.sum() < ENOUGH_PROMPTS
-    if len(steps) < 2 or len(steps) != gains.shape[1] or few:
+def _half(course: xr.DataArray) -> tuple[float, float, float] | None:
+    """The first checkpoint from which on half of the whole gain is there, with bounds over prompts.
+
+    Of the metric at every checkpoint: the ledger, which adds up to the same gain, is kept at some of them.
+    """
+    values = course.transpose("pair", "step").values
+    so_far = (values - values[:, :1])[~np.isnan(values).any(1), 1:]
+    if so_far.shape[1] < 2 or len(so_far) < ENOUGH_PROMPTS:
         return None
-    drawn = np.concatenate([gains.mean(0)[None], resamples(len(gains)) @ gains])
-    so_far = drawn.cumsum(1)
-    if (so_far[:, -1] <= 0).mean() > 0.025 or so_far[0, -1] <= 0:
+    drawn = np.concatenate([so_far.mean(0)[None], resamples(len(so_far)) @ so_far])
+    if (drawn[:, -1] <= 0).mean() > 0.025 or drawn[0, -1] <= 0:
         return None
-    beyond = so_far >= so_far[:, -1:] / 2
+    beyond = drawn >= drawn[:, -1:] / 2
     stays = np.logical_and.accumulate(beyond[:, ::-1], axis=1)[:, ::-1].argmax(1)
-    at = np.asarray(steps, float)[stays]
-    tail = expanded(len(gains))
-    low, high = np.quantile(at[1:], [tail, 1 - tail], method="nearest")
+    at = course["step"].values[1:].astype(float)[stays]
+    low, high = np.quantile(at[1:], [0.025, 0.975], method="nearest")
     return float(at[0]), float(low), float(high)

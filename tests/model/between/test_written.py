@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import instar
 from instar.between.reuse import Draws
@@ -68,12 +69,12 @@ def test_a_gain_in_mlps_is_named_so_and_nothing_else_is(base, prompts):
 def test_parts_add_up_and_so_do_layers_and_steps(base, prompts):
     middle, end = (towards(base, prompts, "attn", size=s) for s in (0.0003, 0.0006))
     ledger = instar.ledger([base, middle, end], prompts, "choosing", blocks=6)
-    own = written(ledger, INSIDE, None, steps=(10, 20))
+    own = written(ledger, INSIDE, None)
     assert sum(one.booked.value for one in own.parts[: len(PARTS)]) == pytest.approx(
         own.gain.value, abs=0.01 * own.gain.value
     )
     assert sum(row["booked"].value for row in own.layers) == pytest.approx(own.gain.value, abs=0.01 * own.gain.value)
-    assert own.intervals == 2 and own.half is not None and own.half[0] in (10.0, 20.0)
+    assert own.intervals == 2 and own.half is None
     assert all(np.isnan(one.shapley.value) for one in own.parts) and 1 <= own.churn < 3
 
 
@@ -178,3 +179,25 @@ def test_a_part_is_named_and_heads_recruit_only_where_grafts_agree(base, prompts
         assert not without.carries(0.5) and not replace(far, recruited=without).recruits(0.5)
         # Where none were made the ledger speaks alone.
         assert replace(without, moved=np.nan).carries(0.5)
+
+
+def course(*means: float, pairs: int = 60, noise: float = 0.2) -> xr.DataArray:
+    rng = np.random.default_rng(0)
+    values = np.array(means)[:, None] + noise * rng.normal(size=(len(means), pairs))
+    return xr.DataArray(values, dims=("step", "pair"), coords={"step": [10 * i for i in range(len(means))]})
+
+
+def half(base, tuned, prompts, of):
+    return written(instar.ledger([base, tuned], prompts, "choosing", nodes=2, blocks=6), INSIDE, None, course=of).half
+
+
+def test_half_is_the_checkpoint_from_which_on_it_stays(base, prompts):
+    """It is there at 10, gone at 20, and there to stay from 30 on; where the gain may be nothing, there is no half."""
+    tuned = towards(base, prompts, "mlp", size=0.0003)
+    assert half(base, tuned, prompts, course(-2, -0.5, -1.9, -0.4, 0)) == (30, 30, 30)
+    loose = half(base, tuned, prompts, course(-2, -1.0, -0.9, 0, noise=0.8))
+    assert loose is not None and loose[1] == 10 < loose[2]
+    assert half(base, tuned, prompts, course(-2, -2, -2.01, -2)) is None
+    undefined = course(-2, -0.5, 0)
+    undefined[0, :40] = np.nan
+    assert half(base, tuned, prompts, undefined) is None

@@ -42,7 +42,7 @@ function fixed(x, digits = 2) {
 }
 const signed = (x, digits = 2) => (known(x) && x > 0 && !/^0\.?0*$/.test(x.toFixed(digits)) ? "+" : "") + fixed(x, digits);
 const percent = (x, digits = 1) => (known(x) ? `${fixed(100 * x, digits)}${THIN}%` : DASH);
-const whole = (x) => (known(x) ? Math.round(x).toLocaleString("en").replace(/,/g, THIN) : DASH);
+const whole = (x) => (known(x) ? (Math.round(x) || 0).toLocaleString("en").replace(/,/g, THIN) : DASH);
 /** A number with its interval: {value, low, high} or [value, low, high]. */
 function ranged(x, as = fixed) {
   if (!x) return DASH;

@@ -30,17 +30,22 @@ const defaultSize = (role) => circuitsOf(role).drawn;
 /** How many edges a circuit is drawn with: as many as asked for, or the fewest that are measured to be faithful enough. */
 function sizeAt(role, index) {
   if (!state.f) return state.n || defaultSize(role);
+  const found = neededAt(role, index, state.f);
+  circuitsOf(role).groups[groupOf(role)].needed = found;
+  // None is drawn rather than one that is less faithful than it says.
+  return found === null || found > circuitsOf(role).most ? 0 : found;
+}
+/** The fewest edges that were measured to be so faithful, and stay so with more; null where none are. */
+function neededAt(role, index, least) {
   const own = circuitsOf(role).groups[groupOf(role)];
   let found = null;
   for (let j = own.kept[index].length - 1; j >= 0; j--) {
     const f = own.faithfulness[index][j];
     if (!known(f)) continue;
-    if (f < state.f) break;
+    if (f < least) break;
     found = own.kept[index][j];
   }
-  own.needed = found;
-  // None is drawn rather than one that is less faithful than it says.
-  return found === null || found > circuitsOf(role).most ? 0 : found;
+  return found;
 }
 /** Edge → score of the circuit of n edges. */
 function edgesAt(role, index, n) {
@@ -99,13 +104,10 @@ function faithfulnessOf(role, index, count) {
   const below = there.filter(([k]) => k < count).pop(),
     above = there.find(([k]) => k > count);
   if (!below && !above) return null;
-  return (
-    "were not tested; " +
-    [below, above]
-      .filter(Boolean)
-      .map(([k, j]) => `${whole(k)} edges keep ${said(j)}`)
-      .join(", ")
-  );
+  return `are drawn; tested were ${[below, above]
+    .filter(Boolean)
+    .map(([k, j]) => `${whole(k)}, which keep ${said(j)}`)
+    .join(", and ")}`;
 }
 function whyNone(role, index) {
   const why = circuitsOf(role).why[groupOf(role)],

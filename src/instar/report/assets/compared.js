@@ -109,7 +109,7 @@ function circuitSection(section) {
         ]),
       }),
       method:
-        "Circuits of equal numbers of edges alone in the tuned model on the new task. [[reuse]] = (old − floor)/(ceiling − floor): the floor is the old circuit with its heads permuted or another task's circuit, whichever does more; the ceiling the new task's own circuit, made again.",
+        "Circuits of equal numbers of edges alone in the tuned model on the new task. [[reuse]] = (old − floor)/(ceiling − floor): the floor is the old circuit with its heads permuted or another task's circuit, whichever does more; the ceiling the new task's own circuit, made again from other pairs: above 1 the old circuit does more than that one. The word is given at one size (the vertical line) and at twice as many edges; both circuits do less below it.",
       change:
         "A floor near the ceiling: any circuit of that size does it, and the word stays open. More pairs, another seed.",
     });
@@ -118,6 +118,7 @@ function circuitSection(section) {
     panel(section, {
       id: "overlap",
       title: "Circuits beside no change and beside chance",
+      sub: "edges scored on all counterfactuals together",
       kind: "full",
       reads: [],
       finding: () => {

@@ -292,6 +292,7 @@ function firstPanels(only = null) {
     caption:
       "Rows are layers, columns heads, MLPs beside. Width grows with the root of |score| on one scale for all steps; an arrow helps the answer, a bar works against it; a node's shade is what the ledger booked on it so far (violet helped, ochre worked against)",
     method:
+      sharedSaid() +
       "Edges are scored by [[edge attribution]] and the best are kept of which so many lie on a path from input to logits. Two circuits of equal numbers of edges are compared, so that none is larger by a rounding. Where a step's circuit was not measured, the last one before it is drawn. [[faithfulness]] is measured on other prompts than those that the edges were scored on.",
   });
   first(side, {
@@ -342,6 +343,12 @@ function heroHeight() {
     ? Math.max(wide, circuitsOf(state.task).layers * 13 + 80)
     : wide;
 }
+/** Of grouped queries: whose keys and values an edge's name means. */
+function sharedSaid() {
+  const own = circuitsOf("new") || circuitsOf("old");
+  if (!own || own.kv_heads === own.heads) return "";
+  return `Keys and values are shared by ${own.heads / own.kv_heads} heads: a1.h1<k> is the second such group of layer 1, and is drawn at each of its heads. `;
+}
 const circuitLegend = () =>
   el(
     "div",
@@ -349,12 +356,12 @@ const circuitLegend = () =>
     ["kept", "gained", "lost"].map((is) => el("span", {}, el("i", { class: is }), is)),
     el("span", {}, "▲ helps"),
     el("span", {}, "▬ works against"),
-    el("span", {}, "shade: booked so far"),
+    el("span", {}, "shade: gain booked there so far"),
   );
 function ribbonFinding() {
   const w = A && A.written;
   if (!w) return "";
-  const half = w.half && known(w.half[0]) ? `; half of it by step ${whole(w.half[0])}` : "";
+  const half = w.half && known(w.half[0]) ? `; of all prompts half is there by step ${whole(w.half[0])}` : "";
   const on = A.ledger && A.ledger.prompts ? ` on ${plural(A.ledger.prompts, "prompt")}` : "";
   return `${ranged(w.gain, signed)} nats by step ${A.step}${on}${half}.`;
 }

@@ -40,7 +40,7 @@ function promptsSection(section) {
     choice("show", "show", [
       ["all", "all"],
       ["wrong", "wrong at this step"],
-      ["forgotten", "forgotten: once right, wrong at the end"],
+      ["forgotten", "once right, wrong at the end"],
       ["never", "never right"],
       ["flips", "changed more than once"],
     ]),
@@ -88,6 +88,7 @@ function facts(own) {
       const right = own.steps.map((_, s) => at(own.right, s, pair));
       return {
         learnt: learntAt(own, pair),
+        first: right[0],
         ever: right.some(Boolean),
         last: right[right.length - 1],
         flips: right.slice(1).filter((r, i) => r !== right[i]).length,
@@ -105,7 +106,18 @@ function promptsFinding() {
   if (!own) return `The prompts of ${nameOf(state.task)} are not kept one by one.`;
   const all = facts(own),
     count = (f) => all.filter(f).length;
-  return `${nameOf(state.task)}: ${whole(count((f) => f.learnt === own.steps[0]))} right at every step, ${whole(count((f) => f.learnt !== null && f.learnt !== own.steps[0]))} learnt, ${whole(count((f) => f.ever && !f.last))} forgotten, ${whole(count((f) => !f.ever))} never right; ${whole(count((f) => f.flips > 1))} changed more than once.`;
+  const said = [
+    [count((f) => f.first && !f.flips), "right at every step"],
+    [count((f) => f.first && f.last && f.flips), "right at both ends only"],
+    [count((f) => !f.first && f.last), "learnt (wrong at first, right at the end)"],
+    [count((f) => f.first && !f.last), "lost"],
+    [count((f) => !f.first && !f.last && f.ever), "right on the way only"],
+    [count((f) => !f.ever), "never right"],
+  ];
+  return `${nameOf(state.task)}: ${said
+    .filter(([n]) => n)
+    .map(([n, words]) => `${whole(n)} ${words}`)
+    .join(", ")}; ${whole(count((f) => f.flips > 1))} changed more than once.`;
 }
 function barcode(box, width) {
   const own = promptsOf(state.task);
@@ -214,7 +226,7 @@ function promptList(box) {
           el(
             "tr",
             {},
-            ["number", "prompt", "answer", "says now", "base said", "learnt", "logit difference"].map((c, i) =>
+            ["number", "prompt", "answer", "says now", "base said", "right from", "logit difference"].map((c, i) =>
               el("th", { scope: "col", class: i === 1 ? "words" : null }, c),
             ),
           ),
@@ -267,7 +279,7 @@ function promptsTable(most) {
       "wording",
       "base said",
       "says at this step",
-      "learnt at step",
+      "right from step",
       "logit difference (logits)",
     ],
     rows: promptOrder(own)

@@ -12,7 +12,7 @@ const SECTIONS = [
 const HELP = [
   ["← →", "a checkpoint back or on (shift: to a tested one)"],
   ["space", "play or pause"],
-  ["1 … 8", "to a section"],
+  ["1, 2, …", "to a section, as the contents number them"],
   ["[ ]", "the prompt before or after"],
   ["b", "against the base, or the checkpoint before"],
   ["o", "the old or the new task"],
@@ -129,6 +129,11 @@ function circuitControls() {
     slider.setAttribute("aria-valuetext", plural(n, "edge"));
     count.textContent = state.f ? "" : whole(n);
     faithful.value = state.f;
+    for (const option of faithful.options) {
+      const needed = +option.value ? neededAt(role(), indexAt(role(), stepNow()), +option.value) : 0;
+      option.disabled = needed === null || needed > circuitsOf(role()).most;
+      if (+option.value) option.textContent = `≥ ${fixed(+option.value)}${needed ? ` (${whole(needed)})` : ""}`;
+    }
     groups.replaceChildren(...Object.keys(circuitsOf(role()).groups).map((g) => el("option", { value: g }, `${g} changed`)));
     groups.value = groupOf(role());
   };
@@ -139,7 +144,7 @@ function circuitControls() {
     el("button", { type: "button", onclick: nameGroup, title: "pin nodes with ctrl-click or p" }, "name pins"),
   );
   onChange((changed) => {
-    if (changed.some((k) => ["n", "f", "task", "group"].includes(k))) atNow();
+    if (changed.some((k) => ["n", "f", "task", "group", "step"].includes(k))) atNow();
   });
   atNow();
 }

@@ -11,6 +11,7 @@ function writtenSection(section) {
     panel(section, {
       id: "parts",
       title: "Parts of the model",
+      sub: `by step ${A.step}`,
       kind: "half",
       reads: [],
       finding: () =>
@@ -47,7 +48,7 @@ function writtenSection(section) {
         ]),
       }),
       method:
-        "[[ledger]]: each part's change times the gradient of choosing, integrated along the training, in nats that add up to the gain. Beside it [[grafts]]: what putting a part's tuned weights into the base brings, averaged over all orders (Shapley). A part is named only where both agree.",
+        "[[ledger]]: each part's change times the gradient of choosing, integrated along the training, in nats that add up to the gain. Beside it [[grafts]]: what putting a part's tuned weights into the base brings, averaged over all orders (Shapley). A part is named only where both are above a tenth of the gain by their lower bounds.",
       change: "Held-out prompts are the unit of the intervals: more of them (measure.ledger_prompts) or another seed.",
     });
     panel(section, {

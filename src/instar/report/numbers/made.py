@@ -92,7 +92,8 @@ def _interventions(panels: Panels) -> list[tuple[str, str]]:
             (
                 f"circuits, {panels.summary[role]}",
                 f"{one.method} scores on {one.pairs} pairs a counterfactual, ranked by absolute value; faithfulness on as "
-                "many other pairs, resample ablation, ratio of means; a negative score means that the edge helps",
+                "many other pairs, resample ablation, ratio of means; on this page a positive score helps (in files a "
+                "negative one)",
             )
         )
     return rows
