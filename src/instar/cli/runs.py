@@ -180,12 +180,19 @@ def measure(
     replace: Replace = False,
     trust_remote_code: TrustRemote = False,
     trust_tasks: TrustTasks = False,
+    shard: Annotated[
+        str | None, typer.Option("--shard", help="one of several commands at once: 2/8 is the second of eight")
+    ] = None,
 ) -> None:
     """Every missing measurement of every checkpoint."""
     from instar.workflow.pipeline import measure_stage
+    from instar.workflow.shards import Shard
 
+    own = None if shard is None else Shard.read(shard)
+    if own is not None and not run.is_dir():
+        raise ValueError(f"--shard: {run} is a file; shards take the run directory that `instar train` made of it")
     experiment = named(run, out, (trust_remote_code, trust_tasks, replace)).trained()
-    failures = measure_stage(experiment, remeasure=remeasure)
+    failures = measure_stage(experiment, remeasure=remeasure, told=own is not None, shard=own)
     end(experiment, failed=bool(failures))
 
 

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from instar.record.names import LONGEST_FILE, file_name
 
 NAME, PARTIAL = "contents.jsonl", ".partial"
@@ -111,10 +113,12 @@ class Contents:
         self._append([*lines, *map(_plain, entries)])
 
     def _append(self, values: list[dict[str, Any]]) -> None:
-        self._refresh()
-        with self.file.open("a", encoding="utf-8") as stream:
-            # A line that a full disk cut off is ended first.
-            stream.write("\n" * (stream.tell() > self._read[1]) + "".join(map(_line, values)))
+        # Shards write into one list.
+        with FileLock(self.root / f".{NAME}"):
+            self._refresh()
+            with self.file.open("a", encoding="utf-8") as stream:
+                # A line that a full disk cut off is ended first.
+                stream.write("\n" * (stream.tell() > self._read[1]) + "".join(map(_line, values)))
 
     def lent(self) -> list[Entry]:
         """From here on the list, as it is now, is another process's. Returns where what is made here is noted for it."""

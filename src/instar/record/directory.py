@@ -83,6 +83,13 @@ class Directory:
                         contents.settle()
                         shutil.rmtree(root / PARTIAL, ignore_errors=True)
 
+    @contextmanager
+    def shared(self, shard: str) -> Iterator[None]:
+        """Hold it beside other shards: nothing that others write is cleared, and the list stays as it grows."""
+        _refuse_foreign(self.root)
+        with self._room_for(self.root), held(self.root, shard):
+            yield
+
     def _begin(self, root: Path) -> None:
         """Clear what an interrupted writer left; list what an instar before format 1 wrote."""
         shutil.rmtree(root / PARTIAL, ignore_errors=True)

@@ -36,6 +36,7 @@ from instar.workflow.experiment import Experiment
 from instar.workflow.jobs import jobs, pairwise_jobs
 from instar.workflow.reporting import made_of, report_stage
 from instar.workflow.schedule import trained_by
+from instar.workflow.shards import Shard
 from instar.workflow.sweep import Failure, sweep
 from instar.workflow.underway import UnderWay, compared_of
 from instar.workflow.wordings import answered
@@ -245,30 +246,41 @@ def measure_stage(
     remeasure: bool = False,
     told: bool = False,
     after: Tell = lambda done, total, note: None,
+    shard: Shard | None = None,
 ) -> list[Failure]:
     """Every missing measurement of every checkpoint; with `remeasure` also those that are there.
 
     Args:
         told: findings on the data are printed already.
         after: called after each checkpoint.
+        shard: only these, while other processes do the others.
     """
-    with experiment.store.owned():
-        return _measure_all(experiment, stages, remeasure, told, after)
+    here = experiment.store.here
+    with here.owned() if shard is None else here.shared(str(shard)):
+        return _measure_all(experiment, stages, remeasure, told, after, shard)
 
 
 def _measure_all(
-    experiment: Experiment, stages: tuple[str, ...] | None, remeasure: bool, told: bool, after: Tell
+    experiment: Experiment,
+    stages: tuple[str, ...] | None,
+    remeasure: bool,
+    told: bool,
+    after: Tell,
+    shard: Shard | None,
 ) -> list[Failure]:
     store = experiment.store
     _pin(experiment.config.threads)
     prepared = data_stage(experiment, told=told)
     todo = jobs(experiment, prepared.names, prepared.key)
     base = {(seed, 0) for seed in experiment.tunings}
-    _forget_vanished(experiment, base | {(job.seed, job.step) for job in todo})
+    if shard is None:
+        _forget_vanished(experiment, base | {(job.seed, job.step) for job in todo})
+    todo = todo if shard is None else shard.of_these(todo)
     todo = [job for job in todo if stages is None or job.stage in stages]
     with bar("measuring") as tell:
         failures = sweep(experiment, todo, _both(tell, after), remeasure)
     pairwise = pairwise_jobs(experiment, prepared.names, prepared.key) if stages is None else []
+    pairwise = pairwise if shard is None else shard.of_these(pairwise)
     if pairwise:
         with bar("tests between checkpoints") as tell:
             # What cannot be read fails each time that it is tried, and is said once.
@@ -280,7 +292,8 @@ def _measure_all(
             style="bold red",
             soft_wrap=True,
         )
-    store.write_json(store.failed, [asdict(f) for f in failures])
+    if shard is None:
+        store.write_json(store.failed, [asdict(f) for f in failures])
     return failures
 
 
