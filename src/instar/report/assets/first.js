@@ -93,7 +93,16 @@ function showChips() {
           .join(", ")}`,
     );
   if (controls.length) chips.push(["=", "control", brief(controls[0]), controls, "control"]);
-  if (A && A.caveat) chips.push(["\u00b1", "how often right", brief(A.caveat), [A.caveat], "sure"]);
+  if (A && A.caveat) {
+    const told = /right (\d+ of \d+).*?false alarms (\d+ of \d+)/.exec(A.caveat);
+    chips.push([
+      "\u00b1",
+      "how often right",
+      told ? `${told[1]}; false alarms ${told[2]}` : brief(A.caveat),
+      [A.caveat],
+      "sure",
+    ]);
+  }
   $("chips").replaceChildren(
     ...chips.map(([sign, word, text, all, kind]) => {
       const more = el(
@@ -120,8 +129,8 @@ function showChips() {
         " ",
         el("b", {}, word),
         " ",
+        all.length > 1 ? el("small", { class: "count" }, `${all.length} `) : null,
         el("small", {}, text),
-        all.length > 1 ? el("small", { class: "count" }, ` +${all.length - 1}`) : null,
       );
       return el("li", { class: kind }, button, more);
     }),
