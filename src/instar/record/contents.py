@@ -22,6 +22,8 @@ from filelock import FileLock
 from instar.record.names import LONGEST_FILE, file_name
 
 NAME, PARTIAL = "contents.jsonl", ".partial"
+LISTING = ".contents.lock"
+"""Held for a line of the list; the empty file stays, as that of the directory's lock does."""
 FORMAT = 1
 """Of the run directory. Raised when a directory of before cannot be read as one of now."""
 _STAMP = tuple[int, int, int]
@@ -114,7 +116,7 @@ class Contents:
 
     def _append(self, values: list[dict[str, Any]]) -> None:
         # Shards write into one list.
-        with FileLock(self.root / f".{NAME}"):
+        with FileLock(self.root / LISTING):
             self._refresh()
             with self.file.open("a", encoding="utf-8") as stream:
                 # A line that a full disk cut off is ended first.

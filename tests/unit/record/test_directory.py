@@ -57,7 +57,7 @@ def test_everything_that_is_written_is_listed_and_nothing_is_left_beside_it(stor
     assert own["measure/lens/ioi3/step-000004.nc"]["key"] == "k" and list(own) == sorted(own)
     assert store.has_measurement(path, "k") and not store.has_measurement(path, "other")
     assert {p.name for p in store.root.iterdir()} <= {
-        ".lock", "config.yaml", "contents.jsonl", "data", "measure", "checkpoints"
+        ".lock", ".contents.lock", "config.yaml", "contents.jsonl", "data", "measure", "checkpoints"
     }  # fmt: skip
 
 
