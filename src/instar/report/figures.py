@@ -20,6 +20,7 @@ from instar.report.drawings.cell import Cell
 from instar.report.drawings.hero import DPI, hero
 from instar.report.drawings.sheet import Sheet, Table, sheet
 from instar.report.numbers.interventions import SITES
+from instar.report.numbers.page_data import page_data
 from instar.report.numbers.panels import Panels
 from instar.report.page import ALONE, alone
 from instar.report.style import PAPER, SETTINGS, named
@@ -209,11 +210,12 @@ def write_panels(store: Store, panels: Panels, wanted: Wanted) -> Iterator[Path]
                 raise ValueError(f"--panel {name}: nothing of it was measured for {of}")
         if not drawn:
             raise ValueError(f"{store.root}: no panel was measured for {of}")
+        first = page_data(panels, store)[0] if EMBEDDED in wanted.formats else {}
         for name, row in drawn.items():
             file = f"figures/{name}-{of}"
             if EMBEDDED in wanted.formats and name in ALONE:
                 step = _place(panels.summary["tasks"][panels.summary["new"]]["steps"], wanted.step, name)
-                page = alone(store, panels, name, roles[-1], step)
+                page = alone(first, name, roles[-1], step)
                 yield _put(store, f"{file}.html", _bytes(page.encode()))
             yield from _write(store, panels, wanted, name, file, row)
 

@@ -59,17 +59,16 @@ def write_runs(store: Store, found: dict[str, Any]) -> Path:
     return path
 
 
-def alone(store: Store, panels: Panels, name: str, role: str, step: int) -> str:
+def alone(first: dict[str, Any], name: str, role: str, step: int) -> str:
     """One drawing of the first screen as a page of its own, to stand in somebody else's; what it does not draw is not in it.
 
     Args:
+        first: the page's first part, as of `page_data`.
         name: of `ALONE`.
         role: the task that is shown first.
         step: the index of the checkpoint that is shown first.
     """
-    first, _ = page_data(panels, store)
-    summary, circuit = panels.summary, name == "circuit"
-    answer = first["answer"]
+    answer, circuit = first["answer"], name == "circuit"
     if answer and not circuit:
         # What the ribbon names, and where the gain was booked; a circuit's nodes are shaded by it, too.
         answer = {k: answer.get(k) for k in ("headline", "step", "series", "written", "ledger")}
@@ -83,11 +82,11 @@ def alone(store: Store, panels: Panels, name: str, role: str, step: int) -> str:
     # The circuit is drawn without a library.
     code = [one for one in SCREEN if circuit or one != "circuit"]
     packed = [as_text(own), "" if circuit else _libraries(), _scripts((*code, "alone"))]
-    tasks = f"{summary['model']}, {summary['old']} → {summary['new']}"
+    tasks = f"{first['model']}, {first['old']} → {first['new']}"
     values = {
         "title": html.escape(f"instar: {name}, {tasks}"),
         "headline": html.escape((answer or {}).get("headline") or tasks),
-        "source": html.escape(f"{tasks}; intervals are 95 %, over held-out prompts; instar {summary['instar']}"),
+        "source": html.escape(f"{tasks}; intervals are 95 %, over held-out prompts; instar {first['instar']}"),
         "packed": base64.b64encode(gzip.compress(as_text(packed).encode(), mtime=0)).decode(),
     }
     return _filled("panel.html", (), values)
