@@ -19,7 +19,7 @@ be booked otherwise, which is why dense checkpoints are better than two ends. Me
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -156,6 +156,35 @@ def _shape(model: Model) -> tuple[Any, ...]:
     return tuple((name, value.shape) for name, value in model.module.named_parameters(remove_duplicate=False))
 
 
+@dataclass(frozen=True)
+class _Change(Mapping[str, Tensor]):
+    """By parameter of the working model: its change, where there is any. Subtracted when asked for: a copy of all of a
+    large model's weights less."""
+
+    start: Model
+    end: Model
+    working: Apart
+    names: tuple[str, ...]
+
+    @classmethod
+    def between(cls, start: Model, end: Model, working: Apart) -> "_Change":
+        every = cls(start, end, working, tuple(name for name, _ in working.layout.module.named_parameters()))
+        # What does not change has no booking.
+        return replace(every, names=tuple(name for name, delta in every.items() if bool(delta.any())))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.working.of(self.end.layout, name) - self.working.of(self.start.layout, name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 @dataclass  # not frozen: parts are found once
 class _Line:
     """A working model that goes from one checkpoint's weights to another's, and prompts."""
@@ -166,18 +195,14 @@ class _Line:
     batch: Batch
     of: tuple[str, ...]
     shares: dict[str, list[Share]]
-    changed: dict[str, Tensor]
-    """By parameter: its change, where there is any."""
+    changed: "_Change"
 
     @classmethod
     def between(cls, start: Model, end: Model, batch: Batch, of: tuple[str, ...]) -> "_Line":
-        working, changed = apart(start.layout), {}
-        for name, value in working.layout.module.named_parameters():
+        working = apart(start.layout)
+        for value in working.layout.module.parameters():
             value.requires_grad_(False)
-            delta = working.of(end.layout, name) - working.of(start.layout, name)
-            # What does not change has no booking.
-            if bool(delta.any()):
-                changed[name] = delta
+        changed = _Change.between(start, end, working)
         return cls(start, end, working, batch, of, shares(working.layout), changed)
 
     @cached_property
@@ -190,11 +215,11 @@ class _Line:
     @torch.no_grad()
     def go(self, share: float) -> None:
         """To a place between start (0) and end (1)."""
-        for name, delta in self.changed.items():
+        for name in self.changed:
             value = self.working.layout.module.get_parameter(name)
             value.copy_(self.working.of((self.end if share == 1 else self.start).layout, name))
             if share not in (0, 1):
-                value.add_(delta, alpha=share)
+                value.add_(self.changed[name], alpha=share)
 
     @torch.no_grad()
     def value(self, share: float) -> Float[np.ndarray, "metric prompt"]:
@@ -256,7 +281,7 @@ class _Line:
     ) -> Float[np.ndarray, "metric prompt part"]:
         """The metrics' gradients at a place times the change, or a piece of it, by prompt and part."""
         page = np.zeros((len(self.of), len(self.batch), len(self.parts)))
-        change = self.changed if piece is None else piece
+        change: Mapping[str, Tensor] = self.changed if piece is None else piece
         if not change:
             return page
         self.go(share)

@@ -27,7 +27,7 @@ class Along:
 
     module: nn.Module
     changed: Mapping[str, Tensor]
-    """By parameter: its change."""
+    """By parameter: its change, asked for where it is used: it may be made anew each time."""
     shares: Mapping[str, Sequence[Share]]
     _roots: list[Tensor] = field(default_factory=list)
     _rows: int = 0
@@ -40,13 +40,13 @@ class Along:
     def watching(self, parts: Sequence[Part]) -> Iterator[None]:
         """While open, forward passes are seen; a page's columns are these parts."""
         self._place = {part: i for i, part in enumerate(parts)}
-        owned: dict[str, dict[str, Tensor]] = {}
-        for name, delta in self.changed.items():
+        owned: dict[str, list[str]] = {}
+        for name in self.changed:
             path, _, own = name.rpartition(".")
-            owned.setdefault(path, {})[own] = delta
+            owned.setdefault(path, []).append(own)
         with ExitStack() as stack:
-            for path, deltas in owned.items():
-                hook = partial(self._seen, path, self._groups(path, deltas))
+            for path, names in owned.items():
+                hook = partial(self._seen, path, self._groups(path, names))
                 stack.callback(self.module.get_submodule(path).register_forward_hook(hook).remove)
             self._silent = set(owned)
             yield
@@ -69,16 +69,16 @@ class Along:
         torch.autograd.grad(value, self._roots, retain_graph=keep, allow_unused=True)
         return self._page
 
-    def _groups(self, path: str, deltas: Mapping[str, Tensor]) -> list[tuple[dict[str, Tensor], list[Share]]]:
-        """Of one module: changes whose parts are cut alike, and how."""
-        found: list[tuple[dict[str, Tensor], list[Share]]] = []
-        for own, delta in deltas.items():
+    def _groups(self, path: str, names: Sequence[str]) -> list[tuple[list[str], list[Share]]]:
+        """Of one module: parameters whose parts are cut alike, and how."""
+        found: list[tuple[list[str], list[Share]]] = []
+        for own in names:
             shares = list(self.shares[f"{path}.{own}"])
             alike = next((g for g in found if [s.parts for s in g[1]] == [s.parts for s in shares]), None)
             if alike is None:
-                found.append(({own: delta}, shares))
+                found.append(([own], shares))
             else:
-                alike[0][own] = delta
+                alike[0].append(own)
         return found
 
     def _seen(self, path: str, groups: Any, module: nn.Module, inputs: tuple[Any, ...], out: Tensor) -> Tensor | None:
@@ -91,10 +91,11 @@ class Along:
             self._roots.append(out)
             out = out.clone()
         read = [x.detach() if isinstance(x, Tensor) else x for x in inputs]
-        for deltas, shares in groups:
+        for names, shares in groups:
             if shares[0].inputs:
-                out.register_hook(partial(self._by_inputs, module, read[0], deltas["weight"], shares[0]))
+                out.register_hook(partial(self._by_inputs, module, read[0], f"{path}.weight", shares[0]))
             else:
+                deltas = {own: self.changed[f"{path}.{own}"] for own in names}
                 out.register_hook(partial(self._by_outputs, self._moved(module, read, deltas), shares))
         return out
 
@@ -125,7 +126,8 @@ class Along:
         self._book(gradient * moved, shares)
 
     @torch.no_grad()
-    def _by_inputs(self, module: nn.Module, read: Tensor, delta: Tensor, share: Share, gradient: Tensor) -> None:
+    def _by_inputs(self, module: nn.Module, read: Tensor, name: str, share: Share, gradient: Tensor) -> None:
+        delta = self.changed[name]
         back = gradient @ (delta if isinstance(module, nn.Linear) else delta.T)
         self._book(back * read, [share])
 
