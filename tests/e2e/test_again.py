@@ -6,7 +6,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -104,27 +103,6 @@ def test_several_seeds_have_their_own_series_and_one_base(tmp_path):
     assert not all(torch.equal(value, changed[name]) for name, value in base.module.state_dict().items())
     again = instar("run", config, "--out", out)
     assert "training (" not in again.stderr and "removed" not in again.stdout, "nothing is made twice or taken away"
-
-
-def test_ray_gives_the_serial_loops_bytes(finished, tmp_path):
-    pytest.importorskip("ray")
-    copy = tmp_path / "copy"
-    shutil.copytree(finished, copy)
-    shutil.rmtree(copy / "measure")
-    config = yaml.safe_load((copy / "config.yaml").read_text())
-    # One stage of each kind: forward passes alone, replays, gradients, what reads another measurement, two models at once.
-    stages = ["evaluate", "circuit", "drift", "ledger"]
-    tests = ("causal", "reuse", "shapley")
-    config["measure"] |= {"executor": "ray", "stages": stages}
-    (copy / "config.yaml").write_text(yaml.safe_dump(config))
-    # Ray's own start-up warns of its future defaults.
-    command = [sys.executable, "-m", "instar.cli", "measure", str(copy)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    ours, theirs = contents(copy / "measure"), contents(finished / "measure")
-    theirs = {name: data for name, data in theirs.items() if name.split("/")[0] in (*stages, *tests, "failed.json")}
-    assert ours.keys() == theirs.keys() and len(ours) > 20
-    assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
 def test_another_schedule_leaves_nothing_stale(finished, tmp_path):

@@ -1,5 +1,6 @@
 """Commands of a run: everything, or one stage at a time. Each takes a run directory, or a YAML file and `--out`."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,16 @@ Budget = Annotated[
     str | None, typer.Option("--budget", help="time that it may take: 60m, 2h; what is given up for it is said")
 ]
 MaxMemory = Annotated[str | None, typer.Option("--max-memory", help="memory that it may take: 6G, 800M")]
+Executor = Annotated[
+    str | None,
+    typer.Option(
+        "--executor", help="serial, or ray: measurements and further trainings side by side, on many machines"
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="of a running Ray cluster, host:port or auto; left out: this machine's cores"),
+]
 Controls = Annotated[str | None, typer.Option("--controls", help="control fine-tunings: old,shuffled")]
 
 
@@ -71,6 +82,8 @@ def run(
     budget: Budget = None,
     max_memory: MaxMemory = None,
     remeasure: Remeasure = False,
+    executor: Executor = None,
+    address: Address = None,
     replace: Replace = False,
     trust_remote_code: TrustRemote = False,
     trust_tasks: TrustTasks = False,
@@ -87,6 +100,7 @@ def run(
         dtype=dtype,
         seeds=seeds,
         controls=controls,
+        executor=joining(executor, address),
     )
     _run(_fitted(experiment, budget, max_memory), remeasure)
 
@@ -131,6 +145,8 @@ def train(
     checkpoints: Checkpoints = None,
     seeds: Seeds = None,
     controls: Controls = None,
+    executor: Executor = None,
+    address: Address = None,
     replace: Replace = False,
     trust_remote_code: TrustRemote = False,
     trust_tasks: TrustTasks = False,
@@ -140,7 +156,15 @@ def train(
 
     consent = (trust_remote_code, trust_tasks, replace)
     experiment = named(
-        run, out, consent, lora=lora, checkpoints=checkpoints, device=device, seeds=seeds, controls=controls
+        run,
+        out,
+        consent,
+        lora=lora,
+        checkpoints=checkpoints,
+        device=device,
+        seeds=seeds,
+        controls=controls,
+        executor=joining(executor, address),
     )
     train_stage(experiment)
     end(experiment)
@@ -180,6 +204,8 @@ def measure(
     replace: Replace = False,
     trust_remote_code: TrustRemote = False,
     trust_tasks: TrustTasks = False,
+    executor: Executor = None,
+    address: Address = None,
     shard: Annotated[
         str | None, typer.Option("--shard", help="one of several commands at once: 2/8 is the second of eight")
     ] = None,
@@ -191,7 +217,8 @@ def measure(
     own = None if shard is None else Shard.read(shard)
     if own is not None and not run.is_dir():
         raise ValueError(f"--shard: {run} is a file; shards take the run directory that `instar train` made of it")
-    experiment = named(run, out, (trust_remote_code, trust_tasks, replace)).trained()
+    executor = joining(executor, address)
+    experiment = named(run, out, (trust_remote_code, trust_tasks, replace), executor=executor).trained()
     failures = measure_stage(experiment, remeasure=remeasure, told=own is not None, shard=own)
     end(experiment, failed=bool(failures))
 
@@ -219,6 +246,8 @@ def compare(
     ] = False,
     device: Device = None,
     dtype: Dtype = None,
+    executor: Executor = None,
+    address: Address = None,
     remeasure: Remeasure = False,
     replace: Replace = False,
     trust_remote_code: TrustRemote = False,
@@ -233,7 +262,8 @@ def compare(
     if run is not None:
         if base or checkpoints or device or dtype or pairs or stages:
             raise ValueError("compare takes a RUN, or --base, --checkpoints and --out with their options; not both")
-        experiment = named(run, out, (trust_remote_code, trust_tasks, replace), beside=True).trained()
+        consent = (trust_remote_code, trust_tasks, replace)
+        experiment = named(run, out, consent, beside=True, executor=joining(executor, address)).trained()
         failures = measure_stage(experiment, remeasure=remeasure)
         summary = compare_stage(experiment, failures)
         end(experiment, lambda: show_summary(summary), failed=bool(failures))
@@ -249,7 +279,7 @@ def compare(
         "tasks": {"old": old, "new": new},
         "series": {"checkpoints": checkpoints, "evict": evict},
         "data": _given(train_file=train_file and str(train_file), test_size=pairs, measure_pairs=inside),
-        "measure": _given(stages=None if stages is None else stages.split(",")),
+        "measure": _given(stages=stages and stages.split(","), executor=joining(executor, address)),
     }
     _run(Experiment.create(out, RunConfig.checked(chosen, "compare"), replace), remeasure)
 
@@ -349,6 +379,17 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def joining(executor: str | None, address: str | None) -> str | None:
+    """The executor that is asked for; an address is that of a cluster, and none but Ray has one."""
+    if address is None:
+        return executor
+    if executor == "serial":
+        raise ValueError("--address is that of a Ray cluster: give --executor ray with it, or neither")
+    # As Ray itself reads it; nothing of it is kept in a file.
+    os.environ["RAY_ADDRESS"] = address
+    return "ray"
+
+
 def named(
     run: Path,
     out: Path | None,
@@ -361,7 +402,12 @@ def named(
 
     allowed, parts = (
         Consent(*consent),
-        {"model": ("device", "dtype"), "train": ("lora", "checkpoints", "seeds"), "compare": ("controls",)},
+        {
+            "model": ("device", "dtype"),
+            "train": ("lora", "checkpoints", "seeds"),
+            "measure": ("executor",),
+            "compare": ("controls",),
+        },
     )
     instead = {part: _given(**{name: options.get(name) for name in names}) for part, names in parts.items()}
     if allowed.remote:

@@ -55,8 +55,6 @@ class Contents:
     """The list of one run directory, as it is now."""
 
     root: Path
-    alone: list[Entry] | None = None
-    """Where the list is another process's: what was made here, for that process to list."""
     _header: dict[str, Any] = field(default_factory=dict)
     _entries: dict[str, Entry] = field(default_factory=dict)
     _ordered: list[str] | None = None
@@ -106,32 +104,17 @@ class Contents:
 
     def add(self, entries: Iterable[Entry], **header: Any) -> None:
         """List files that are about to be put in their places; what of the header is to be changed."""
-        entries = list(entries)
-        if self.alone is not None:
-            self.alone += entries
-            return
         self._refresh()
         lines = [head] if (head := {**self.header, "format": FORMAT, **header}) != self.header else []
         self._append([*lines, *map(_plain, entries)])
 
     def _append(self, values: list[dict[str, Any]]) -> None:
-        # Shards write into one list.
+        # Several processes write into one list: shards, and workers for who sent them.
         with FileLock(self.root / LISTING):
             self._refresh()
             with self.file.open("a", encoding="utf-8") as stream:
                 # A line that a full disk cut off is ended first.
                 stream.write("\n" * (stream.tell() > self._read[1]) + "".join(map(_line, values)))
-
-    def lent(self) -> list[Entry]:
-        """From here on the list, as it is now, is another process's. Returns where what is made here is noted for it."""
-        self.alone = None
-        self._refresh()
-        self.alone = []
-        return self.alone
-
-    def plan(self, paths: Iterable[Path]) -> None:
-        """List files that other processes are going to put in their places, and that `add` lists once they have."""
-        self.add(Entry(self._inside(path), 0, "") for path in paths)
 
     def forget(self, entries: Iterable[Entry]) -> None:
         """Remove files that are listed here, and folders that are empty then."""
@@ -145,13 +128,12 @@ class Contents:
                 if folder == Path() or not (self.root / folder).is_dir() or any((self.root / folder).iterdir()):
                     break
                 (self.root / folder).rmdir()
-        if gone and self.alone is None:
+        if gone:
             self._append(gone)
 
     def settle(self) -> None:
-        """Sort the list, without what was planned and not made: equal runs have equal lists, however often interrupted."""
-        planned = {path for path, entry in self.entries.items() if not entry.sha256 and not self.place(entry).exists()}
-        there = [entry for path, entry in sorted(self.entries.items()) if path not in planned]
+        """Sort the list: equal runs have equal lists, however often interrupted."""
+        there = [entry for _, entry in sorted(self.entries.items())]
         text = _line({**self.header, "format": FORMAT}) + "".join(_line(_plain(entry)) for entry in there)
         if self.file.exists() and text != self.file.read_text(encoding="utf-8"):
             new = self.root / PARTIAL / NAME
@@ -210,8 +192,6 @@ class Contents:
 
     def _refresh(self) -> None:
         """Read what was added to the list since it was read."""
-        if self.alone is not None:
-            return
         try:
             now = self.file.stat()
         except FileNotFoundError:

@@ -66,9 +66,6 @@ class Directory:
             ValueError: where another process does, or the directory holds other things than a run.
         """
         root, contents = self.root, self.contents
-        if contents.alone is not None:
-            yield
-            return
         _refuse_foreign(root)
         for name in (LOCK, HELD, CONTENTS, PARTIAL):
             refuse_links(root, root / name)
@@ -145,7 +142,7 @@ class Directory:
     def _put(self, scratch: Path, target: Path, facts: dict[str, Any]) -> None:
         contents = self.contents
         old = contents.below(target) if scratch.is_dir() else []
-        if target.is_file() and contents.of(target) is None and contents.alone is None:
+        if target.is_file() and contents.of(target) is None:
             raise ValueError(f"{target} is there, and instar did not write it: move it away, or give another --out")
         contents.forget(old)
         place = target.relative_to(self.root).as_posix()

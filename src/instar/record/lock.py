@@ -71,6 +71,11 @@ def held(root: Path, shard: str = "") -> Iterator[bool]:
             own.unlink(missing_ok=True)
 
 
+def lent(root: Path) -> None:
+    """From here on this process writes for the one that holds the directory, and asks for no lock of its own."""
+    _held[root.resolve()] = 1
+
+
 def _take(root: Path, stack: ExitStack, held: str, name: str, patience: float = 0) -> None:
     """One lock. The empty file stays: removed, it could be held by one process and made anew by another."""
     lock = FileLock(root / held, thread_local=False)

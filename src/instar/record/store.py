@@ -324,8 +324,7 @@ class Store:
     def made_with(self) -> Counter[str]:
         """How many measurements there are of each set of versions; "" for those that do not say."""
         every = (entry for directory in self.directories for entry in directory.listed("measure"))
-        # What was planned and not made has no hash.
-        known = {entry.path: entry for entry in every if entry.path.endswith(".nc") and entry.sha256}
+        known = {entry.path: entry for entry in every if entry.path.endswith(".nc")}
         return Counter(entry.made_with or "" for entry in known.values())
 
     def attributes(self, stage: str, task: str, seed: Tuning, step: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ OF_NEITHER = {
     "model": {"trust_remote_code"},
     "series": {"checkpoints", "evict"},  # a series may grow; what it would lose is asked for where it is read
     "train": {"report_to"},
-    "measure": {"stages", "executor", "checkpoints", "further_seeds"},
+    "measure": {"stages", "executor", "gpus", "checkpoints", "further_seeds"},
     "compare": {"checkpoints", "controls"},
 }
 """Keys that decide no number that is there: which there are, and how they are made."""

@@ -5,9 +5,7 @@ half-written is removed first, so a rerun ends with the results of an unbroken r
 """
 
 import copy
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict
 from itertools import product
 from typing import Any, get_args
 
@@ -16,33 +14,25 @@ import torch
 from instar.compare.summary import summarise
 from instar.models.accounts import read_by
 from instar.models.load import Model, load_tokenizer, local
-from instar.models.memory import release
 from instar.progress import Tell, bar, console
-from instar.record.config import CONTROLS, LearningConfig, Stage, Test, TrainConfig
+from instar.record.config import Stage, Test
 from instar.record.contents import Damaged
 from instar.record.keys import digest
 from instar.record.store import SHARED, Tuning, tuning_name
 from instar.record.times import timed
-from instar.tasks.batch import Batch, tokenize
 from instar.tasks.frame import framed
 from instar.tasks.lengths import refuse_too_few
-from instar.tasks.prepare import Prepared, control_rows, prepare, probe_pairs, read_pairs, stored
-from instar.training.health import Finding
-from instar.training.learning import LEAST, MOST
-from instar.training.train import Row, Told, train
+from instar.tasks.prepare import Prepared, prepare, stored
 from instar.workflow.adopt import adopt
 from instar.workflow.clock import foreseen
 from instar.workflow.experiment import Experiment
 from instar.workflow.jobs import jobs, pairwise_jobs
 from instar.workflow.reporting import made_of, report_stage
-from instar.workflow.schedule import trained_by
 from instar.workflow.shards import Shard
 from instar.workflow.sweep import Failure, sweep
+from instar.workflow.tunings import Tunings
 from instar.workflow.underway import UnderWay, compared_of
 from instar.workflow.wordings import answered
-
-NUMERICS = 1
-"""Raised when the same training would come out otherwise."""
 
 
 def run_all(experiment: Experiment, remeasure: bool = False) -> dict[str, Any]:
@@ -124,120 +114,21 @@ def _train_all(experiment: Experiment) -> None:
     # How it is read is more than its weights: its activation function, say.
     read = base.weights, read_by(local(config.model.source))
     # Training gives its own a padding token, and saves it.
-    tokenizer = copy.deepcopy(base.tokenizer)
-    prepared = data_stage(experiment, tokenizer, base=base)
+    prepared = data_stage(experiment, copy.deepcopy(base.tokenizer), base=base)
     # The first fine-tuning takes it, the others begin with what that one wrote; a large one does not fit twice.
     unused = [base]
     del base
     store.write_config(config)
-    new = prepared.names[1]
-    heldout = tokenize(read_pairs(store, new, prepared.counterfactuals[new][0], 200), tokenizer, task=new)
-
-    def probed() -> Batch:
-        return tokenize(probe_pairs(store, config.data, prepared, LEAST, MOST), tokenizer, task=new)
-
-    for seed in config.train.seeds:
-        first = seed == store.first_seed
-        own = trained_by(config, seed, [] if first else experiment.index(store.first_seed)["steps"])
-        tuned = Tuned(seed, seed, own, heldout, lambda: prepared.train, probed)
-        _tune(
-            experiment,
-            tuned,
-            f"training (seed {seed})",
-            (*read, prepared.key),
-            unused.pop if first else experiment.begun,
-        )
-        unused.clear()
-    for name in config.compare.controls:
-        rows = partial(control_rows, store, config.data, prepared, name)
-        tuned = Tuned(name, config.train.seeds[0], trained_by(config, name, []), heldout, rows, probed)
-        _tune(experiment, tuned, f"training (control: {CONTROLS[name]})", (*read, prepared.key), experiment.begun)
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """One fine-tuning that is asked for."""
-
-    tuning: Tuning
-    seed: int
-    config: TrainConfig
-    heldout: Batch
-    rows: Callable[[], list[dict[str, str]]]
-    probed: Callable[[], Batch]
-    """Pairs that say where learning happens."""
-
-
-def _tune(experiment: Experiment, of: Tuned, label: str, read: tuple[str, str, str], base: Callable[[], Model]) -> None:
-    """One fine-tuning of `base`, unless its index says that it is done."""
-    store, config = experiment.store, experiment.config
-    decided_by = {
-        **{"numerics": NUMERICS, "weights": read[0], "how the base is read": read[1], "data": read[2]},
-        **{"train": of.config.model_dump(mode="json", exclude={"seeds", "report_to"}), "tuning": of.tuning},
-        **{"threads": config.threads, "device": config.model.device, "chat": config.model.chat},
-    }
-    if _is_done(experiment, of.tuning, decided_by):
-        return
-    rows = [Row(**row) for row in of.rows()]
-    probed = of.probed() if isinstance(of.config.checkpoints, LearningConfig) else None
-    said = list[str]()
-    with bar(label) as tell:
-        # A control is meant not to learn the new task: its health is not news.
-        warn = _warn if isinstance(of.tuning, int) else lambda finding: None
-        own = Told(tell, warn, {"key": digest([*decided_by.values()]), "decided_by": decided_by}, said.append)
-        model = base()
-        with timed(store.here.root, "training", tuning=tuning_name(of.tuning)):
-            index = train(model, rows, of.heldout, of.config, store, of.tuning, of.seed, own, probed)
-        del model
-    release()
-    for text in said:
-        console.print(text)
-    if of.config.save != "float32":
-        sizes = [row["bytes"] for row in index["steps"]]
-        saved = 1 - sum(sizes) / (sizes[0] * len(sizes))
-        console.print(f"{of.config.save} differences: {sum(sizes) / 1e6:.0f} MB of weights, {saved:.0%} saved")
-
-
-def _is_done(experiment: Experiment, tuning: Tuning, decided_by: dict[str, Any]) -> bool:
-    """Whether a fine-tuning is there, was decided by the same, and is whole.
-
-    Raises:
-        ValueError: where it was decided by something else, or a file of it is damaged, unless it is to be replaced.
-    """
-    store, replace = experiment.store, experiment.consent.replace
-    again = f"give another --out; or train it again: {experiment.command('train', '--replace')}"
-    try:
-        index = store.index(tuning)
-        if index is None:
-            return False
-        store.check_kept(tuning)
-    except Damaged as damaged:
-        if replace:
-            return False
-        raise ValueError(f"{damaged}. {again}") from None
-    there = index.get("decided_by")
-    if index.get("key") == digest([*decided_by.values()]) or there == decided_by or _keeps_more(index, decided_by):
-        return True
-    if there is None:
-        # Written before there was such a record. Its configuration and its data are the same, so what it gave is kept.
-        console.print(f"{tuning_name(tuning)} was trained by an earlier instar and is used as it is")
-        return True
-    other = [name for name in decided_by if there.get(name) != decided_by[name]]
-    if not replace:
-        raise ValueError(f"{store.checkpoints(tuning)} was trained by other {' and '.join(other)}: {again}")
-    return False
-
-
-def _keeps_more(index: dict[str, Any], decided_by: dict[str, Any]) -> bool:
-    """Whether a fine-tuning of which the ends are asked for is there with more checkpoints, which change nothing."""
-    there, wanted = (dict(d) for d in (index.get("decided_by") or {}, decided_by))
-    own, asked = (dict(d.pop("train", {})) for d in (there, wanted))
-    own.pop("checkpoints", None)
-    return asked.pop("checkpoints", None) == [index["steps"][-1]["step"]] and (own, there) == (asked, wanted)
-
-
-def _warn(finding: Finding) -> None:
-    note = f"health: step {finding.step}: {finding.kind}: {finding.text}"
-    console.print(note, style="bold yellow")
+    own = Tunings(experiment, (*read, prepared.key), prepared)
+    first, *further = experiment.tunings
+    own.tune(first, unused.pop)
+    unused.clear()
+    # The others side by side, now that the base is there as the first fine-tuning wrote it.
+    left = [tuning for tuning in further if config.measure.executor == "ray" and not own.is_done(tuning)]
+    if len(left) > 1:
+        own.tune_side_by_side(left)
+    for tuning in further:
+        own.tune(tuning, experiment.begun)
 
 
 def measure_stage(

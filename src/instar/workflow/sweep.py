@@ -2,15 +2,12 @@
 
 1. A `Job` is one file (`instar.workflow.jobs`); a file with the same key is not made again.
 2. Checkpoints with anything missing are loaded one by one, and all their missing jobs are done.
-3. With `executor: ray` checkpoints are fanned out over the cluster; the serial loop is the oracle.
-4. A checkpoint that cannot be loaded is reported and the rest goes on.
+3. With `executor: ray` jobs are fanned out over processes (`instar.workflow.cluster`); the serial loop is the oracle.
+4. What cannot be made is reported and the rest goes on.
 """
 
 import json
-import logging
-import os
-import signal
-import threading
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,12 +25,14 @@ from instar.circuits.circuit import Circuit
 from instar.models.coordinates import Coordinates, in_coordinates_of
 from instar.models.hub import evict, holds_weights
 from instar.models.load import Model
-from instar.progress import Tell, in_words
-from instar.record.contents import Entry
+from instar.progress import Tell
 from instar.record.directory import NoRoom
+from instar.record.lock import lent
 from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.record.times import timed
+from instar.record.tracebacks import keep
 from instar.tasks.batch import Batch
+from instar.workflow.cluster import Asks, Lost, spread
 from instar.workflow.experiment import Experiment
 from instar.workflow.jobs import Job, begins, general_texts
 from instar.workflow.mastered import mastered
@@ -43,7 +42,7 @@ from instar.workflow.stages import STAGES, Pairs, causal_prompts
 
 @dataclass(frozen=True)
 class Failure:
-    """A checkpoint that could not be measured, and why."""
+    """A checkpoint that could not be measured, or not wholly, and why."""
 
     seed: Tuning
     step: int
@@ -56,80 +55,99 @@ def sweep(experiment: Experiment, todo: list[Job], tell: Tell, anew: bool = Fals
     missing = [job for job in todo if (anew and job.weights) or not store.has_measurement(job.path, job.key)]
     # What is there was decided by something else, or is damaged; it must not stand in for what fails now.
     store.forget(*(job.path for job in missing))
-    groups: dict[tuple[Tuning, int], list[Job]] = {}
-    for job in missing:
-        groups.setdefault((job.seed, job.step), []).append(job)
+    units = _units(missing, whole=experiment.config.series is not None and experiment.config.series.evict)
     done = len(todo) - len(missing)
     tell(done, len(todo), "")
-    failures: list[Failure] = []
+    lost: dict[int, Failure] = {}
+    room = _Room(store)
     executed = _with_ray if experiment.config.measure.executor == "ray" else _serial
-    for number, (group, failure) in enumerate(executed(experiment, list(groups.values())), 1):
-        done += len(group)
-        _ask_for_room(store, group, len(groups) - number)
-        failures += [failure] if failure else []
-        tell(done, len(todo), f"step {group[0].step}")
-    return failures
+    for count, (number, why) in enumerate(executed(experiment, units), 1):
+        first = units[number][0]
+        done += len(units[number])
+        if why is not None:
+            lost[number] = Failure(first.seed, first.step, why.reason)
+            keep(
+                store.here.root, f"{tuning_name(first.seed)}, step {first.step}: {_said(units[number])}", why.traceback
+            )
+        room.ask(units[number], len(units) - count)
+        tell(done, len(todo), f"step {first.step}")
+    # In one order, however they came; what cannot be loaded fails in each of its units, and is said once.
+    return list(dict.fromkeys(lost[number] for number in sorted(lost)))
 
 
-def _ask_for_room(store: Store, group: list[Job], left: int) -> None:
-    """Whether what is still to be measured will fit on the disk, by what the last checkpoint took."""
-    entries = [store.contents.of(job.path) for job in group] if left and store.out is None else []
-    if size := sum(entry.size for entry in entries if entry is not None):
-        store.need(left * size, f"measuring {left} more checkpoints")
+def _units(jobs: Iterable[Job], whole: bool) -> list[list[Job]]:
+    """What is done in one go: one file; Shapley shares behind the reuse of their checkpoint, which they read.
+
+    Args:
+        whole: all of a checkpoint in one, as it goes when it has been measured.
+    """
+    found: dict[Any, list[Job]] = {}
+    for job in jobs:
+        stage = "reuse" if job.stage == "shapley" else job.stage
+        found.setdefault((job.seed, job.step) if whole else (job.seed, job.step, stage, job.task), []).append(job)
+    # By checkpoint, in the order in which these come first.
+    places = {
+        place: n for n, place in enumerate(dict.fromkeys((unit[0].seed, unit[0].step) for unit in found.values()))
+    }
+    return sorted(found.values(), key=lambda unit: places[unit[0].seed, unit[0].step])
 
 
-def _serial(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
+def _said(unit: Sequence[Job]) -> str:
+    return ", ".join(f"{job.stage} {'' if job.task == SHARED else job.task}".strip() for job in unit)
+
+
+@dataclass
+class _Room:
+    """Whether what is still to be measured will fit on the disk, by what was so far."""
+
+    store: Store
+    size: int = 0
+    units: int = 0
+
+    def ask(self, unit: Sequence[Job], left: int) -> None:
+        """After a unit, with so many left."""
+        entries = [self.store.contents.of(job.path) for job in unit] if self.store.out is None else []
+        self.size += sum(entry.size for entry in entries if entry is not None)
+        self.units += 1
+        if left and self.size:
+            self.store.need(self.size / self.units * left, f"measuring {left} more files")
+
+
+def _serial(experiment: Experiment, units: list[list[Job]]) -> Iterator[tuple[int, Lost | None]]:
     worker = Worker(experiment)
-    for group in groups:
-        yield group, worker.measure(group)
+    for number, unit in enumerate(units):
+        yield number, worker.tried(unit)
 
 
-def _with_ray(experiment: Experiment, groups: list[list[Job]]) -> Iterable[tuple[list[Job], Failure | None]]:
-    # A cluster is joined only where this user's environment names it. What is started here listens on this machine only:
-    # Ray takes "127.0.0.1" for the address of the network, unless it is told, before its import, that there is no cluster.
-    own: dict[str, Any] = {}
-    if not os.environ.get("RAY_ADDRESS"):
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        own = {"address": "local", "_node_ip_address": "127.0.0.1"}
-    try:
-        import ray  # pyright: ignore[reportMissingImports] — an extra
-    except ImportError:
-        raise ValueError("measure.executor: ray needs the extra: pip install 'instar[ray]'") from None
-    # A process for each core: more threads than that would wait for each other.
-    threads = experiment.config.threads or 1
-    if not ray.is_initialized():
-        with _own_sigterm():
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **own)
-
-    contents = experiment.store.contents
-
-    # Ray hides the GPUs from what does not ask for one.
-    @ray.remote(num_cpus=1, num_gpus=int(experiment.config.model.device.startswith("cuda")))
-    def remote(group: list[Job]) -> tuple[Failure | None, list[Entry]]:
-        # Equal thread counts make the sums, and so the bytes, equal to the serial loop's.
-        torch.set_num_threads(threads)
-        # Ray's processes outlive a sweep, and what was planned then may be there now.
-        made = experiment.store.contents.lent()
-        return Worker(experiment).measure(group), made
-
-    contents.plan(job.path for group in groups for job in group)
-    waiting = {remote.remote(group): group for group in groups}
-    while waiting:
-        ready, _ = ray.wait(list(waiting), num_returns=1)
-        failure, made = ray.get(ready[0])
-        contents.add(made)
-        for entry in made:
-            contents.trust(contents.place(entry))
-        yield waiting.pop(ready[0]), failure
+def asked_of(experiment: Experiment, whole_gpu: bool = False) -> Asks:
+    """What one of its units takes."""
+    config = experiment.config
+    gpus = 1.0 if whole_gpu else config.measure.gpus
+    # A core for each process where threads are not given: more threads than that would wait for each other.
+    return Asks(config.threads or 1, gpus if config.model.device.startswith("cuda") else 0.0)
 
 
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """What SIGTERM does stays as it was: Ray puts a handler of its own in its place."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+def _with_ray(experiment: Experiment, units: list[list[Job]]) -> Iterator[tuple[int, Lost | None]]:
+    common, placed = (secrets.token_hex(8), experiment), [((unit[0].seed, unit[0].step), unit) for unit in units]
+    for number, found in spread(_measured, common, placed, asked_of(experiment)):
+        if found is None:
+            for job in units[number]:
+                experiment.store.contents.trust(job.path)
+        yield number, found
+
+
+_worker: dict[str, "Worker"] = {}
+"""Of a process that measures for another: what it keeps of the sweep that it is in."""
+
+
+def _measured(common: tuple[str, Experiment], unit: list[Job]) -> None:
+    """One unit, in a process of Ray's."""
+    sweep_, experiment = common
+    if sweep_ not in _worker:
+        _worker.clear()
+        lent(experiment.store.here.root)
+        _worker[sweep_] = Worker(experiment)
+    _worker[sweep_].measure(unit)
 
 
 class Worker:
@@ -142,29 +160,33 @@ class Worker:
         self.others: dict[str, Batch] | None = None
         self.matched: tuple[str, str, Model, Coordinates] | None = None
         self.gains: dict[tuple[Tuning, str, int], dict[str, float]] = {}
+        self.now: tuple[tuple[Tuning, int], Model | Exception] | None = None
 
-    def measure(self, group: list[Job]) -> Failure | None:
-        seed, step = group[0].seed, group[0].step
-        with self._evicting(seed, step):
-            return self._measured(group, seed, step)
-
-    def _measured(self, group: list[Job], seed: Tuning, step: int) -> Failure | None:
+    def tried(self, unit: list[Job]) -> Lost | None:
+        """Make the jobs of a unit, and keep the checkpoint for the next. Whatever one is, the others go on."""
         try:
-            for _ in self.make(group):
-                pass
+            self.measure(unit)
         except NoRoom:
             raise
         except Exception as error:
-            # Whatever one checkpoint is, the others go on. What nobody foresaw is named by its kind, too.
-            return Failure(seed, step, in_words(error))
+            return Lost.of(error)
         return None
+
+    def measure(self, unit: list[Job]) -> None:
+        """Make the jobs of a unit, and keep the checkpoint for the next."""
+        with self._evicting(unit[0].seed, unit[0].step):
+            for _ in self._make(unit):
+                pass
 
     def make(self, group: list[Job]) -> Iterator[str]:
         """Make the jobs of one checkpoint; says what has just been done: "load", then each job's stage."""
-        seed, step = group[0].seed, group[0].step
-        with timed(self.store.here.root, "loading", tuning=tuning_name(seed), step=step):
-            base = self.base(seed)
-            model = base if step == 0 else self.experiment.checkpoint(seed, step, like=base)
+        try:
+            yield from self._make(group)
+        finally:
+            self.now = None
+
+    def _make(self, group: list[Job]) -> Iterator[str]:
+        base, model = self._at(group[0].seed, group[0].step)
         yield "load"
         # A checkpoint that its own tokenizer reads otherwise has pairs of its own.
         pairs = self.pairs if model.tokenizer is base.tokenizer else {}
@@ -172,6 +194,21 @@ class Worker:
             with timed(self.store.here.root, job.stage, job.task, tuning_name(job.seed), job.step):
                 self.store.write_measurement(job.path, self._made(base, model, pairs, job), job.key)
             yield job.stage
+
+    def _at(self, seed: Tuning, step: int) -> tuple[Model, Model]:
+        """A base and its checkpoint; what could not be loaded is not tried again for the next job of it."""
+        if self.now is None or self.now[0] != (seed, step):
+            self.now = None
+            with timed(self.store.here.root, "loading", tuning=tuning_name(seed), step=step):
+                base = self.base(seed)
+                try:
+                    found = base if step == 0 else self.experiment.checkpoint(seed, step, like=base)
+                except ValueError as error:
+                    found = error
+            self.now = (seed, step), found
+        if isinstance(self.now[1], Exception):
+            raise self.now[1]
+        return self.base(seed), self.now[1]
 
     def one(self, job: Job) -> Any:
         """One measurement, not written."""

@@ -83,9 +83,3 @@ def test_further_seeds_have_their_own_folders(tmp_path):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is not a run directory: it has no config"):
         Store.open(tmp_path)
-
-
-def test_what_was_planned_and_not_made_is_of_no_version(store):
-    store.write_measurement(store.measurement("lens", "ioi2", 0, 0), xr.Dataset({"x": 1.0}), "key")
-    store.contents.plan([store.measurement("lens", "ioi2", 0, 8)])
-    assert list(store.made_with().values()) == [1] and "" not in store.made_with()

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instar.record.config import MeasureConfig, RunConfig
-from instar.workflow.pipeline import _keeps_more
 from instar.workflow.schedule import Depth, by_layer, compared_at, depth_of, measured_at
+from instar.workflow.tunings import _keeps_more
 
 
 def rows(steps, parameters=1_000):

@@ -69,7 +69,15 @@ class MeasureConfig(Part):
         description="score every edge by patching it, at the first and last step, where there are under 5,000",
     )
     replay_chunk: int = Field(default=16, ge=1, le=1_000_000, description="pairs replayed together")
-    executor: Literal["serial", "ray"] = Field(default="serial", description="ray fans checkpoints out (extra: ray)")
+    executor: Literal["serial", "ray"] = Field(
+        default="serial", description="ray fans measurements and further trainings out (extra: ray)"
+    )
+    gpus: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="with ray on GPUs: of a GPU, what each process takes while it measures; 0.25 puts four on one",
+    )
 
     _stages_once = field_validator("stages")(different)
 
