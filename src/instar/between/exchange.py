@@ -29,6 +29,7 @@ from instar.circuits.graph import Graph
 from instar.measure.common import about, answer_direction, at_end, foil_differences, numpy, pair_coords, pieces
 from instar.models.block import Frame
 from instar.models.load import Model, weights_now
+from instar.models.memory import halving
 from instar.models.norms import frozen
 from instar.models.plain import measured
 from instar.models.replay import Engine, rows_of
@@ -40,6 +41,7 @@ CONVENTION = (
 )
 
 
+@halving
 @measured
 @torch.no_grad()
 def exchange(base: Model, tuned: Model, batch: Batch, sets: Sets, *, chunk: int = 64) -> xr.Dataset:
@@ -144,6 +146,7 @@ class _Run:
         return numpy(foil_differences(logits, part).nanmean(1))
 
 
+@halving
 @measured
 @torch.no_grad()
 def residual_learning(base: Model, tuned: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:

@@ -28,6 +28,7 @@ from instar.circuits.sets import all_heads, all_mlps
 from instar.measure.common import about, foil_differences, numpy, pair_coords, pieces
 from instar.models.block import Frame
 from instar.models.load import Model, weights_now
+from instar.models.memory import halving
 from instar.models.plain import measured
 from instar.models.replay import Engine
 from instar.models.weights import EMBEDDING, EMBEDDINGS, NORMS, QKVO, UNEMBEDDING, tied, untied, weights
@@ -145,6 +146,7 @@ def _reading(model: Model, part: Batch, final: Float[Tensor, "pair d_model"]) ->
     return Reading(numpy(foil_differences(logits, part).nanmean(1)), right)
 
 
+@halving
 @measured
 @torch.no_grad()
 def graft(base: Model, tuned: Model, batch: Batch, sets: Sets, *, chunk: int = 64, share: float = 1.0) -> xr.Dataset:

@@ -25,6 +25,7 @@ from instar.circuits.graph import Graph
 from instar.circuits.sets import all_heads, all_mlps
 from instar.measure.common import about, chosen, clean_logits, foil_differences, metrics, once, pair_coords, pieces
 from instar.models.load import Model, weights_now
+from instar.models.memory import halving
 from instar.models.plain import measured
 from instar.models.weights import EMBEDDINGS, NORMS, QKVO, tied, weights
 from instar.progress import slow
@@ -36,6 +37,7 @@ CONVENTION = (
 )
 
 
+@halving
 @measured
 @torch.no_grad()
 def shapley(

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from instar.measure.common import about, joined, numpy, pieces
 from instar.models.load import Model
+from instar.models.memory import halving
 from instar.models.plain import measured
 from instar.models.taps import record
 from instar.tasks.batch import Batch
 
 
+@halving
 @measured
 @torch.no_grad()
 def attention(model: Model, batch: Batch, *, examples: int = 2, chunk: int = 32) -> xr.Dataset:

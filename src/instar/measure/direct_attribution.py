@@ -19,6 +19,7 @@ from torch import Tensor
 
 from instar.measure.common import Readout, about, answer_direction, at_end, joined, numpy, pieces
 from instar.models.load import Model
+from instar.models.memory import halving
 from instar.models.norms import Frozen, frozen
 from instar.models.plain import measured
 from instar.models.taps import Record, record
@@ -28,6 +29,7 @@ from instar.tasks.batch import Batch
 SUM_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5}
 
 
+@halving
 @measured
 @torch.no_grad()
 def attribution(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:

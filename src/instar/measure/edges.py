@@ -19,6 +19,7 @@ from instar.measure.edge_attribution import ATTRIBUTED, Groups, Rule, edge_score
 from instar.measure.edge_patching import exact_edges
 from instar.measure.faithfulness import curve
 from instar.models.load import Model
+from instar.models.memory import halving
 from instar.models.plain import measured
 from instar.models.replay import Engine
 from instar.progress import Advance, slow
@@ -126,6 +127,7 @@ class Edges:
         return f"Edges({self.graph.n_edges:,} edges, {about}; a negative score helps the answer)"
 
 
+@halving
 @measured
 @torch.no_grad()
 def edges(

@@ -31,6 +31,7 @@ from instar.measure.common import (
     pieces,
 )
 from instar.models.load import Model
+from instar.models.memory import halving
 from instar.models.plain import measured
 from instar.tasks.batch import Batch
 from instar.tasks.pair import word_ids
@@ -43,6 +44,7 @@ CONVENTION = (
 SAID = ("answer", "giver 1", "giver 2", "giver 3", "giver 4", "another name", "no name", "end of text")
 
 
+@halving
 @measured
 @torch.no_grad()
 def evaluate(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:

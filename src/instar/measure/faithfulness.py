@@ -32,6 +32,7 @@ from instar.circuits.selection import FINE, GRID, Selection, grid_sizes, ranking
 from instar.measure.ablate import Ablation, Baselines, evaluate_masks
 from instar.measure.common import about, fitting, numpy, pair_coords, prompts, sorted_pieces
 from instar.models.load import Model
+from instar.models.memory import halving
 from instar.models.plain import measured
 from instar.models.replay import Engine, Metric
 from instar.progress import slow
@@ -76,6 +77,7 @@ def faithfulness(
     return _dataset(model, batch, values, clean, masks, ablation)
 
 
+@halving
 @torch.no_grad()
 def metrics_of_masks(
     model: Model, batch: Batch, masks: Sequence[Mask], ablation: Ablation, chunk: int

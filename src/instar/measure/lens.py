@@ -13,11 +13,13 @@ import xarray as xr
 
 from instar.measure.common import about, answer_direction, at_end, joined, numpy, pieces
 from instar.models.load import Model
+from instar.models.memory import halving
 from instar.models.plain import measured
 from instar.models.taps import record
 from instar.tasks.batch import Batch
 
 
+@halving
 @measured
 @torch.no_grad()
 def lens(model: Model, batch: Batch, *, chunk: int = 64) -> xr.Dataset:

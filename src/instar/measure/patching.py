@@ -37,6 +37,7 @@ from instar.measure.patches import (
     replay,
 )
 from instar.models.load import Model
+from instar.models.memory import halving
 from instar.models.plain import measured
 from instar.models.replay import Engine
 from instar.progress import slow
@@ -55,6 +56,7 @@ CHECKED, CHECKED_PAIRS = 20, 4
 """Entries of a site that `auto` replays: so many of the largest, and so many at random; and on how many pairs."""
 
 
+@halving
 @measured
 @torch.no_grad()
 def patching(

@@ -26,6 +26,7 @@ from instar.measure.common import about, at_end, numpy, pair_coords, sorted_piec
 from instar.measure.patches import BY_KEY_VALUE_HEAD, HEAD_SITES, first_difference
 from instar.measure.writes import head_writes
 from instar.models.load import Model
+from instar.models.memory import halving
 from instar.models.plain import measured
 from instar.models.replay import Engine, Metric, Pass
 from instar.stats.scales import Direction, change
@@ -34,6 +35,7 @@ from instar.tasks.batch import Batch
 _HEAD = re.compile(r"a(\d+)\.h(\d+)")
 
 
+@halving
 @measured
 @torch.no_grad()
 def path_patching(
@@ -82,6 +84,7 @@ def path_patching(
     return _over_pairs(model, batch, direction, chunk, {"": patched}, about_it).isel(set=0, drop=True)
 
 
+@halving
 @measured
 @torch.no_grad()
 def set_patching(

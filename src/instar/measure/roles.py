@@ -22,6 +22,7 @@ from instar.measure.common import about, answer_direction, numpy, pair_coords, s
 from instar.measure.patches import Case
 from instar.measure.writes import head_writes
 from instar.models.load import Model
+from instar.models.memory import halving
 from instar.models.plain import measured
 from instar.models.replay import LIVE_BYTES, ROWS, Engine, at_once, mask_row, pick, picked, rows_of, spread
 from instar.models.taps import record
@@ -34,6 +35,7 @@ SMALL_VOCABULARY = 2**14
 Movers = dict[int, list[int]]
 
 
+@halving
 @measured
 @torch.no_grad()
 def roles(

@@ -2,12 +2,15 @@
 
 import ctypes
 import gc
+import inspect
 import re
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import psutil
 import torch
@@ -75,6 +78,50 @@ def empty(config: Any) -> Any:
     """A model of a configuration whose weights have shapes and nothing else."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def halving(measure: Callable[P, R]) -> Callable[P, R]:
+    """A measurement that takes half as many pairs a pass, its `chunk`, where memory runs out. A dataset says so."""
+    signature = inspect.signature(measure)
+
+    @wraps(measure)
+    def measured(*args: P.args, **kwargs: P.kwargs) -> R:
+        bound, halved = signature.bind(*args, **kwargs), False
+        bound.apply_defaults()
+        own = bound.arguments
+        while True:
+            try:
+                found = measure(*bound.args, **bound.kwargs)
+            except Exception as error:
+                if not ran_out(error):
+                    raise
+                if own["chunk"] <= 1:
+                    raise MemoryError(
+                        f"{measure.__name__}: no memory for one pair at a time: use a larger machine or device, or "
+                        "model.dtype: bfloat16"
+                    ) from error
+            else:
+                if halved and hasattr(found, "attrs"):
+                    found.attrs["chunk"] = own["chunk"]  # pyright: ignore[reportAttributeAccessIssue] — a dataset's
+                return found
+            # What the failed pass held goes with its exception, and that with the block above.
+            release()
+            tried = min(own["chunk"], max(1, len(own["batch"]))) if "batch" in own else own["chunk"]
+            own["chunk"], halved = max(1, tried // 2), True
+            warnings.warn(f"{measure.__name__}: no memory for {tried} pairs a pass; {own['chunk']} now", stacklevel=2)
+
+    return measured
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether memory ran out. torch has an error of its own for GPUs, and a sentence for the CPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(re.search(r"(?i)can't allocate memory|out of memory", str(error)))
 
 
 def release() -> None:

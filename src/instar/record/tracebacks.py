@@ -6,7 +6,6 @@ Tracebacks name places of this machine, so the file is no result: it is not list
 from datetime import datetime
 from pathlib import Path
 
-from instar.notebook import clean
 from instar.record.contents import refuse_links
 
 NAME = "tracebacks.txt"
@@ -17,4 +16,4 @@ def keep(root: Path, what: str, traceback: str) -> None:
     refuse_links(root, root / NAME)
     with (root / NAME).open("a", encoding="utf-8") as stream:
         when = datetime.now().astimezone().isoformat(timespec="seconds")
-        stream.write(f"{when} {clean(what)}\n{traceback.rstrip()}\n\n")
+        stream.write(f"{when} {what}\n{traceback.rstrip()}\n\n")

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from instar import __version__
+from instar.notebook import clean
 from instar.progress import in_words
 from instar.record.directory import NoRoom
+from instar.record.tracebacks import keep
 
 TRIES = 3
 POLL = 1.0
@@ -54,6 +56,10 @@ class Lost:
         """Of what was raised just now."""
         again = not isinstance(error, ValueError | ArithmeticError)
         return cls(in_words(error), traceback.format_exc(), again, isinstance(error, NoRoom))
+
+    def note(self, root: Path, what: str) -> None:
+        """Keep its traceback in a run directory."""
+        keep(root, clean(what), clean(self.traceback))
 
 
 def spread(

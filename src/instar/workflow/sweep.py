@@ -30,7 +30,6 @@ from instar.record.directory import NoRoom
 from instar.record.lock import lent
 from instar.record.store import SHARED, Store, Tuning, tuning_name
 from instar.record.times import timed
-from instar.record.tracebacks import keep
 from instar.tasks.batch import Batch
 from instar.workflow.cluster import Asks, Lost, spread
 from instar.workflow.experiment import Experiment
@@ -66,9 +65,7 @@ def sweep(experiment: Experiment, todo: list[Job], tell: Tell, anew: bool = Fals
         done += len(units[number])
         if why is not None:
             lost[number] = Failure(first.seed, first.step, why.reason)
-            keep(
-                store.here.root, f"{tuning_name(first.seed)}, step {first.step}: {_said(units[number])}", why.traceback
-            )
+            why.note(store.here.root, f"{tuning_name(first.seed)}, step {first.step}: {_said(units[number])}")
         room.ask(units[number], len(units) - count)
         tell(done, len(todo), f"step {first.step}")
     # In one order, however they came; what cannot be loaded fails in each of its units, and is said once.

@@ -17,7 +17,6 @@ from instar.record.keys import digest
 from instar.record.lock import lent
 from instar.record.store import Tuning, tuning_name
 from instar.record.times import timed
-from instar.record.tracebacks import keep
 from instar.tasks.batch import tokenize
 from instar.tasks.pair import Pair
 from instar.tasks.prepare import Prepared, control_rows, probe_pairs, read_pairs
@@ -140,7 +139,7 @@ class Tunings:
             for number, found in spread(_trained, experiment, units, asks, told):
                 name = tuning_name(tunings[number])
                 if isinstance(found, Lost):
-                    keep(store.here.root, name, found.traceback)
+                    found.note(store.here.root, name)
                     console.print(f"{name}: {found.reason}; it is trained here now", style="yellow", soft_wrap=True)
                     continue
                 for text in found:
