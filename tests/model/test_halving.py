@@ -53,7 +53,7 @@ def test_what_does_not_fit_at_all_says_so():
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory")
 
     said = "measured: no memory for one pair at a time: use a larger machine"
-    with pytest.raises(MemoryError, match=said), pytest.warns(UserWarning, match="no memory for 5 pairs a pass; 2 now"):
+    with pytest.raises(MemoryError, match=said), pytest.warns(UserWarning, match="pairs a pass"):
         measured([1] * 5)
     assert asked == [8, 2, 1]
 
