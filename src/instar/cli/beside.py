@@ -1,5 +1,6 @@
 """Commands beside a run: which tasks to begin with, its ledger, two circuits, the embedded model, calibration."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -130,6 +131,52 @@ def organism(
 
 
 @app.command()
+def check(
+    base: Annotated[
+        str, typer.Option("--base", help='what was before: "embedded", a folder, a GGUF file, or a hub id')
+    ],
+    checkpoint: Annotated[str, typer.Option("--checkpoint", help="what is asked about: a folder, a file, a hub id")],
+    config: Annotated[Path | None, typer.Option("--config", help="gate.yaml: skills, prompts, what is allowed")] = None,
+    skill: Annotated[
+        str | None, typer.Option("--skill", help="skills instead of the file's: tasks, or files of pairs")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="write JUnit XML there")] = None,
+    sarif: Annotated[Path | None, typer.Option("--sarif", help="write SARIF 2.1.0 there")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Has the circuit of a skill changed, and what change would have been seen? For other people's CI.
+
+    Exit code 0: not beyond what is allowed; 3: changed; 4: undetermined; 1: an error.
+    """
+    import json
+
+    from instar.compare.diff import plain
+    from instar.progress import bar, settled
+    from instar.record.config.gate import GateConfig
+    from instar.record.files import write_text
+    from instar.report import gated
+    from instar.tasks.custom import code_runs_by
+    from instar.workflow.gate import check as checked
+
+    own = GateConfig() if config is None else GateConfig.read(config)
+    if skill is not None:
+        own = GateConfig.checked({**own.model_dump(), "skills": skill}, "--skill")
+    elif config is not None:
+        # A file is no consent to run code that it names.
+        again = ["instar", "check", "--base", base, "--checkpoint", checkpoint, "--config", str(config)]
+        code_runs_by.set(shlex.join([*again, "--skill", ",".join(own.skills)]))
+    with bar("checking") as tell:
+        found = checked(base, checkpoint, own, tell)
+    told = plain(found.as_dict())
+    for place, text in ((junit, gated.junit), (sarif, gated.sarif)):
+        if place is not None:
+            write_text(place, text(told))
+    settled()
+    say(json.dumps(told, indent=1)) if as_json else gated.show_checked(told)
+    raise typer.Exit(gated.ENDS[found.verdict])
+
+
+@app.command()
 def calibrate(
     out: Annotated[Path, typer.Option("--out", help="folder of the planted instances")] = Path("runs/calibrate"),
     seeds: Annotated[int, typer.Option(help="fine-tuning seeds of each kind, on each base", min=2)] = 6,
@@ -140,6 +187,9 @@ def calibrate(
     workers: Annotated[int, typer.Option(help="processes, of one thread each", min=1)] = 2,
     shipped: Annotated[
         bool, typer.Option("--shipped", help="print what the software was calibrated with; make nothing")
+    ] = False,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="what `instar check` allows instead: from 18 seeds, half an hour on one core")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
@@ -152,6 +202,15 @@ def calibrate(
     from instar.compare.calibrated import shipped as calibrated_with
     from instar.report.calibration import show_calibration
 
+    if gate:
+        from instar.calibrate.gating import SEEDS, gating
+        from instar.progress import bar
+
+        out.mkdir(parents=True, exist_ok=True)
+        with bar("planting and checking") as tell:
+            gating(out, SEEDS, tell)
+        say(f"{out / 'gated.json'}")
+        return
     if shipped:
         result = calibrated_with()
     else:

@@ -68,6 +68,7 @@ class CircuitCallback(TrainerCallback):
             own.last = state.global_step
         elif own.step(state.global_step, *self._seen(state)):
             self.losses.clear()
+            control.should_training_stop = control.should_training_stop or own.stops
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The end, if the Trainer stops here."""

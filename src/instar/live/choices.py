@@ -15,6 +15,7 @@ from instar.live.budget import FIRST
 from instar.measure.evaluate import SAID
 from instar.models import organism
 from instar.record.config import RunConfig, Stage
+from instar.record.config.gate import GateConfig
 from instar.record.store import Store
 
 SMALL = {
@@ -52,6 +53,9 @@ class Choices:
     """The model's tokenizer, where it does not come with it."""
     start: int = 0
     """The step that is behind the training; above 0 an earlier record in `out` goes on."""
+    stop_when: GateConfig | Mapping[str, Any] | bool = False
+    """A gate (`instar.check`; True: of the mastered task, as it is by itself): training is to stop at the first record that
+    does not pass it."""
     on_error: Literal["warn", "raise"] = "warn"
     """What an error during training does. At its beginning every error is raised."""
     clock: Callable[[], float] = time.monotonic
@@ -64,12 +68,20 @@ class Choices:
         for name, value, known in named:
             if value not in known:
                 raise ValueError(f"{name}: {value!r} is none of {', '.join(map(str, known))}")
+        self.gate("ioi2")
         if FIRST not in self.stages:
             raise ValueError(f'stages must hold "{FIRST}": every table and drawing stands on it')
         if (self.every != "log") if isinstance(self.every, str) else (isinstance(self.every, int) and self.every < 1):
             raise ValueError(f'every={self.every!r}: a number of steps from 1, "log", or a list of steps')
         if not self.max_overhead >= 0:
             raise ValueError(f"max_overhead={self.max_overhead!r}: a share of the training's time, from 0")
+
+    def gate(self, mastered: str) -> GateConfig | None:
+        """What is to be checked at each record."""
+        if isinstance(self.stop_when, GateConfig):
+            return self.stop_when
+        asked = {} if self.stop_when is True else self.stop_when
+        return None if asked is False else GateConfig.checked({"skills": [mastered], **asked}, "stop_when")
 
     def due(self, step: int) -> bool:
         """Whether a step is one of `every`."""

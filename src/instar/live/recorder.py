@@ -23,6 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
+from instar.compare.gate import Checked
 from instar.live.budget import Budget
 from instar.live.choices import SEED, Choices, Logs, Tasks, configuration, numbers
 from instar.live.undisturbed import how, plain, settled, undisturbed, unwrapped
@@ -34,6 +37,7 @@ from instar.record.store import Store, step_name
 from instar.tasks.library import task as find_task
 from instar.training.saved import write_checkpoint
 from instar.workflow.experiment import Experiment
+from instar.workflow.gate import check
 from instar.workflow.jobs import jobs
 from instar.workflow.pipeline import compare_stage, data_stage
 from instar.workflow.sweep import Worker
@@ -72,6 +76,8 @@ class Recorder:
     skipped: list[int] = field(default_factory=list, init=False)
     """Steps that were due and did not fit into the budget."""
     failures: list[dict[str, Any]] = field(default_factory=list, init=False)
+    checked: Checked | None = field(default=None, init=False)
+    """The last record's gate, where one was asked for; it `stops` where a skill's circuit has changed."""
     budget: Budget = field(init=False)
     _ended: bool = field(default=False, init=False)
 
@@ -175,6 +181,7 @@ class Recorder:
             new = f"instar/{self.names[1]}"
             self.rows[-1]["heldout_accuracy"] = self.log.get(f"{new}/accuracy")
             self.rows[-1]["end_of_text"] = self.log.get(f"{new}/end_of_text")
+            self._check(step)
         finally:
             if self.choices.save is None:
                 self._forget(step)
@@ -182,6 +189,8 @@ class Recorder:
         if self.budget.overhead is not None:
             self.log["instar/overhead"] = self.budget.overhead
         self.tell(step, self.log)
+        if self.stops and self.checked is not None:
+            console.print(f"instar: step {step}: {self.checked.changed}: training is to stop", style="bold yellow")
         if self.budget.has_room_for("page", self.choices.stages):
             self._done("rest")
             page(self.experiment, f"{len(self.rows)} steps are recorded; the last: step {step}")
@@ -210,6 +219,22 @@ class Recorder:
         for kind in self.worker.make(missing) if missing else ():
             self._done(kind)
         self.rows[-1]["stages"] = sorted({job.stage for job in wanted} | {*self.rows[-1]["stages"]})
+
+    def _check(self, step: int) -> None:
+        """The gate, while the weights are there."""
+        gate = self.choices.gate(self.config.tasks.old)
+        if gate is None or step == 0:
+            return
+        base = self.worker.base(SEED)
+        self.checked = check(base, self.experiment.checkpoint(SEED, step, like=base), gate)
+        own = {f"instar/{one.skill}/gate/{one.statistic}": float(one.change.value) for one in self.checked.tests}
+        self.log |= {name: value for name, value in own.items() if np.isfinite(value)}
+        self._done("gate")
+
+    @property
+    def stops(self) -> bool:
+        """Whether the last record says that training is to stop."""
+        return self.checked is not None and self.checked.verdict == "changed"
 
     def _forget(self, step: int) -> None:
         """Weights that are not to be kept; the base's tokenizer and config stay."""

@@ -84,7 +84,7 @@ def gathered(
     last, coordinates = in_coordinates_of(first, last)
     large = sum(p.numel() for p in first.module.parameters()) >= EXACT_BELOW
     (before, told_old, _), (after, told_new, task_of) = (
-        _asked(one, first, prompts, max(prompts, TOLD[large]), seed) for one in (old, new)
+        asked(one, first, prompts, max(prompts, TOLD[large]), seed) for one in (old, new)
     )
     # Rules are right or not on the very pairs whose behaviour is told.
     learnt = [] if task_of is None else of_task(task_of, told_new.pairs, DataConfig().train_size, seed)
@@ -111,7 +111,7 @@ def gathered(
     return replace(found, reuse=own, shapley=shapley(first, last, some, inside) if grafts else None)
 
 
-def _asked(given: Asked, base: Model, count: int, told: int, seed: int) -> tuple[dict[str, Batch], Batch, Task | None]:
+def asked(given: Asked, base: Model, count: int, told: int, seed: int) -> tuple[dict[str, Batch], Batch, Task | None]:
     """Batches by counterfactual, of the same prompts; one whose behaviour is told; and the task, of which there are rows to
     learn from."""
     if isinstance(given, Batch | Mapping):
