@@ -29,6 +29,10 @@ LONGEST = 2000
 """Characters of an error that are shown."""
 
 
+def untold(done: int, total: int, note: str) -> None:
+    """A `Tell` where nobody asked."""
+
+
 class Screen(Console):
     """A console that shows foreign text as it stands: it reads no markup in it, and a terminal obeys none of it."""
 

@@ -54,9 +54,9 @@ def gating(out: Path, seeds: int, tell: Tell) -> dict[str, Any]:
 def _measured(out: Path, every: Sequence[Instance]) -> Iterator[dict[str, Any]]:
     subjects: dict[str, Any] = {}
     for one in every:
-        subject = subjects.setdefault(one.base, None) or subject_of(base_of(one.base, out))
-        subjects[one.base] = subject
-        plant = planted(subject, one)
+        if one.base not in subjects:
+            subjects[one.base] = subject_of(base_of(one.base, out))
+        plant = planted(subjects[one.base], one)
         found = check(plant.base, plant.tuned, OPEN)
         numbers = {
             test.statistic: [test.change.value, test.change.low, test.change.high, test.detectable]

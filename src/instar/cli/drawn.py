@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from instar.cli.runs import Beside, Run, end, named
+from instar.cli.named import named
+from instar.cli.runs import Beside, Run, end
 from instar.progress import say, settled
 
 app = typer.Typer()

@@ -1,12 +1,13 @@
 """Commands of a run: everything, or one stage at a time. Each takes a run directory, or a YAML file and `--out`."""
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from instar.cli.named import joining, named, only_given
 
 app = typer.Typer()
 Run = Annotated[
@@ -274,12 +275,12 @@ def compare(
     chosen: dict[str, Any] = {
         "model": {
             "source": base,
-            **_given(device=device, dtype=dtype, trust_remote_code=trust_remote_code or None),
+            **only_given(device=device, dtype=dtype, trust_remote_code=trust_remote_code or None),
         },
         "tasks": {"old": old, "new": new},
         "series": {"checkpoints": checkpoints, "evict": evict},
-        "data": _given(train_file=train_file and str(train_file), test_size=pairs, measure_pairs=inside),
-        "measure": _given(stages=stages and stages.split(","), executor=joining(executor, address)),
+        "data": only_given(train_file=train_file and str(train_file), test_size=pairs, measure_pairs=inside),
+        "measure": only_given(stages=stages and stages.split(","), executor=joining(executor, address)),
     }
     _run(Experiment.create(out, RunConfig.checked(chosen, "compare"), replace), remeasure)
 
@@ -309,7 +310,10 @@ def answer(
 
     count = there_are((old, new), base, pairs)
     chosen: dict[str, Any] = {
-        "model": {"source": base, **_given(device=device, dtype=dtype, trust_remote_code=trust_remote_code or None)},
+        "model": {
+            "source": base,
+            **only_given(device=device, dtype=dtype, trust_remote_code=trust_remote_code or None),
+        },
         "tasks": {"old": old, "new": new},
         "series": {"checkpoints": tuned},
         "data": {"test_size": count, "measure_pairs": min(count, 96)},
@@ -373,46 +377,6 @@ def _fitted(experiment: Any, budget: str | None, max_memory: str | None) -> Any:
     experiment, given = within(experiment, Known.of(experiment, own_tasks=True), *limits)
     show_given(given)
     return experiment
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def joining(executor: str | None, address: str | None) -> str | None:
-    """The executor that is asked for; an address is that of a cluster, and none but Ray has one."""
-    if address is None:
-        return executor
-    if executor == "serial":
-        raise ValueError("--address is that of a Ray cluster: give --executor ray with it, or neither")
-    # As Ray itself reads it; nothing of it is kept in a file.
-    os.environ["RAY_ADDRESS"] = address
-    return "ray"
-
-
-def named(
-    run: Path,
-    out: Path | None,
-    consent: tuple[bool, bool, bool] = (False, False, False),
-    beside: bool = False,
-    **options: str | None,
-) -> Any:
-    """The run that a command means, with what the command line says instead of its configuration."""
-    from instar.workflow.experiment import Consent, Experiment
-
-    allowed, parts = (
-        Consent(*consent),
-        {
-            "model": ("device", "dtype"),
-            "train": ("lora", "checkpoints", "seeds"),
-            "measure": ("executor",),
-            "compare": ("controls",),
-        },
-    )
-    instead = {part: _given(**{name: options.get(name) for name in names}) for part, names in parts.items()}
-    if allowed.remote:
-        instead["model"]["trust_remote_code"] = True
-    return Experiment.named(run, out, instead, allowed, beside)
 
 
 def _run(experiment: Any, remeasure: bool = False) -> None:

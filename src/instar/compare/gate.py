@@ -7,11 +7,11 @@ Three numbers, of the same held-out prompts in both models, resampled together:
   still runs. A checkpoint whose b − c is not above 0 has nothing left for it to do: f is 0 there.
 - `edges`: 1 − cosine of the two models' scores of all edges, means over prompts. How it is wired; 0 for the same weights.
 
-A number has changed where its interval lies beyond what is allowed. Left open, that is the 95th percentile of what it was
-after trainings that teach nothing, and after moves that leave a model's function as it is (`gated.json`, made by
-`instar calibrate --gate`). Intervals hold for all numbers of a check at once (Bonferroni), at 95 %: so 5 % of checks of
-a checkpoint in which nothing changed beyond that are false alarms, at most. What would have been seen in four of five
-cases is the allowance and (z + 0.84) standard errors, z of that level.
+A number has changed where its interval lies beyond what is allowed. Left open, that is the tolerance bound of what it was
+after trainings that teach nothing (`gated.json`, made by `instar calibrate --gate`; `instar.calibrate.gating`). Intervals
+hold for all numbers of a check at once (Bonferroni), at 95 %: so 5 % of checks of a checkpoint in which nothing changed
+beyond that are false alarms, at most. What would have been seen in four of five cases is the allowance and (z + 0.84)
+standard errors, z of that level.
 """
 
 from collections.abc import Mapping

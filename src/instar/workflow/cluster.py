@@ -153,9 +153,6 @@ class _Queue:
         for number in range(len(units)):
             self.back(number)
 
-    def __len__(self) -> int:
-        return sum(map(len, self.waiting.values()))
-
     def __bool__(self) -> bool:
         return bool(self.waiting)
 
@@ -214,7 +211,7 @@ def _cpus(ray: Any, asks: Asks) -> int:
     Raises:
         ValueError: where no machine has the GPU that is asked for.
     """
-    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    there = _machines(ray)
     if asks.gpus and not any(one.get("GPU", 0) >= asks.gpus for one in there):
         raise ValueError(f"no machine of the cluster has {asks.gpus:g} GPU for model.device: cuda")
     return max(1, min(asks.threads, int(max((one.get("CPU", 0) for one in there), default=0))))
@@ -222,8 +219,13 @@ def _cpus(ray: Any, asks: Asks) -> int:
 
 def _room(ray: Any, cpus: int, gpus: float) -> int:
     """How many units fit at once."""
-    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    asked = {"CPU": cpus, "GPU": gpus}
+    # Shares of a GPU add up to a whole but for rounding.
     return sum(
-        int(min(one.get("CPU", 0) // cpus, *([one.get("GPU", 0) / gpus + 1e-9] if gpus else [one.get("CPU", 0)])))
-        for one in there
+        int(min(one.get(what, 0) / count + 1e-9 for what, count in asked.items() if count)) for one in _machines(ray)
     )
+
+
+def _machines(ray: Any) -> list[dict[str, float]]:
+    """What each machine that is there has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

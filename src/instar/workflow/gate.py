@@ -15,7 +15,7 @@ from instar.measure.faithfulness import faithfulness
 from instar.measure.patching import EXACT_BELOW
 from instar.models.coordinates import in_coordinates_of
 from instar.models.load import Model, load
-from instar.progress import Tell
+from instar.progress import Tell, untold
 from instar.record.config.gate import GateConfig
 from instar.tasks.batch import Batch
 from instar.workflow.answering import TOLD, asked
@@ -24,12 +24,8 @@ PROMPTS = {False: 96, True: 36}
 """Of small and of large models."""
 
 
-def _untold(done: int, total: int, note: str) -> None:
-    """Nobody asked."""
-
-
 def check(
-    base: Model | str | Path, checkpoint: Model | str | Path, config: GateConfig | None = None, tell: Tell = _untold
+    base: Model | str | Path, checkpoint: Model | str | Path, config: GateConfig | None = None, tell: Tell = untold
 ) -> Checked:
     """Whether skills' circuits have changed, by how much, and what change would have been seen (`instar.compare.gate`).
 

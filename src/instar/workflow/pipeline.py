@@ -14,7 +14,7 @@ import torch
 from instar.compare.summary import summarise
 from instar.models.accounts import read_by
 from instar.models.load import Model, load_tokenizer, local
-from instar.progress import Tell, bar, console
+from instar.progress import Tell, bar, console, untold
 from instar.record.config import Stage, Test
 from instar.record.contents import Damaged
 from instar.record.keys import digest
@@ -136,7 +136,7 @@ def measure_stage(
     stages: tuple[str, ...] | None = None,
     remeasure: bool = False,
     told: bool = False,
-    after: Tell = lambda done, total, note: None,
+    after: Tell = untold,
     shard: Shard | None = None,
 ) -> list[Failure]:
     """Every missing measurement of every checkpoint; with `remeasure` also those that are there.

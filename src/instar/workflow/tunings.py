@@ -10,7 +10,7 @@ from typing import Any
 
 from instar.models.load import Model
 from instar.models.memory import release
-from instar.progress import Tell, bar, console
+from instar.progress import Tell, bar, console, untold
 from instar.record.config import CONTROLS, LearningConfig, TrainConfig
 from instar.record.contents import Damaged
 from instar.record.keys import digest
@@ -151,7 +151,7 @@ class Tunings:
 def _trained(experiment: Experiment, own: Tuned) -> list[str]:
     """One fine-tuning, in a process of Ray's."""
     lent(experiment.store.here.root)
-    return own.of(experiment.begun(), experiment, lambda done, total, note: None, lambda finding: None)
+    return own.of(experiment.begun(), experiment, untold, lambda finding: None)
 
 
 def _is_done(experiment: Experiment, tuning: Tuning, decided_by: dict[str, Any]) -> bool:

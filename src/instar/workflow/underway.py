@@ -18,7 +18,7 @@ SHARE = 0.1
 
 @dataclass
 class UnderWay:
-    """Called after each checkpoint; writes a page where no more than a tenth of the time has gone into pages."""
+    """Called after each unit of measuring; writes a page where no more than a tenth of the time has gone into pages."""
 
     experiment: Experiment
     _began: float = field(default_factory=time.monotonic)

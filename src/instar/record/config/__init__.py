@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from instar.record.config.inputs import Column, DataConfig, ModelConfig, SeriesConfig, TasksConfig
 from instar.record.config.measure import CONTROLS, CompareConfig, MeasureConfig, ReportConfig, Stage, Test
 from instar.record.config.part import Part
 from instar.record.config.train import LearningConfig, LoraConfig, TrainConfig
-from instar.record.explain import faults
 from instar.record.foreign import yaml_of
 
 __all__ = [
@@ -101,18 +100,6 @@ class RunConfig(Part):
                 own = {"source": own} if isinstance(own, str) else own
                 value[part] = {**own, **changes} if isinstance(own, dict) else own
         return cls.checked(value, str(path))
-
-    @classmethod
-    def checked(cls, value: dict[str, Any], where: str) -> "RunConfig":
-        """A configuration from keys and values.
-
-        Raises:
-            ValueError: a sentence a fault, each with `where` it was found.
-        """
-        try:
-            return cls.model_validate(value)
-        except ValidationError as error:
-            raise ValueError(faults(error, cls, where)) from None
 
     def yaml(self) -> str:
         """The whole configuration, defaults written out."""

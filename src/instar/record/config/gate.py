@@ -1,12 +1,11 @@
 """What `instar check` asks of a checkpoint: gate.yaml."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from instar.record.config.part import Part, different, listed
-from instar.record.explain import faults
 from instar.record.foreign import yaml_of
 
 Statistic = Literal["choosing", "circuit", "edges"]
@@ -46,15 +45,3 @@ class GateConfig(Part):
             ValueError: naming the file and what is wrong in it.
         """
         return cls.checked({} if (found := yaml_of(path)) is None else found, str(path))
-
-    @classmethod
-    def checked(cls, value: Any, where: str) -> "GateConfig":
-        """From keys and values.
-
-        Raises:
-            ValueError: a sentence a fault, each with `where` it was found.
-        """
-        try:
-            return cls.model_validate(value)
-        except ValidationError as error:
-            raise ValueError(faults(error, cls, where)) from None

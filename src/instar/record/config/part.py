@@ -1,9 +1,10 @@
 """What every part of a configuration is: frozen, strict about its keys, and read as a command line may have it."""
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
+from instar.record.explain import faults
 from instar.record.names import at_home
 
 SEEDS, MANY = 2**32, 100_000
@@ -36,6 +37,18 @@ class Part(BaseModel):
     """Frozen, and strict about its keys; every number is finite, and true is none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def checked(cls, value: Any, where: str) -> Self:
+        """From keys and values.
+
+        Raises:
+            ValueError: a sentence a fault, each with `where` it was found.
+        """
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise ValueError(faults(error, cls, where)) from None
 
     @field_validator("*", mode="before")
     @classmethod
