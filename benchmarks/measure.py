@@ -1,9 +1,12 @@
 """One measurement, in a process of its own: seconds, peak memory, and the values that the two sides are compared by."""
 
+import json
+import os
 import resource
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,9 +49,11 @@ def peak_gflops() -> float:
     return 2 * 1536 * 768 * 3072 / min(times) / 1e9
 
 
-def measure(what: str, shape: str = "", first: int = 10, sample: int | None = None) -> dict[str, Any]:
-    """The entry point of a fresh process: one of the measurements below, by name."""
-    torch.set_num_threads(1)
+def measure(
+    what: str, shape: str = "", first: int = 10, more: Any = None, sites: tuple[str, ...] = SITES
+) -> dict[str, Any]:
+    """The entry point of a fresh process: one of the measurements below, by name; `more`: a sample, or a folder."""
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if what == "peak":
         return {"gflops": peak_gflops()}
     if what == "resume":
@@ -57,10 +62,12 @@ def measure(what: str, shape: str = "", first: int = 10, sample: int | None = No
     batch = shapes.pairs(module.config.vocab_size, first)
     floor = Floor.of(module.config, shapes.PAIRS, shapes.LENGTH, first)
     if what.startswith("theirs "):
-        return _theirs(what.removeprefix("theirs "), module, batch, sample)
+        return _theirs(what.removeprefix("theirs "), module, batch, more)
+    if what == "written":
+        return _written(module, batch, Path(more))
     if what == "forward":
         return _measured(lambda: _forward(module, batch))
-    return _ours(what, instar.load(module), batch, floor)
+    return _ours(what, instar.load(module), batch, floor, sites)
 
 
 @torch.no_grad()
@@ -75,11 +82,20 @@ def _measured(function: Callable[[], Any]) -> dict[str, Any]:
     return {"seconds": seconds, "loaded_mb": loaded, "peak_mb": peak_mb(), "result": result}
 
 
-def _ours(what: str, model: instar.Model, batch: instar.Batch, floor: Floor) -> dict[str, Any]:
+def _written(module: Any, batch: instar.Batch, folder: Path) -> dict[str, Any]:
+    """What `benchmarks.others` reads."""
+    module.save_pretrained(folder / "model")
+    tokens = {"clean": batch.clean, "corrupted": batch.corrupted, "answer": batch.answer, "foil": batch.foils[:, 0]}
+    (folder / "pairs.json").write_text(json.dumps({name: values.tolist() for name, values in tokens.items()}))
+    own = module.config
+    return {"layers": own.num_hidden_layers, "heads": own.num_attention_heads, "length": batch.clean.shape[1]}
+
+
+def _ours(what: str, model: instar.Model, batch: instar.Batch, floor: Floor, sites: tuple[str, ...]) -> dict[str, Any]:
     if what == "faithfulness":
         return _faithfulness(model, batch, floor)
     jobs: dict[str, tuple[int, Callable[[], Any]]] = {
-        "sweeps": (floor.sweeps(), lambda: instar.patching(model, batch, SITES)),
+        "sweeps": (floor.sweeps(), lambda: instar.patching(model, batch, sites)),
         "attribution": (floor.attribution(), lambda: instar.patching(model, batch, SITES, method="attribution")),
         "direct": (floor.direct(), lambda: instar.attribution(model, batch)),
         "heads": (0, _heads_alone(model, batch)),
@@ -91,7 +107,7 @@ def _ours(what: str, model: instar.Model, batch: instar.Batch, floor: Floor) -> 
     found = _measured(function)
     result = found.pop("result")
     if what == "sweeps":
-        found["values"] = {site: result[site].values for site in SITES}
+        found["values"] = {site: result[site].values for site in sites}
     if what == "direct":
         found["values"] = result["heads"].values
     if what == "heads":

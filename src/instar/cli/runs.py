@@ -1,12 +1,12 @@
 """Commands of a run: everything, or one stage at a time. Each takes a run directory, or a YAML file and `--out`."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from instar.cli.limits import fitted, limits
 from instar.cli.named import joining, named, only_given
 
 app = typer.Typer()
@@ -103,7 +103,7 @@ def run(
         controls=controls,
         executor=joining(executor, address),
     )
-    _run(_fitted(experiment, budget, max_memory), remeasure)
+    _run(fitted(experiment, budget, max_memory), remeasure)
 
 
 @app.command()
@@ -117,23 +117,38 @@ def plan(
     controls: Controls = None,
     budget: Budget = None,
     max_memory: MaxMemory = None,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", help="GPUs that are not here, by arithmetic: gpus=8,teraflops=40 (an H100 does some 40)"),
+    ] = None,
+    executor: Executor = None,
     trust_remote_code: TrustRemote = False,
 ) -> None:
     """What a run will take, before it is begun: time, memory and disk by stage, and what other choices would save."""
     from instar.report.planned import show_plan
     from instar.workflow.budget import savings, within
+    from instar.workflow.elsewhere import Elsewhere
     from instar.workflow.plan import Known
     from instar.workflow.plan import plan as planned
 
-    limits = _limits(budget, max_memory)
+    allowed = limits(budget, max_memory)
     # A plan needs no place; where there is none yet, all is still to be done.
     place = Path("runs") / run.stem if out is None and not run.is_dir() else out
     consent = (trust_remote_code, False, False)
     experiment = named(
-        run, place, consent, lora=lora, checkpoints=checkpoints, device=device, seeds=seeds, controls=controls
+        run,
+        place,
+        consent,
+        lora=lora,
+        checkpoints=checkpoints,
+        device=device,
+        seeds=seeds,
+        controls=controls,
+        executor=executor,
     )
-    known = Known.of(experiment, own_tasks=True)
-    experiment, given = within(experiment, known, *limits)
+    elsewhere = None if on is None else Elsewhere.checked(on, "--on")
+    known = Known.of(experiment, own_tasks=True, elsewhere=elsewhere)
+    experiment, given = within(experiment, known, *allowed)
     show_plan(planned(experiment, known), savings(experiment, known), given)
 
 
@@ -344,39 +359,6 @@ def verify(
     settled()
     show_verified(run, found)
     raise typer.Exit(0 if found.ok else 1)
-
-
-_SECONDS, _BYTES = {"s": 1, "m": 60, "h": 3600, "d": 86400}, {"M": 2**20, "G": 2**30, "T": 2**40}
-
-
-def _limits(budget: str | None, max_memory: str | None) -> tuple[float | None, float | None]:
-    """Seconds and bytes."""
-    return (
-        None if budget is None else _amount("--budget", budget, _SECONDS, "60m, 90s or 2h"),
-        None if max_memory is None else _amount("--max-memory", max_memory, _BYTES, "6G or 800M"),
-    )
-
-
-def _amount(option: str, text: str, units: dict[str, int], example: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z])(?:in|iB|B)?", text.strip())
-    unit = found and next((u for u in units if u.lower() == found[2].lower()), None)
-    if not found or unit is None or float(found[1]) == 0:
-        raise ValueError(f"{option} {text}: expected an amount and its unit, as {example}")
-    return float(found[1]) * units[unit]
-
-
-def _fitted(experiment: Any, budget: str | None, max_memory: str | None) -> Any:
-    """The run within what is allowed; what it gives up is said."""
-    limits = _limits(budget, max_memory)
-    if limits == (None, None):
-        return experiment
-    from instar.report.planned import show_given
-    from instar.workflow.budget import within
-    from instar.workflow.plan import Known
-
-    experiment, given = within(experiment, Known.of(experiment, own_tasks=True), *limits)
-    show_given(given)
-    return experiment
 
 
 def _run(experiment: Any, remeasure: bool = False) -> None:

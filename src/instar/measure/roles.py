@@ -24,7 +24,7 @@ from instar.measure.writes import head_writes
 from instar.models.load import Model
 from instar.models.memory import halving
 from instar.models.plain import measured
-from instar.models.replay import LIVE_BYTES, ROWS, Engine, at_once, mask_row, pick, picked, rows_of, spread
+from instar.models.replay import LIVE_BYTES, Engine, at_once, mask_row, pick, picked, rows_at_once, rows_of, spread
 from instar.models.taps import record
 from instar.tasks.batch import Batch
 
@@ -274,7 +274,8 @@ def _patched_attention(case: Case, layer: int, movers: Movers) -> Float[Tensor, 
     change = case.source.z[layer][:, :, start:] - base.z[layer][:, :, start:]
     pairs, heads, rows, _ = change.shape
     found = []
-    for some in torch.arange(heads, device=change.device).split(max(1, at_once(ROWS, change.device) // (pairs * rows))):
+    several = max(1, rows_at_once(base.final) // (pairs * rows))
+    for some in torch.arange(heads, device=change.device).split(several):
         wrote = change.new_empty(len(some), pairs, rows, block.w_o.shape[-1])
         head_writes(block.w_o[some], change[:, some], out=wrote)
         if block.post_attn is not None:

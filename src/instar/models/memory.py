@@ -6,8 +6,8 @@ import inspect
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM
 from instar.record.foreign import shown
 
 CGROUP = Path("/sys/fs/cgroup")
+RESTED = 2**30
+"""Bytes of weights from which on a model that is not needed is given up rather than kept."""
 TRAINED = 4
 """Copies of the weights that training holds: themselves, gradients, and AdamW's two moments."""
 
@@ -133,6 +135,29 @@ def release() -> None:
         # glibc keeps what is freed for itself; other C libraries have no such function.
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def resting(model: Any, again: Callable[[], Any]) -> Iterator[None]:
+    """A large model's weights given up for a while, and read anew behind it; a smaller one stays.
+
+    Args:
+        model: a `Model`. Within, its parameters are empty.
+        again: reads the same model.
+    """
+    own = dict(model.module.named_parameters())
+    if sum(p.numel() * p.element_size() for p in own.values()) < RESTED:
+        yield
+        return
+    for parameter in own.values():
+        parameter.data = parameter.data.new_empty(0)
+    release()
+    try:
+        yield
+    finally:
+        release()
+        for name, parameter in again().module.named_parameters():
+            own[name].data = parameter.data
 
 
 def available(device: str) -> int:

@@ -22,8 +22,10 @@ from instar.models.arch import Layout, Projection
 from instar.models.block import Block, Frame, Rows, frame
 from instar.models.taps import Edit
 
-ROWS = 1536
-"""Rows a matrix product: enough to run at the processor's peak, few enough to stay in its cache."""
+ROWS, FEWEST, STREAM_BYTES = 1536, 256, 2304 * 2**10
+"""Rows a matrix product, and how large a stream of them may be: enough to run at the processor's peak, few enough that what
+an MLP makes of them is memory that the process has already. Above some 10 MB the system hands out new pages each time, and
+clears them: a tenth of a sweep at GPT-2 small's shape."""
 LIVE_BYTES = 256 * 2**20
 """Patched residual streams carried at one time."""
 ON_GPU = 8
@@ -31,8 +33,15 @@ ON_GPU = 8
 
 
 def at_once(limit: int, device: torch.device) -> int:
-    """`ROWS` or `LIVE_BYTES` on a device."""
+    """`LIVE_BYTES`, or another limit, on a device."""
     return limit if device.type == "cpu" else ON_GPU * limit
+
+
+def rows_at_once(stream: Tensor) -> int:
+    """Rows a matrix product, of a residual stream [..., d_model]."""
+    if stream.device.type != "cpu":
+        return ON_GPU * ROWS
+    return min(ROWS, max(FEWEST, STREAM_BYTES // (stream.shape[-1] * stream.element_size())))
 
 
 @dataclass
@@ -275,18 +284,18 @@ class _Wave:
         self.last = len(engine.blocks) - 1
         self.x = base.final.new_empty(sum(j.count for j in joins), pairs, width - start, d_model)
         self.live = 0
-        # [patch, pair] blocks of whole patches, about ROWS rows each.
-        self.step = max(1, at_once(ROWS, base.final.device) // (pairs * (width - start)))
+        # [patch, pair] blocks of whole patches, about as many rows each as are multiplied at once.
+        self.step = max(1, rows_at_once(base.final) // (pairs * (width - start)))
 
     def travel(self) -> Tensor:
         for layer in range(self.joins[0].layer, self.last):
             self._join(layer, middle=False)
             if self.engine.blocks[layer].parallel:
-                self._each(lambda x, layer=layer: x + self._attention(layer, x) + self._mlp(layer, x))
+                self._add(layer, self._attention, self._mlp)
             else:
-                self._each(lambda x, layer=layer: x + self._attention(layer, x))
+                self._add(layer, self._attention)
                 self._join(layer, middle=True)
-                self._each(lambda x, layer=layer: x + self._mlp(layer, x))
+                self._add(layer, self._mlp)
         self._join(self.last, middle=False)
         return self._last_layer()
 
@@ -296,10 +305,12 @@ class _Wave:
             self.x[self.live : self.live + join.count] = join.make()
             self.live += join.count
 
-    def _each(self, function: Callable[[Tensor], Tensor]) -> None:
+    def _add(self, layer: int, *writers: Callable[[int, Tensor], Tensor]) -> None:
+        """What each of them writes, having read the same stream."""
         for at in range(0, self.live, self.step):
             part = self.x[at : min(at + self.step, self.live)]
-            part.copy_(function(part.flatten(0, 1)).view(part.shape))
+            for written in [write(layer, part.flatten(0, 1)) for write in writers]:
+                part.add_(written.view(part.shape))
 
     def _mlp(self, layer: int, x: Tensor) -> Tensor:
         return self.engine.blocks[layer].mlp(x)

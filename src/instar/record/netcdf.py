@@ -3,11 +3,13 @@
 1. HDF5 flushes again while it closes a file, and on a full disk that ends the process. Bytes made in memory are written by
    Python, whose error is an error.
 2. Somebody else's HDF5 file may name other files as the place of its values, or declare more values than it holds. Neither
-   is what instar writes, so both are refused before anything is read.
+   is what instar writes, so both are refused before anything is read. What is compressed may be
+   `DENSEST` times what it takes.
 3. Opening takes longer than reading, and a comparison reads a series for many purposes: small files are kept in memory, as
    long as they are the same on the disk.
 """
 
+import io
 import json
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -21,6 +23,10 @@ import xarray as xr
 
 ROOM = 1 << 16
 """Bytes that a file's variables may declare beyond its size: fill values are declared and not kept."""
+DENSEST = 16
+"""Bytes of values for each that a compressed variable has in the file; what would be denser is written as it is."""
+PACKED = {"zlib": True, "shuffle": True, "complevel": 4}
+"""Encoding of a variable that is worth compressing: `dataset[name].encoding |= PACKED`."""
 SMALL, KEPT = 1 << 20, 1 << 28
 """Bytes: of a dataset that is kept in memory, and of all of them."""
 _DIMENSION_ALONE = b"This is a netCDF dimension but not a netCDF variable"
@@ -32,7 +38,24 @@ class Refused(ValueError):  # noqa: N818 — it is the file that is
 
 def as_bytes(dataset: xr.Dataset) -> bytes:
     """The file's content. Attributes that are not text or numbers become JSON."""
-    return bytes(plain_attrs(dataset).to_netcdf(engine="h5netcdf"))
+    content = bytes(plain_attrs(dataset).to_netcdf(engine="h5netcdf"))
+    if any(variable.encoding.get("zlib") for variable in dataset.variables.values()):
+        try:
+            with h5py.File(io.BytesIO(content), "r") as file:
+                _look_over(file, len(content))
+        except Refused:
+            return as_bytes(dataset.drop_encoding())
+    return content
+
+
+def rounded(values: np.ndarray, bits: int) -> np.ndarray:
+    """Float32 to so many binary digits behind the first (off by 2^-(bits + 1) at most): the rest is zeros, which compress."""
+    drop = np.uint32(23 - bits)
+    raw = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    even = (raw >> drop) & np.uint32(1)
+    whole = (raw + (np.uint32(1) << (drop - np.uint32(1))) - np.uint32(1) + even) >> drop << drop
+    # What is no number stays as it is, and what the largest ones would become is not wanted.
+    return np.where(np.isfinite(values) & np.isfinite(whole.view(np.float32)), whole.view(np.float32), values)
 
 
 def plain_attrs(dataset: xr.Dataset) -> xr.Dataset:
@@ -56,7 +79,8 @@ def opened(path: Path) -> Iterator[xr.Dataset]:
         key = str(path), now.st_ino, now.st_mtime_ns, now.st_size
         known = _kept.get(key)
         if known is None:
-            _look_over(path)
+            with h5py.File(path, "r") as file:
+                _look_over(file, now.st_size)
             dataset = xr.open_dataset(path, engine="h5netcdf")
             if dataset.nbytes <= SMALL:
                 with dataset:
@@ -104,18 +128,21 @@ def _sentences(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is no measurement, or damaged ({reason})") from None
 
 
-def _look_over(path: Path) -> None:
-    size, declared = path.stat().st_size, 0
-    with h5py.File(path, "r") as file:
-        for name in file:
-            if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-                raise Refused(f"{name} is a link, which may lead out of the file")
-            value = file[name]
-            if not isinstance(value, h5py.Dataset):
-                raise Refused(f"{name} is a {type(value).__name__.lower()} inside the file, expected variables alone")
-            if value.external or value.is_virtual:
-                raise Refused(f"the values of {name} are in another file")
-            # A dimension without labels is declared as a variable, and read by nobody.
-            declared += 0 if value.attrs.get("NAME", b"").startswith(_DIMENSION_ALONE) else value.nbytes
-            if declared > size + ROOM:
-                raise Refused(f"its variables declare {declared:,} bytes, with {name}, and the file has {size:,}")
+def _look_over(file: h5py.File, size: int) -> None:
+    """Refuses a file of so many bytes that is not as instar writes it."""
+    declared = 0
+    for name in file:
+        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+            raise Refused(f"{name} is a link, which may lead out of the file")
+        value = file[name]
+        if not isinstance(value, h5py.Dataset):
+            raise Refused(f"{name} is a {type(value).__name__.lower()} inside the file, expected variables alone")
+        if value.external or value.is_virtual:
+            raise Refused(f"the values of {name} are in another file")
+        if value.compression not in (None, "gzip"):
+            raise Refused(f"{name} is compressed by {value.compression}, expected gzip or nothing")
+        # A dimension without labels is declared as a variable, and read by nobody.
+        if not value.attrs.get("NAME", b"").startswith(_DIMENSION_ALONE):
+            declared += value.nbytes // (DENSEST if value.compression else 1)
+        if declared > size + ROOM:
+            raise Refused(f"its variables declare {declared:,} bytes, with {name}, and the file has {size:,}")

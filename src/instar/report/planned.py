@@ -22,6 +22,12 @@ def show_plan(plan: Any, savings: Iterable[tuple[str, Any]], given: Sequence[str
         table.add_row(stage, f"{count}", f"{seconds / count * _beside(plan, stage):.1f}", f"{seconds / 60:.1f}")
     console.print(table)
     console.print(line(plan))
+    if plan.elsewhere is not None:
+        own = plan.elsewhere
+        console.print(
+            f"reckoned for {own.gpus} GPU of {own.teraflops:g} teraflops each; nothing was timed there, and a factor of two "
+            "either way is no surprise (docs/scaling.md)"
+        )
     show_given(given)
     saved = [(text, plan.left - other.left, plan.memory - other.memory) for text, other in savings]
     worth = [row for row in saved if row[1] > SMALL * plan.left or row[2] > SMALL * plan.memory]
@@ -39,12 +45,13 @@ def _beside(plan: Any, stage: str) -> int:
 
 
 def line(plan: Any) -> str:
-    """`about 43 min (2 checkpoints side by side), 4.1 GiB of memory, 3.2 GB of disk`."""
+    """`about 43 min (2 files side by side), 4.1 GiB of memory, 3.2 GB of disk`."""
     done = plan.seconds - plan.left
-    beside = f" ({plan.side_by_side} checkpoints side by side)" if plan.side_by_side > 1 else ""
+    beside = f" ({plan.side_by_side} files side by side)" if plan.side_by_side > 1 else ""
     left = f"; {in_short(done)} of it is done, {in_short(plan.left)} are left" if done > 0 else ""
+    each = " each" if plan.elsewhere else ""
     return (
-        f"this run takes about {in_short(plan.seconds)}{beside}, {plan.memory / 2**30:.1f} GiB of memory and "
+        f"this run takes about {in_short(plan.seconds)}{beside}, {plan.memory / 2**30:.1f} GiB of memory{each} and "
         f"{plan.disk / 1e9:.1f} GB of disk{left}"
     )
 

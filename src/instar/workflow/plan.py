@@ -10,6 +10,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from instar.circuits.graph import Graph
@@ -17,7 +18,7 @@ from instar.models import gguf
 from instar.models.accounts import gguf_file
 from instar.models.arch import Layout, row
 from instar.models.load import load_tokenizer, local
-from instar.models.memory import empty
+from instar.models.memory import TRAINED, empty
 from instar.models.organism import FOLDERS
 from instar.models.read import Source, configuration
 from instar.record.config import RunConfig
@@ -30,6 +31,7 @@ from instar.tasks.frame import framed
 from instar.tasks.library import task as find_task
 from instar.tasks.prepare import read_pairs
 from instar.workflow.costs import Asked, Costs, Shape, fixed
+from instar.workflow.elsewhere import Elsewhere
 from instar.workflow.experiment import Experiment
 from instar.workflow.jobs import CONTROLLED, GENERAL_TEXTS
 from instar.workflow.rates import Rates, rates
@@ -42,6 +44,7 @@ from instar.workflow.schedule import (
     measured_at,
     trained_by,
 )
+from instar.workflow.stages import MANY_EDGES
 
 BESIDE = {
     **{"training": 1.1, "loading": 1.5, "evaluate": 1.15, "lens": 1.05, "attribution": 1.1, "attention": 1.3},
@@ -67,12 +70,14 @@ class Known:
     cores: int
     trained: Rates | None = None
     """Where training has other threads than measuring."""
+    elsewhere: Elsewhere | None = None
 
     @classmethod
-    def of(cls, experiment: Experiment, own_tasks: bool = False) -> "Known":
+    def of(cls, experiment: Experiment, own_tasks: bool = False, elsewhere: Elsewhere | None = None) -> "Known":
         """Of this machine and the run's model and tasks; takes some seconds.
 
         Args:
+            elsewhere: GPUs in the place of this machine; nothing is timed.
             own_tasks: whether files of tasks are read where the run's data are not made yet. A run reads them once, itself.
 
         Raises:
@@ -83,14 +88,16 @@ class Known:
         remote = {"revision": None if config.recorded else own.revision, "trust_remote_code": experiment.remote_code()}
         read, tokenizer = _configured(source, remote), framed(load_tokenizer(source, **remote), own.chat)
         found = dict(_drawn(experiment, tokenizer, own_tasks))
-        threads = config.threads or (1 if config.measure.executor == "ray" else None)
+        threads, shape = config.threads or (1 if config.measure.executor == "ray" else None), _shape(read)
+        alike = elsewhere is not None or threads == config.threads or config.series is not None
         return cls(
-            _shape(read),
-            rates(read, own.device, threads),
+            shape,
+            rates(read, own.device, threads) if elsewhere is None else elsewhere.rates(shape),
             {role: asked for role, (_, asked) in found.items()},
             {role: name for role, (name, _) in found.items()},
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-            None if threads == config.threads or config.series is not None else rates(read, own.device, config.threads),
+            None if alike else rates(read, own.device, config.threads),
+            elsewhere,
         )
 
 
@@ -135,11 +142,13 @@ class Plan:
     """All of it, what is done with the seconds that it took."""
     done: frozenset[tuple[str, str, str, int | None]]
     side_by_side: int
-    """How many checkpoints are measured at once."""
+    """How many files are measured at once."""
     memory: float
     """Bytes resident at the most."""
     disk: float
     """Bytes of the run directory at its end."""
+    elsewhere: Elsewhere | None = None
+    """Where it is thought to be done, if not here."""
 
     @property
     def left(self) -> float:
@@ -166,7 +175,21 @@ class Plan:
 
     def wall(self, piece: Work) -> float:
         """Seconds that a piece adds to the run."""
-        return piece.seconds / (self.side_by_side if piece.step is not None else 1)
+        if piece.step is None:
+            return piece.seconds / (min(self.side_by_side, self._further) if self._is_further(piece) else 1)
+        return piece.seconds / self.side_by_side
+
+    @cached_property
+    def _further(self) -> int:
+        """How many fine-tunings wait for the first one's base alone."""
+        return sum(self._is_further(piece) for piece in self.pieces)
+
+    def _is_further(self, piece: Work) -> bool:
+        return piece.stage == "training" and piece.tuning != self._first
+
+    @cached_property
+    def _first(self) -> str:
+        return next((piece.tuning for piece in self.pieces if piece.stage == "training"), "")
 
 
 def plan(experiment: Experiment, known: Known, remeasure: bool = False) -> Plan:
@@ -175,10 +198,17 @@ def plan(experiment: Experiment, known: Known, remeasure: bool = False) -> Plan:
     thought = list(_pieces(experiment, known))
     noted = {took.work: took for took in times(store.here.root)}
     done = frozenset(w.work for w in thought if _is_done(store, w, noted) and not (remeasure and w.step is not None))
-    groups = len({(w.tuning, w.step) for w in thought if w.step is not None})
-    workers = max(1, min(known.cores, groups)) if config.measure.executor == "ray" else 1
-    corrected = _corrected(thought, noted, done)
-    return Plan(corrected, done, workers, _memory(config, known.shape, workers), _disk(experiment, known, thought))
+    files = sum(w.step is not None and w.stage != "loading" for w in thought)
+    workers = max(1, min(_room(config, known), files))
+    memory, disk = _memory(config, known.shape, workers, known.elsewhere is not None), _disk(experiment, known, thought)
+    return Plan(_corrected(thought, noted, done), done, workers, memory, disk, known.elsewhere)
+
+
+def _room(config: RunConfig, known: Known) -> int:
+    """How many files can be measured at once."""
+    if known.elsewhere is not None:
+        return int(known.elsewhere.gpus / config.measure.gpus)
+    return known.cores // (config.threads or 1) if config.measure.executor == "ray" else 1
 
 
 def _is_done(store: Store, work: Work, noted: Mapping[Any, Work]) -> bool:
@@ -304,14 +334,17 @@ def _rows(experiment: Experiment, known: Known, tuning: Tuning, main: list[dict[
     return [{"step": step, "bytes": 4 * known.shape.parameters} for step in steps]
 
 
-def _memory(config: RunConfig, shape: Shape, workers: int) -> float:
-    """Training holds weights, gradients and two moments, and the base and the difference where it writes one; measuring two
-    models, and what passes hold (`LIVE_BYTES`)."""
+def _memory(config: RunConfig, shape: Shape, workers: int, elsewhere: bool) -> float:
+    """Of a process, on GPUs elsewhere. Training holds weights, gradients and two moments (of adapters
+    next to nothing), and the base and the difference where it writes one; measuring two
+    models, and what passes hold (`LIVE_BYTES`); the ledger both ends of an interval and a copy in which nothing is shared."""
     numbers, process = shape.parameters, PROCESS
     logits = 3 * 4 * shape.vocabulary
-    trained = 0.0 if config.series is not None else 4 * (4 + 1.5) * numbers + logits * config.train.batch_size * 32
-    measured = 3 * 4 * numbers + WORKSPACE + 4 * shape.vocabulary * config.measure.chunk
-    if config.measure.executor != "ray":
+    copies = (TRAINED if config.train.lora is None else 1) + 1.5
+    trained = 0.0 if config.series is not None else 4 * copies * numbers + logits * config.train.batch_size * 32
+    models = 4 if "ledger" in config.measure.stages else 3
+    measured = models * 4 * numbers + WORKSPACE + 4 * shape.vocabulary * config.measure.chunk
+    if config.measure.executor != "ray" or elsewhere:
         return process + max(trained, measured)
     return max(process + trained, 2 * process + workers * (process + measured))
 
@@ -319,7 +352,9 @@ def _memory(config: RunConfig, shape: Shape, workers: int) -> float:
 def _disk(experiment: Experiment, known: Known, pieces: list[Work]) -> float:
     config, numbers = experiment.config, known.shape.parameters
     circuits = sum(1 for p in pieces if p.stage == "circuit")
-    scores = 4.0 * known.shape.graph.n_edges * config.measure.circuit_pairs * known.asked["new"].givers
+    # Of a large graph, packed.
+    each = 2.0 if known.shape.graph.n_edges >= MANY_EDGES else 4.0
+    scores = each * known.shape.graph.n_edges * config.measure.circuit_pairs * known.asked["new"].givers
     kept = 0.0
     if config.series is None:
         how, main = config.train, _rows(experiment, known, config.train.seeds[0], [])

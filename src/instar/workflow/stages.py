@@ -33,6 +33,7 @@ from instar.measure.patching import SITES, patching
 from instar.measure.roles import roles
 from instar.models.load import Model
 from instar.record.config import MeasureConfig, Stage, Test
+from instar.record.netcdf import PACKED, rounded
 from instar.record.store import Store
 from instar.stats.scales import effect, usable, why_not
 from instar.tasks.align import intervened, out_of_line
@@ -45,6 +46,9 @@ EXACT_EDGES, EXACT_PAIRS = 5_000, 8
 """Graphs with fewer edges are also scored exactly at both ends of a series, on so many pairs a counterfactual."""
 RANDOM, MANY_EDGES = 3, 20_000
 """Random rankings beside a curve; of larger graphs one, since the more edges are drawn the more alike draws are."""
+DIGITS = 10
+"""Binary digits of the scores of such larger graphs, off by 5e-4 of each at most: half of a file, and far below what pairs
+differ by."""
 
 
 @dataclass
@@ -146,17 +150,11 @@ def circuit(model: Model, pairs: Pairs, how: MeasureConfig, at_an_end: bool) -> 
         Of a group whose b − c is not clearly above 0 the curve is NaN, and the attribute `not_measured` says why.
     """
     givers, graph = pairs.givers, Graph.of(model.layout)
-    scored = {
-        kind: edges(
-            model,
-            pairs.batch(0, how.circuit_pairs, (kind,), aligned=True),
-            how.edges,
-            steps=how.edge_steps,
-            per_pair=True,
-            chunk=how.replay_chunk,
-        )
-        for kind in givers
-    }
+    scored = {}
+    for kind in givers:
+        own = pairs.batch(0, how.circuit_pairs, (kind,), aligned=True)
+        found = edges(model, own, how.edges, steps=how.edge_steps, per_pair=True, chunk=how.replay_chunk)
+        scored[kind] = _short(found) if graph.n_edges >= MANY_EDGES else found
     alone = {kind: (kind,) for kind in givers}
     groups = {POOLED: tuple(givers)} | (alone if len(givers) > 1 else {}) if givers[0].startswith("giver") else alone
     wordings = sorted({p.wording for kind in givers for p in read_pairs(pairs.store, pairs.task, kind)})
@@ -190,7 +188,10 @@ def circuit(model: Model, pairs: Pairs, how: MeasureConfig, at_an_end: bool) -> 
     coords = {"counterfactual": list(givers), "group": list(groups), "edge": list(graph.names(graph.exists))}
     attrs = scored[givers[0]].dataset.attrs | {"counterfactual": " ".join(givers), "ablation": "resample"}
     attrs |= {"not_measured": json.dumps(without, ensure_ascii=False)} if without else {}
-    return xr.Dataset(data, coords={**coords, "share": ("size", np.array(FINE))}).assign_attrs(attrs)
+    dataset = xr.Dataset(data, coords={**coords, "share": ("size", np.array(FINE))}).assign_attrs(attrs)
+    if graph.n_edges >= MANY_EDGES:
+        dataset["score"].encoding |= PACKED
+    return dataset
 
 
 def _sized(
@@ -254,6 +255,12 @@ def _drawn(batch: Batch, wordings: list[str]) -> dict[str, np.ndarray]:
     return {"prompt": prompts(batch), "wording": np.searchsorted(wordings, [p.wording for p in batch.pairs])}
 
 
+def _short(scored: Edges) -> Edges:
+    """With scores of as many digits as are kept, so that all that is made of them can be made again from the file."""
+    own = scored.dataset["score"]
+    return replace(scored, dataset=scored.dataset.assign(score=own.copy(data=rounded(own.values, DIGITS))))
+
+
 def _pooled(scored: list[Edges]) -> Edges:
     """Scores of several counterfactuals with equal weight."""
     mean = sum(e.dataset["score"].mean("pair") for e in scored) / len(scored)
@@ -304,7 +311,9 @@ STAGES: dict[str, Measurement] = {
 
 NUMERICS: dict[str, int] = dict.fromkeys((*get_args(Stage), *get_args(Test)), 1) | {
     "evaluate": 2,
-    "circuit": 3,
+    "patching": 2,
+    "circuit": 4,
+    "roles": 2,
     "ledger": 2,
     "reuse": 3,
 }

@@ -9,7 +9,7 @@
 import json
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from instar.circuits.circuit import Circuit
 from instar.models.coordinates import Coordinates, in_coordinates_of
 from instar.models.hub import evict, holds_weights
 from instar.models.load import Model
+from instar.models.memory import resting
 from instar.progress import Tell
 from instar.record.directory import NoRoom
 from instar.record.lock import lent
@@ -248,16 +249,19 @@ class Worker:
             )
         rows, first = self.experiment.index(job.seed)["steps"], job.seed == self.store.first_seed
         before = begins(measured_at("ledger", self.config.measure, rows, job.seed, first), rows)[job.step]["step"]
-        start = base if before == rows[0]["step"] else self.experiment.checkpoint(job.seed, before, like=base)
-        if self.config.series is not None:
-            start, model = (self._matched(base, one)[0] for one in (start, model))
         batch = pairs.batch(count=ledger_prompts(self.config.measure, rows))
         # While a training is recorded its whole gain and its length are not known: an interval is judged by its own.
         one_line = before == rows[0]["step"] and len(rows) == 2 and not self.config.recorded
         of = ("choosing", "logit_diff") if job.task == self.experiment.tasks["new"] else ("logit_diff",)
         nodes = NODES_OF_ONE_LINE if one_line else NODES
         gain = None if self.config.recorded else self._gain(base, job, batch, of)
-        found = line(start, model, batch, of, gain=gain, nodes=nodes)
+        start = base if before == rows[0]["step"] else self.experiment.checkpoint(job.seed, before, like=base)
+        if self.config.series is not None:
+            start, model = (self._matched(base, one)[0] for one in (start, model))
+        # A line holds both its ends and a copy; of later ones the base is neither.
+        away = nullcontext() if start is base else resting(base, lambda: self.experiment.checkpoint(job.seed, 0))
+        with away:
+            found = line(start, model, batch, of, gain=gain, nodes=nodes)
         return found.assign_attrs(from_step=before)
 
     def _matched(self, base: Model, model: Model) -> tuple[Model, Coordinates]:

@@ -21,6 +21,7 @@ from instar.record.store import Store
 from instar.report import terminal
 from instar.stats.intervals import bootstrap_mean
 from instar.tasks.pair import Pair
+from instar.workflow import stages
 from instar.workflow.stages import POOLED, Pairs, circuit, patched
 from vocabularies import splitting
 
@@ -104,6 +105,21 @@ def test_what_cannot_be_divided_by_is_not_measured_and_the_rest_is_as_ever(model
     sizes = [len(blinded.circuit(n=max(1, round(share * blinded.graph.n_edges)))) for share in FINE]
     assert blind["kept"].values.tolist() == sizes
     assert found.identical(circuit(model, Pairs(store, "both", model.tokenizer), HOW, False))
+
+
+def test_a_large_graph_s_scores_are_short_and_its_circuit_is_theirs(model, store, monkeypatch):
+    def made(limit):
+        monkeypatch.setattr(stages, "MANY_EDGES", limit)
+        return circuit(model, Pairs(store, "both", model.tokenizer), HOW, False)
+
+    whole, short = made(10**9), made(1)
+    assert not (short["score"].values.view(np.uint32) & 0x1FFF).any()
+    np.testing.assert_allclose(short["score"], whole["score"], rtol=2**-11)
+    # From the file the same edges are found that the stage has found.
+    again = Circuit.stored(short, POOLED)
+    best = Scores.of(short, POOLED)
+    assert 0 < best.edges == len(again) and np.array_equal(best.at(best.edges + 1).circuit & best.circuit, best.circuit)
+    assert "zlib" in short["score"].encoding and not whole["score"].encoding
 
 
 def test_pooled_corruptions_are_judged_together(model, store):

@@ -252,13 +252,20 @@ def linked(file, kind, tmp_path):
             layout = h5py.VirtualLayout((4,), "f8")
             layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "secret", (4,))
             made.create_virtual_dataset("a", layout)
+        elif kind == "dense":
+            made.create_dataset("a", data=np.zeros((2000, 2000)), compression="gzip")
+        elif kind == "other compression":
+            made.create_dataset("a", data=np.zeros(4), compression="lzf")
         elif kind == "bomb":
             made.create_dataset("a", (40_000, 400_000), "f8", chunks=(100, 100))
         else:
             made.create_group("a")["secret"] = 1
 
 
-@pytest.mark.parametrize("kind", ["external storage", "external link", "soft link", "virtual", "bomb", "group"])
+@pytest.mark.parametrize(
+    "kind",
+    ["external storage", "external link", "soft link", "virtual", "bomb", "dense", "other compression", "group"],
+)
 def test_a_netcdf_reads_no_other_file_and_declares_what_it_holds(kind, tmp_path):
     (tmp_path / "secret").write_bytes(b"TOP-SECRET" * 10)
     linked(tmp_path / "x.nc", kind, tmp_path)

@@ -61,3 +61,38 @@ def test_no_more_is_kept_than_there_is_room_for(tmp_path, monkeypatch):
     (tmp_path / "large.nc").write_bytes(netcdf.as_bytes(xr.Dataset({"x": ("pair", np.arange(2000.0))})))
     assert len(read(tmp_path / "large.nc")) == 2000
     assert [key[0][-4:] for key in netcdf._kept] == ["3.nc", "4.nc"]
+
+
+def test_fewer_digits_are_the_nearest_numbers_that_have_them():
+    rng = np.random.default_rng(0)
+    values = (rng.normal(size=4000) * 10.0 ** rng.integers(-30, 30, 4000)).astype(np.float32)
+    short = netcdf.rounded(values, 10)
+    mantissa, exponent = np.frexp(values.astype(float))
+    # Eleven digits with the first one, ties to even, as numpy rounds.
+    np.testing.assert_array_equal(short, np.ldexp(np.round(mantissa * 2**11) / 2**11, exponent).astype(np.float32))
+    assert np.abs(short / values - 1).max() <= 2**-11
+    odd = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, np.finfo(np.float32).max], np.float32)
+    np.testing.assert_array_equal(netcdf.rounded(odd, 10), odd)
+
+
+def packed(values: np.ndarray) -> xr.Dataset:
+    made = xr.Dataset({"score": (("pair", "edge"), values), "other": ("pair", np.arange(len(values), dtype=float))})
+    made["score"].encoding |= netcdf.PACKED
+    return made
+
+
+def test_what_is_packed_is_half_and_comes_back_as_it_was(tmp_path):
+    path = tmp_path / "one.nc"
+    values = netcdf.rounded(np.random.default_rng(0).normal(size=(20, 30_000)), 10)
+    path.write_bytes(netcdf.as_bytes(packed(values)))
+    assert path.stat().st_size < 0.6 * values.nbytes
+    with netcdf.opened(path) as found:
+        np.testing.assert_array_equal(found["score"].values, values)
+
+
+def test_what_would_be_too_dense_to_be_read_is_written_as_it_is(tmp_path):
+    path, values = tmp_path / "one.nc", np.zeros((40, 30_000), np.float32)
+    path.write_bytes(netcdf.as_bytes(packed(values)))
+    assert path.stat().st_size > values.nbytes
+    with netcdf.opened(path) as found:
+        assert not found["score"].values.any()

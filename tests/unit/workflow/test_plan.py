@@ -10,13 +10,14 @@ from torch.utils.flop_counter import flop_registry
 
 import instar
 from instar.circuits.graph import Graph
-from instar.cli.runs import _limits
+from instar.cli.limits import limits
 from instar.record.config import MeasureConfig, RunConfig
 from instar.record.store import Store
 from instar.record.times import NAME, Work
 from instar.tasks.prepare import prepare
 from instar.workflow.budget import FIRST, FOR_MEMORY, THEN, savings, within
 from instar.workflow.costs import Asked, Costs, Shape
+from instar.workflow.elsewhere import Elsewhere
 from instar.workflow.experiment import Experiment
 from instar.workflow.plan import Known, _drawn, plan
 from instar.workflow.rates import Rates
@@ -99,6 +100,36 @@ def test_what_is_done_is_not_left_and_corrects_the_rest(tmp_path):
     assert after.left == pytest.approx(0, abs=1) and before.left > 100
 
 
+def test_files_are_side_by_side_and_so_are_further_trainings(tmp_path):
+    parts = {"train": {"seeds": [0, 1, 2], "steps": 8, "checkpoints": 4}, "threads": 1}
+    one = plan(experiment(tmp_path, **parts), KNOWN)
+    two = plan(experiment(tmp_path, **parts, measure={"executor": "ray"}), KNOWN)
+    assert (one.side_by_side, two.side_by_side) == (1, 2)
+    for piece in one.pieces:
+        first = piece.stage in ("training", "reading", "comparing", "report") and piece.tuning in ("", "seed 0")
+        assert two.wall(piece) == pytest.approx(piece.seconds / (1 if first else 2))
+    # Threads are cores: two to a file leave room for one.
+    assert plan(experiment(tmp_path, **parts | {"threads": 2}, measure={"executor": "ray"}), KNOWN).side_by_side == 1
+
+
+def test_gpus_that_are_not_here_are_reckoned(tmp_path):
+    def on(text, **measure):
+        own = Elsewhere.checked(text, "--on")
+        known = replace(KNOWN, rates=own.rates(BIG), elsewhere=own)
+        return plan(experiment(tmp_path, measure=measure), known)
+
+    one, eight = on("teraflops=40"), on("gpus=8,teraflops=40")
+    assert (one.side_by_side, eight.side_by_side) == (1, 8) and eight.memory == one.memory
+    assert on("gpus=2,teraflops=40", gpus=0.25).side_by_side == 8
+    # A row of a block is two operations a weight, whatever else there is.
+    rates = Elsewhere(teraflops=40).rates(BIG)
+    block = (BIG.parameters - BIG.vocabulary * BIG.d_model) / 30
+    assert rates.row * 40e12 == pytest.approx(2 * block) and rates.back == 3 * rates.row
+    for wrong in ("gpus=8", "gpus=0,teraflops=1", "teraflops=-1", "H100", "teraflops=nan"):
+        with pytest.raises(ValueError, match="--on"):
+            Elsewhere.checked(wrong, "--on")
+
+
 def test_further_seeds_of_a_large_model_are_planned_at_their_ends(tmp_path):
     pieces = plan(experiment(tmp_path, train={"seeds": [0, 1], "steps": 40, "checkpoints": 2}), KNOWN).pieces
     at = {seed: {p.step for p in pieces if p.tuning == seed and p.stage == "circuit"} for seed in ("seed 0", "seed 1")}
@@ -157,13 +188,13 @@ def test_every_saving_saves_or_is_for_memory(tmp_path):
     ],
 )
 def test_amounts(budget, memory, expected):
-    assert _limits(budget, memory) == expected
+    assert limits(budget, memory) == expected
 
 
 @pytest.mark.parametrize("wrong", ["60", "m", "-1m", "0m", "1e9m", "60x", "", "6G"])
 def test_what_is_no_amount_is_refused(wrong):
     with pytest.raises(ValueError, match="expected an amount and its unit"):
-        _limits(wrong, None)
+        limits(wrong, None)
 
 
 def test_rates_grow_with_the_model():

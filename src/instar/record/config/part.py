@@ -33,6 +33,14 @@ def different(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def in_short(value: Any) -> Any:
+    """`rank=8,alpha=16` is `{rank: 8, alpha: 16}`; what is no text is as it was."""
+    if not isinstance(value, str):
+        return value
+    parts = (part.strip().partition("=") for part in value.split(","))
+    return {name: number for name, _, number in parts}
+
+
 class Part(BaseModel):
     """Frozen, and strict about its keys; every number is finite, and true is none."""
 

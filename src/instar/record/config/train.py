@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from instar.record.config.part import MANY, SEEDS, Part, different, listed
+from instar.record.config.part import MANY, SEEDS, Part, different, in_short, listed
 from instar.record.foreign import shown
 
 
@@ -19,10 +19,7 @@ class LoraConfig(Part):
     @classmethod
     def _in_short(cls, value: Any) -> Any:
         """`lora: "rank=8,alpha=16"` is `lora: {rank: 8, alpha: 16}`."""
-        if not isinstance(value, str):
-            return value
-        parts = (part.strip().partition("=") for part in value.split(","))
-        return {name: number for name, _, number in parts}
+        return in_short(value)
 
 
 class LearningConfig(Part):
