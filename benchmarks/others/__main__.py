@@ -27,7 +27,8 @@ OTHERS = {
     "nnsight": ("0.8.1", "traces.py", SITES[:-1]),
 }
 TORCH = "torch==2.13.0"
-SAMPLE = 24
+SAMPLE = 12
+"""Patches a site that the others run."""
 
 
 def environment(name: str, version: str) -> Path:
@@ -80,6 +81,8 @@ def compared(shape: str, first: int, console: Console) -> dict[str, Any]:
         both = alone("sweeps", shape, first, None, SITES)
         os.environ["OMP_NUM_THREADS"] = "1"
         row: dict[str, Any] = {"shape": shape, "first": first, "forward": alone("forward", shape)["seconds"]}
+        gflops = max(alone("peak")["gflops"] for _ in range(3))
+        row |= {"peak_gflops": gflops, "floor": ours[SITES]["flops"] / 1e9 / gflops / ours[SITES]["seconds"]}
         row |= {"seconds": ours[SITES]["seconds"], "two_threads": both["seconds"], "peak_mb": ours[SITES]["peak_mb"]}
         found = {"HookedTransformer, transformer-lens": (alone("theirs sweeps", shape, first, SAMPLE), SITES)}
         found |= {name: (run(name, Path(kept), sampled, totals), sites) for name, (*_, sites) in OTHERS.items()}
@@ -91,7 +94,10 @@ def compared(shape: str, first: int, console: Console) -> dict[str, Any]:
         }
         for name, (its, sites) in found.items()
     ]  # fmt: skip
-    console.print(f"{shape}, first = {first}: {row['seconds']:.3g} s, two threads {both['seconds']:.3g} s")
+    console.print(
+        f"{shape}, first = {first}: {row['seconds']:.3g} s, {row['seconds'] / row['forward']:.0f} forward passes, "
+        f"{row['floor']:.0%} of what the products take at best; two threads {both['seconds']:.3g} s"
+    )
     for its in row["others"]:
         console.print(
             f"  {its['name']}, {len(its['sites'])} sweeps: {its['seconds']:.3g} s, ours {its['ours']:.3g} s, ratio "

@@ -37,7 +37,7 @@ from instar.record.store import Store, step_name
 from instar.tasks.library import task as find_task
 from instar.training.saved import write_checkpoint
 from instar.workflow.experiment import Experiment
-from instar.workflow.gate import check
+from instar.workflow.gate import Gate
 from instar.workflow.jobs import jobs
 from instar.workflow.pipeline import compare_stage, data_stage
 from instar.workflow.sweep import Worker
@@ -79,6 +79,7 @@ class Recorder:
     checked: Checked | None = field(default=None, init=False)
     """The last record's gate, where one was asked for; it `stops` where a skill's circuit has changed."""
     budget: Budget = field(init=False)
+    _gate: Gate | None = field(default=None, init=False)
     _ended: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -222,11 +223,13 @@ class Recorder:
 
     def _check(self, step: int) -> None:
         """The gate, while the weights are there."""
-        gate = self.choices.gate(self.config.tasks.old)
-        if gate is None or step == 0:
+        asked = self.choices.gate(self.config.tasks.old)
+        if asked is None or step == 0:
             return
         base = self.worker.base(SEED)
-        self.checked = check(base, self.experiment.checkpoint(SEED, step, like=base), gate)
+        # The base's own numbers are measured at the first record.
+        self._gate = self._gate or Gate(base, asked)
+        self.checked = self._gate.of(self.experiment.checkpoint(SEED, step, like=base))
         own = {f"instar/{one.skill}/gate/{one.statistic}": float(one.change.value) for one in self.checked.tests}
         self.log |= {name: value for name, value in own.items() if np.isfinite(value)}
         self._done("gate")

@@ -1,15 +1,17 @@
 """`instar check`: a skill's circuit in a base and in a checkpoint, measured on the same held-out prompts."""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from instar.between.reuse import thirds
-from instar.circuits.circuit import FAITHFUL
+from instar.circuits.circuit import FAITHFUL, Circuit
 from instar.circuits.graph import Graph
 from instar.compare.gate import Checked, Numbers, judged
 from instar.measure.common import prompts
-from instar.measure.edges import edges
+from instar.measure.edges import Edges, edges
 from instar.measure.evaluate import evaluate
 from instar.measure.faithfulness import faithfulness
 from instar.measure.patching import EXACT_BELOW
@@ -32,37 +34,90 @@ def check(
     Raises:
         ValueError: for models of different shapes, too few prompts, or a skill that the base does not have.
     """
-    config = config or GateConfig()
     first = base if isinstance(base, Model) else load(str(base))
     last = checkpoint if isinstance(checkpoint, Model) else load(str(checkpoint), like=first)
-    if Graph.of(first.layout) != Graph.of(last.layout):
-        raise ValueError(f"{first.name} and {last.name} are not of one shape: no circuit is in both")
-    last, coordinates = in_coordinates_of(first, last)
-    large = sum(p.numel() for p in first.module.parameters()) >= EXACT_BELOW
-    count, every = config.prompts or PROMPTS[large], list[Numbers]()
-    for done, skill in enumerate(config.skills):
-        tell(done, len(config.skills), skill)
-        batches, told, _ = asked(skill, first, count, max(count, TOLD[large]), config.seed)
-        choosing = np.stack([evaluate(model, told)["choosing"].values for model in (first, last)])
-        every += [_numbers(first, last, kind, batch, choosing) for kind, batch in batches.items()]
-    facts = {"prompts": count, "seed": config.seed, "coordinates": coordinates.said}
-    return Checked(first.name, last.name, tuple(judged(every, config, coordinates.shared)), facts)
+    return Gate(first, config or GateConfig()).of(last, tell)
 
 
-def _numbers(first: Model, last: Model, kind: str, batch: Batch, choosing: np.ndarray) -> Numbers:
-    """Scores, size and what the circuit does, each from prompts of its own."""
-    graph, (scored, sized, seen) = Graph.of(first.layout), thirds(batch)
-    before, after = (edges(model, scored, per_pair=True) for model in (first, last))
-    try:
-        circuit = before.circuit(faithfulness=FAITHFUL, batch=sized)
-    except ValueError as error:
-        raise ValueError(
-            f"{batch.task}, {kind}: {first.name} has no circuit of it that could change: {error}"
-        ) from None
-    pages = [np.nan_to_num(own.dataset["score"].values)[:, graph.exists] for own in (before, after)]
-    done = [faithfulness(model, seen, circuit) for model in (first, last)]
-    clean, corrupted = (np.stack([own[name].values for own in done]) for name in ("clean", "corrupted"))
-    kept = np.stack([own["metric"].values[0] for own in done])
-    return Numbers(
-        batch.task, kind, choosing, clean, corrupted, kept, prompts(seen.aligned()), np.stack(pages), len(circuit)
-    )  # fmt: skip
+@dataclass
+class Gate:
+    """Checks one checkpoint after another against a base, whose own numbers are measured once."""
+
+    base: Model
+    config: GateConfig
+    _skills: dict[str, "_Skill"] = field(default_factory=dict, init=False)
+
+    def of(self, last: Model, tell: Tell = untold) -> Checked:
+        """A checkpoint's; errors as of `check`."""
+        first, config = self.base, self.config
+        if Graph.of(first.layout) != Graph.of(last.layout):
+            raise ValueError(f"{first.name} and {last.name} are not of one shape: no circuit is in both")
+        last, coordinates = in_coordinates_of(first, last)
+        large = sum(p.numel() for p in first.module.parameters()) >= EXACT_BELOW
+        count, every = config.prompts or PROMPTS[large], list[Numbers]()
+        for done, skill in enumerate(config.skills):
+            tell(done, len(config.skills), skill)
+            if skill not in self._skills:
+                batches, told, _ = asked(skill, first, count, max(count, TOLD[large]), config.seed)
+                self._skills[skill] = _Skill.of(first, batches, told)
+            every += self._skills[skill].numbers(last)
+        facts = {"prompts": count, "seed": config.seed, "coordinates": coordinates.said}
+        return Checked(first.name, last.name, tuple(judged(every, config, coordinates.shared)), facts)
+
+
+@dataclass(frozen=True)
+class _Skill:
+    """What the base does, and on which prompts."""
+
+    told: Batch
+    choosing: np.ndarray
+    kinds: dict[str, "_Kind"]
+
+    @classmethod
+    def of(cls, base: Model, batches: Mapping[str, Batch], told: Batch) -> "_Skill":
+        kinds = {kind: _Kind.of(base, kind, batch) for kind, batch in batches.items()}
+        return cls(told, evaluate(base, told)["choosing"].values, kinds)
+
+    def numbers(self, last: Model) -> Iterator[Numbers]:
+        """Beside a checkpoint's, for each counterfactual."""
+        choosing = np.stack([self.choosing, evaluate(last, self.told)["choosing"].values])
+        for name, kind in self.kinds.items():
+            clean, corrupted, kept, scores = (np.stack(two) for two in zip(kind.base, kind.half(last), strict=True))
+            prompt, size = prompts(kind.seen.aligned()), len(kind.circuit)
+            yield Numbers(kind.seen.task, name, choosing, clean, corrupted, kept, prompt, scores, size)
+
+
+_Half = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Of one model b, c and what the base's circuit does `[pair]`, and scores `[pair, edge]`."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One counterfactual: scores, size and what the circuit does, each from prompts of its own."""
+
+    scored: Batch
+    seen: Batch
+    circuit: Circuit
+    base: _Half
+
+    @classmethod
+    def of(cls, base: Model, kind: str, batch: Batch) -> "_Kind":
+        scored, sized, seen = thirds(batch)
+        found = edges(base, scored, per_pair=True)
+        try:
+            circuit = found.circuit(faithfulness=FAITHFUL, batch=sized)
+        except ValueError as error:
+            raise ValueError(
+                f"{batch.task}, {kind}: {base.name} has no circuit of it that could change: {error}"
+            ) from None
+        return cls(scored, seen, circuit, _half(base, found, seen, circuit))
+
+    def half(self, model: Model) -> _Half:
+        """A checkpoint's."""
+        return _half(model, edges(model, self.scored, per_pair=True), self.seen, self.circuit)
+
+
+def _half(model: Model, scored: Edges, seen: Batch, circuit: Circuit) -> _Half:
+    done = faithfulness(model, seen, circuit)
+    page = np.nan_to_num(scored.dataset["score"].values)[:, circuit.graph.exists]
+    return done["clean"].values, done["corrupted"].values, done["metric"].values[0], page
