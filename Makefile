@@ -45,11 +45,12 @@ storm: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.others
 	$(BIN)/python -m benchmarks.agreement
 
 # All planted truths (some three hours on two cores; a killed one goes on), and their numbers into the package and the docs.
 calibrate: $(VENV)/.installed
-	$(BIN)/instar calibrate --out runs/calibrate
+	$(BIN)/instar calibrate --executor ray --out runs/calibrate
 	cp runs/calibrate/calibration.json src/instar/compare/calibrated.json
 	cp runs/calibrate/rows.jsonl src/instar/calibrate/rows.jsonl
 	INSTAR_WRITE=1 $(BIN)/pytest --quiet tests/unit/report/test_calibration.py

@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from instar.calibrate.instances import Instance, made, make_all, read
 from instar.workflow.cluster import TRIES, Asks, Lost, spread
-from small_run import INSTAR, SMALL, contents, instar, results, write_config
+from small_run import INSTAR, SMALL, instar, results, write_config
 
 ray = pytest.importorskip("ray")
 
@@ -44,34 +45,25 @@ def kill_one(of: subprocess.Popen, when) -> None:
         workers(of)[0].send_signal(signal.SIGKILL)
 
 
-def test_a_killed_worker_changes_nothing(small_run, tmp_path):
+def test_killed_workers_change_nothing(small_run, tmp_path):
+    """Of two trainings side by side, and of measurements; what is made beside is a second control."""
     root = tmp_path / "run"
-    config = write_config(tmp_path)
-    instar("train", config, "--out", root)
+    config = write_config(tmp_path, compare=SMALL["compare"] | {"controls": ["old", "shuffled"]})
     run = begun("compare", config, "--out", root, "--executor", "ray", log=tmp_path / "log")
+    kill_one(run, lambda: list((root / "checkpoints").glob("control-*/step-000004")))
     for count in (2, 9):
         kill_one(run, lambda count=count: len(list((root / "measure").rglob("*.nc"))) >= count)
     assert run.wait() == 0, (tmp_path / "log").read_text()
-    ours, theirs = results(root), results(small_run)
-    measured = {name for name in theirs if name.startswith(("measure/", "checkpoints/", "data/"))}
-    assert measured == {name for name in ours if name.startswith(("measure/", "checkpoints/", "data/"))}
-    assert [name for name in sorted(measured) if ours[name] != theirs[name]] == []
+    ours, theirs = (
+        {name: data for name, data in results(folder).items() if name.startswith(("measure/", "checkpoints/", "data/"))}
+        for folder in (root, small_run)
+    )
+    assert [name for name in theirs if ours.get(name) != theirs[name]] == []
+    beside = {*ours} - {*theirs}
+    assert beside and all("shuffled" in name for name in beside), beside
     assert json.loads(ours["measure/failed.json"]) == []
     assert not (root / ".partial").exists() and not list(root.glob("lock*"))
-    instar("verify", root)
-
-
-def test_trainings_side_by_side_are_those_one_by_one(tmp_path):
-    train = SMALL["train"] | {"steps": 12, "checkpoints": 4, "seeds": [0, 1]}
-    config = write_config(tmp_path, train=train, model="embedded-shallow")
-    instar("train", config, "--out", tmp_path / "serial")
-    run = begun("train", config, "--out", tmp_path / "ray", "--executor", "ray", log=tmp_path / "log")
-    kill_one(run, lambda: list((tmp_path / "ray" / "checkpoints").glob("*/step-000004")))
-    assert run.wait() == 0, (tmp_path / "log").read_text()
-    one, other = (contents(tmp_path / name / "checkpoints") for name in ("serial", "ray"))
-    assert one.keys() == other.keys() and {"seed-1/index.json", "control-old/index.json"} < {*one}
-    assert [name for name in one if one[name] != other[name]] == []
-    instar("verify", tmp_path / "ray", "--sample", "0")
+    instar("verify", root, "--sample", "2")
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +107,18 @@ def test_what_fails_is_tried_again_and_listed_and_the_rest_goes_on(cluster, tmp_
 def test_a_gpu_that_no_machine_has_is_asked_for_in_words(cluster, tmp_path):
     with pytest.raises(ValueError, match=r"no machine of the cluster has 0\.25 GPU"):
         list(spread(unit, tmp_path, [("a", "a")], Asks(1, 0.25)))
+
+
+def test_planted_instances_are_spread_and_what_cannot_be_made_is_said(cluster, tmp_path):
+    todo, told = [Instance("embedded-shallow", kind, 3) for kind in ("more of the old task", "no such kind")], []
+    with pytest.raises(
+        RuntimeError, match=r"1 of 2 instances were not made; the first: embedded-shallow: no such kind"
+    ):
+        make_all(tmp_path, todo, lambda done, total, what: told.append((done, total)), "ray")
+    assert made(tmp_path, todo[0]) and not made(tmp_path, todo[1]) and told == [(0, 2), (1, 2), (2, 2)]
+    assert "no such kind" in (tmp_path / "tracebacks.txt").read_text()
+    found, record = read(tmp_path, todo[0])
+    assert record["took"] and found is not None
 
 
 def test_an_address_is_a_clusters(tmp_path):

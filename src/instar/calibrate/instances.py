@@ -5,18 +5,14 @@
 
 1. The old circuit of the base is found; plants are made on its heads (`instar.calibrate.planted`, `instar.calibrate.nulls`).
 2. What the answer needs is measured as `instar.answer` does it, by the same function, on other pairs than the plants' own.
-3. Several processes share the work, an instance each at a time; one directory is one command's.
+3. Processes may share the work, an instance each at a time (`instar.workflow.cluster`); one directory is one command's.
 """
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
-from threading import Thread
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import xarray as xr
@@ -38,8 +34,10 @@ from instar.tasks.batch import Batch, tokenize
 from instar.tasks.library import task
 from instar.tasks.task import Task
 from instar.workflow.answering import gathered
+from instar.workflow.cluster import Asks, Lost, spread
 
 Tell = Callable[[int, int, str], None]
+Executor = Literal["serial", "ray"]
 OLD, NEW = "ioi2", "ioi3"
 CHECKED, CHECK_SEED, CIRCUIT_SEED = 200, 23, 29
 FIRST_SEED = 10
@@ -90,60 +88,49 @@ def instances(seeds: int, bases: Sequence[str]) -> list[Instance]:
     return [Instance(base, kind, seed) for seeds, kinds in each for seed in seeds for base in bases for kind in kinds]
 
 
-def make_all(out: Path, todo: Sequence[Instance], tell: Tell, workers: int = 1) -> None:
-    """Every missing instance; with several workers, in as many processes of one thread each."""
+def make_all(out: Path, todo: Sequence[Instance], tell: Tell, executor: Executor = "serial") -> None:
+    """Every missing instance, one after another or spread over processes of one thread each.
+
+    Raises:
+        RuntimeError: where some could not be made in processes: the others are there, tracebacks in `tracebacks.txt`.
+    """
     with held(out):
-        _make_all(out, todo, tell, workers)
-
-
-def _make_all(out: Path, todo: Sequence[Instance], tell: Tell, workers: int) -> None:
-    for base in dict.fromkeys(one.base for one in todo):
-        base_of(base, out)  # made here if need be, not by several workers at once
-    left = [one for one in todo if not made(out, one)]
-    done = len(todo) - len(left)
-    tell(done, len(todo), "")
-    if workers < 2:
-        bench = _Benches(out)
-        for one in left:
-            bench.make(one)
+        for base in dict.fromkeys(one.base for one in todo):
+            base_of(base, out)  # made here if need be, not by several workers at once
+        left = [one for one in todo if not made(out, one)]
+        done, lost = len(todo) - len(left), list[str]()
+        tell(done, len(todo), "")
+        for number, why in (_with_ray if executor == "ray" else _here)(out, left):
+            what = f"{left[number].base}: {left[number].kind}, seed {left[number].seed}"
+            if why is not None:
+                lost.append(f"{what}: {why.reason}")
+                why.note(out, what)
             done += 1
-            tell(done, len(todo), f"{one.base}: {one.kind}, seed {one.seed}")
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin, initargs=(out,)) as pool:
-        running = {pool.submit(_make, one): one for one in left}
-        try:
-            for future in as_completed(running):
-                future.result()
-                one, done = running[future], done + 1
-                tell(done, len(todo), f"{one.base}: {one.kind}, seed {one.seed}")
-        except BaseException:
-            # Ctrl-C, or one that failed: what is whole is kept, what was begun is not waited for.
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in active_children():
-                child.terminate()
-            raise
+            tell(done, len(todo), what)
+    if lost:
+        raise RuntimeError(f"{len(lost)} of {len(left)} instances were not made; the first: {lost[0]}")
 
 
-_benches: "list[_Benches]" = []
-"""Of a worker process, its own."""
+def _here(out: Path, left: Sequence[Instance]) -> Iterator[tuple[int, None]]:
+    benches = _Benches(out)
+    for number, one in enumerate(left):
+        benches.make(one)
+        yield number, None
 
 
-def _begin(out: Path) -> None:
-    torch.set_num_threads(1)
-    Thread(target=_with_parent, daemon=True).start()
-    _benches.append(_Benches(out))
+def _with_ray(out: Path, left: Sequence[Instance]) -> Iterator[tuple[int, Lost | None]]:
+    return spread(_make, out, [(one.base, one) for one in left], Asks())
 
 
-def _with_parent() -> None:
-    """A worker whose parent was killed has nobody to work for."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+_benches: "dict[Path, _Benches]" = {}
+"""Of a process that makes instances for another."""
 
 
-def _make(one: Instance) -> None:
-    _benches[0].make(one)
+def _make(out: Path, one: Instance) -> None:
+    if out not in _benches:
+        _benches.clear()
+        _benches[out] = _Benches(out)
+    _benches[out].make(one)
 
 
 def made(out: Path, one: Instance) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 from instar import __version__
 from instar.calibrate import nulls
 from instar.calibrate.bases import weights_of
-from instar.calibrate.instances import NEW, OLD, Instance, Tell, instances, made, make_all, read
+from instar.calibrate.instances import NEW, OLD, Executor, Instance, Tell, instances, made, make_all, read
 from instar.calibrate.planted import KINDS
 from instar.compare.answer import Answer, answer, judged_by
 from instar.compare.diff import plain
@@ -78,10 +78,10 @@ class Judged:
         return None if not parts or not named else set(named) <= set(parts)
 
 
-def calibrated(out: Path, seeds: int, bases: Sequence[str], tell: Tell, workers: int) -> dict[str, Any]:
+def calibrated(out: Path, seeds: int, bases: Sequence[str], tell: Tell, executor: Executor) -> dict[str, Any]:
     """Make what is missing, fix limits, count. Written to `OUT/calibration.json` and `OUT/rows.jsonl` too."""
     every = instances(seeds, bases)
-    make_all(out, every, tell, workers)
+    make_all(out, every, tell, executor)
     return counted(out, every)
 
 

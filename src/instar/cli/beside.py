@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from instar.calibrate import BASES, QUICK
+from instar.cli.named import joining
+from instar.cli.runs import Address, Executor
 from instar.progress import say
 
 app = typer.Typer()
@@ -181,10 +183,11 @@ def calibrate(
     out: Annotated[Path, typer.Option("--out", help="folder of the planted instances")] = Path("runs/calibrate"),
     seeds: Annotated[int, typer.Option(help="fine-tuning seeds of each kind, on each base", min=2)] = 6,
     quick: Annotated[
-        bool, typer.Option("--quick", help="two seeds on two bases (under 40 minutes on 2 cores)")
+        bool, typer.Option("--quick", help="two seeds on two bases (by ray under 40 minutes on 2 cores)")
     ] = False,
     bases: Annotated[str, typer.Option(help="comma-separated names of bases")] = ",".join(BASES),
-    workers: Annotated[int, typer.Option(help="processes, of one thread each", min=1)] = 2,
+    executor: Executor = None,
+    address: Address = None,
     shipped: Annotated[
         bool, typer.Option("--shipped", help="print what the software was calibrated with; make nothing")
     ] = False,
@@ -219,6 +222,6 @@ def calibrate(
 
         asked = QUICK if quick else tuple(bases.split(","))
         with bar("planting and measuring") as tell:
-            result = calibrated(out, 2 if quick else seeds, asked, tell, workers)
+            result = calibrated(out, 2 if quick else seeds, asked, tell, joining(executor, address) or "serial")
         settled()
     say(json.dumps(result, indent=1)) if as_json else show_calibration(result)

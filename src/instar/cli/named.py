@@ -2,7 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+Executor = Literal["serial", "ray"]
 
 
 def only_given(**options: Any) -> dict[str, Any]:
@@ -10,7 +12,7 @@ def only_given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def joining(executor: str | None, address: str | None) -> str | None:
+def joining(executor: Executor | None, address: str | None) -> Executor | None:
     """The executor that is asked for; an address is that of a cluster, and none but Ray has one."""
     if address is None:
         return executor

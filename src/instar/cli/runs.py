@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -47,10 +47,8 @@ Budget = Annotated[
 ]
 MaxMemory = Annotated[str | None, typer.Option("--max-memory", help="memory that it may take: 6G, 800M")]
 Executor = Annotated[
-    str | None,
-    typer.Option(
-        "--executor", help="serial, or ray: measurements and further trainings side by side, on many machines"
-    ),
+    Literal["serial", "ray"] | None,
+    typer.Option("--executor", help="ray: measurements and further trainings side by side, on many machines"),
 ]
 Address = Annotated[
     str | None,

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from instar.circuits.graph import Graph
 from instar.models import gguf
 from instar.models.accounts import gguf_file
@@ -343,7 +345,11 @@ def _memory(config: RunConfig, shape: Shape, workers: int, elsewhere: bool) -> f
     copies = (TRAINED if config.train.lora is None else 1) + 1.5
     trained = 0.0 if config.series is not None else 4 * copies * numbers + logits * config.train.batch_size * 32
     models = 4 if "ledger" in config.measure.stages else 3
-    measured = models * 4 * numbers + WORKSPACE + 4 * shape.vocabulary * config.measure.chunk
+    measured = (
+        models * getattr(torch, config.model.dtype).itemsize * numbers
+        + WORKSPACE
+        + 4 * shape.vocabulary * config.measure.chunk
+    )
     if config.measure.executor != "ray" or elsewhere:
         return process + max(trained, measured)
     return max(process + trained, 2 * process + workers * (process + measured))

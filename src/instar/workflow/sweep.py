@@ -259,10 +259,19 @@ class Worker:
         if self.config.series is not None:
             start, model = (self._matched(base, one)[0] for one in (start, model))
         # A line holds both its ends and a copy; of later ones the base is neither.
-        away = nullcontext() if start is base else resting(base, lambda: self.experiment.checkpoint(job.seed, 0))
-        with away:
+        with nullcontext() if start is base else self._away(base, job.seed):
             found = line(start, model, batch, of, gain=gain, nodes=nodes)
         return found.assign_attrs(from_step=before)
+
+    @contextmanager
+    def _away(self, base: Model, seed: Tuning) -> Iterator[None]:
+        """Without the base's weights, where they are large; one that could not be read anew is no base any more."""
+        try:
+            with resting(base, lambda: self.experiment.checkpoint(seed, 0)):
+                yield
+        except BaseException:
+            self.bases.pop(seed, None)
+            raise
 
     def _matched(self, base: Model, model: Model) -> tuple[Model, Coordinates]:
         """The checkpoint in its base's coordinates; the last that was matched is kept."""
