@@ -114,9 +114,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     console = Console(width=150)
-    rows = [compared(shape, first, console) for shape in options.shapes for first in options.first]
-    result = {"date": datetime.date.today().isoformat(), "machine": machine(), "sample": SAMPLE, "rows": rows}
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = {"date": datetime.date.today().isoformat(), "machine": machine(), "sample": SAMPLE, "rows": []}
+    for shape in options.shapes:
+        for first in options.first:
+            result["rows"].append(compared(shape, first, console))
+            # A killed one keeps what is done.
+            options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
