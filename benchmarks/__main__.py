@@ -89,7 +89,8 @@ class Bench:
         row |= {"forwards": ours["seconds"] / self.forward[shape]}
         row |= {k: ours[k] for k in ("loaded_mb", "peak_mb", "edges") if k in ours}
         if "flops" in ours:
-            row |= {"gflop": ours["flops"] / 1e9, "floor": ours["flops"] / 1e9 / self.gflops / ours["seconds"]}
+            peak = ours.get("gflops", self.gflops)
+            row |= {"gflop": ours["flops"] / 1e9, "floor": ours["flops"] / 1e9 / peak / ours["seconds"]}
         if theirs is not None:
             row |= {"theirs_seconds": theirs["seconds"], "ratio": theirs["seconds"] / ours["seconds"]}
             row |= {"disagreement": theirs["off"], "theirs_loaded_mb": theirs["loaded_mb"]}

@@ -104,7 +104,10 @@ def _ours(what: str, model: instar.Model, batch: instar.Batch, floor: Floor, sit
         "eap-ig-5 left": (floor.edges(5), lambda: instar.edges(model, batch, "eap-ig", rule="left")),
     }
     flops, function = jobs[what]
+    # Before and after: a machine that others share is not as fast at one time as at another.
+    before = peak_gflops()
     found = _measured(function)
+    found["gflops"] = (before + peak_gflops()) / 2
     result = found.pop("result")
     if what == "sweeps":
         found["values"] = {site: result[site].values for site in sites}
