@@ -49,8 +49,8 @@ def test_killed_workers_change_nothing(small_run, tmp_path):
     """Of two trainings side by side, and of measurements; what is made beside is a second control."""
     root = tmp_path / "run"
     config = write_config(tmp_path, compare=SMALL["compare"] | {"controls": ["old", "shuffled"]})
-    run = begun("compare", config, "--out", root, "--executor", "ray", log=tmp_path / "log")
-    kill_one(run, lambda: list((root / "checkpoints").glob("control-*/step-000004")))
+    run = begun("run", config, "--out", root, "--executor", "ray", log=tmp_path / "log")
+    kill_one(run, lambda: list((root / "checkpoints").glob("control-*/step-*")))
     for count in (2, 9):
         kill_one(run, lambda count=count: len(list((root / "measure").rglob("*.nc"))) >= count)
     assert run.wait() == 0, (tmp_path / "log").read_text()
