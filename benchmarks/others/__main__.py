@@ -51,11 +51,6 @@ def places(layers: int, heads: int, length: int) -> dict[str, list[list[int]]]:
     return found
 
 
-def asked(folder: Path, shape: str, first: int) -> dict[str, Any]:
-    """Writes what the others read; in a process of its own."""
-    return alone("written", shape, first, str(folder))
-
-
 def run(name: str, folder: Path, sampled: dict[str, list[list[int]]], totals: dict[str, int]) -> dict[str, Any]:
     """Another program's seconds of all patches, and the values of those that it ran."""
     version, script, sites = OTHERS[name]
@@ -73,9 +68,9 @@ def run(name: str, folder: Path, sampled: dict[str, list[list[int]]], totals: di
 def compared(shape: str, first: int, console: Console) -> dict[str, Any]:
     """One shape's row: ours by one and two threads, and every other's."""
     with tempfile.TemporaryDirectory() as kept:
-        own = asked(Path(kept), shape, first)
-        sampled = places(own["layers"], own["heads"], own["length"])
-        totals = {site: own["layers"] * (own["length"] if site in SITES[:3] else own["heads"]) for site in SITES}
+        sizes = alone("written", shape, first, kept)
+        sampled = places(sizes["layers"], sizes["heads"], sizes["length"])
+        totals = {site: sizes["layers"] * (sizes["length"] if site in SITES[:3] else sizes["heads"]) for site in SITES}
         ours = {sites: alone("sweeps", shape, first, None, sites) for sites in (SITES, SITES[:-1])}
         os.environ["OMP_NUM_THREADS"] = "2"
         both = alone("sweeps", shape, first, None, SITES)
@@ -83,7 +78,7 @@ def compared(shape: str, first: int, console: Console) -> dict[str, Any]:
         row: dict[str, Any] = {"shape": shape, "first": first, "forward": alone("forward", shape)["seconds"]}
         own = ours[SITES]
         row |= {"peak_gflops": own["gflops"], "floor": own["flops"] / 1e9 / own["gflops"] / own["seconds"]}
-        row |= {"seconds": ours[SITES]["seconds"], "two_threads": both["seconds"], "peak_mb": ours[SITES]["peak_mb"]}
+        row |= {"seconds": own["seconds"], "two_threads": both["seconds"], "peak_mb": own["peak_mb"]}
         found = {"HookedTransformer, transformer-lens": (alone("theirs sweeps", shape, first, SAMPLE), SITES)}
         found |= {name: (run(name, Path(kept), sampled, totals), sites) for name, (*_, sites) in OTHERS.items()}
     row["others"] = [

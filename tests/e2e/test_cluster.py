@@ -14,7 +14,7 @@ import pytest
 
 from instar.calibrate.instances import Instance, made, make_all, read
 from instar.workflow.cluster import TRIES, Asks, Lost, spread
-from small_run import INSTAR, SMALL, instar, results, write_config
+from small_run import INSTAR, SMALL, contents, instar, results, write_config
 
 ray = pytest.importorskip("ray")
 
@@ -45,25 +45,34 @@ def kill_one(of: subprocess.Popen, when) -> None:
         workers(of)[0].send_signal(signal.SIGKILL)
 
 
-def test_killed_workers_change_nothing(small_run, tmp_path):
-    """Of two trainings side by side, and of measurements; what is made beside is a second control."""
+def test_a_killed_worker_changes_nothing(small_run, tmp_path):
     root = tmp_path / "run"
-    config = write_config(tmp_path, compare=SMALL["compare"] | {"controls": ["old", "shuffled"]})
-    run = begun("run", config, "--out", root, "--executor", "ray", log=tmp_path / "log")
-    kill_one(run, lambda: list((root / "checkpoints").glob("control-*/step-*")))
+    config = write_config(tmp_path)
+    instar("train", config, "--out", root)
+    run = begun("compare", config, "--out", root, "--executor", "ray", log=tmp_path / "log")
     for count in (2, 9):
         kill_one(run, lambda count=count: len(list((root / "measure").rglob("*.nc"))) >= count)
     assert run.wait() == 0, (tmp_path / "log").read_text()
-    ours, theirs = (
-        {name: data for name, data in results(folder).items() if name.startswith(("measure/", "checkpoints/", "data/"))}
-        for folder in (root, small_run)
-    )
-    assert [name for name in theirs if ours.get(name) != theirs[name]] == []
-    beside = {*ours} - {*theirs}
-    assert beside and all("shuffled" in name for name in beside), beside
+    ours, theirs = results(root), results(small_run)
+    measured = {name for name in theirs if name.startswith(("measure/", "checkpoints/", "data/"))}
+    assert measured == {name for name in ours if name.startswith(("measure/", "checkpoints/", "data/"))}
+    assert [name for name in sorted(measured) if ours[name] != theirs[name]] == []
     assert json.loads(ours["measure/failed.json"]) == []
     assert not (root / ".partial").exists() and not list(root.glob("lock*"))
-    instar("verify", root, "--sample", "2")
+    instar("verify", root)
+
+
+def test_trainings_side_by_side_are_those_one_by_one(tmp_path):
+    train = SMALL["train"] | {"steps": 12, "checkpoints": 4, "seeds": [0, 1]}
+    config = write_config(tmp_path, train=train, model="embedded-shallow")
+    instar("train", config, "--out", tmp_path / "serial")
+    run = begun("train", config, "--out", tmp_path / "ray", "--executor", "ray", log=tmp_path / "log")
+    kill_one(run, lambda: list((tmp_path / "ray" / "checkpoints").glob("*/step-000004")))
+    assert run.wait() == 0, (tmp_path / "log").read_text()
+    one, other = (contents(tmp_path / name / "checkpoints") for name in ("serial", "ray"))
+    assert one.keys() == other.keys() and {"seed-1/index.json", "control-old/index.json"} < {*one}
+    assert [name for name in one if one[name] != other[name]] == []
+    instar("verify", tmp_path / "ray", "--sample", "0")
 
 
 @pytest.fixture(scope="module")

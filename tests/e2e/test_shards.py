@@ -55,7 +55,7 @@ def test_shards_leave_what_one_command_leaves(small_run, tmp_path):
     )
     assert ours == theirs
     assert not [path for path in root.iterdir() if path.name == ".partial" or path.name.startswith("lock")]
-    instar("verify", root, "--sample", "2")
+    instar("verify", root)
 
 
 def test_each_checkpoint_is_one_shards(tmp_path):

@@ -26,7 +26,7 @@ def show_plan(plan: Any, savings: Iterable[tuple[str, Any]], given: Sequence[str
         own = plan.elsewhere
         console.print(
             f"reckoned for {own.gpus} GPU of {own.teraflops:g} teraflops each; nothing was timed there, and a factor of two "
-            "either way is no surprise (docs/scaling.md)"
+            "or three either way is no surprise (docs/scaling.md)"
         )
     show_given(given)
     saved = [(text, plan.left - other.left, plan.memory - other.memory) for text, other in savings]
